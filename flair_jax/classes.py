@@ -1,0 +1,107 @@
+"""Nomenclatures: the classes a model tells apart, and which mask values each one gathers."""
+
+import dataclasses
+
+import numpy as np
+
+from flair_jax.errors import UserError
+
+IGNORED = 255  # the label of pixels that no class claims: they count in no loss and no score
+
+# The 19 values of FLAIR's masks: name and colour (FLAIR #1 data paper, table 1).
+FLAIR = {
+    1: ("building", "#db0e9a"),
+    2: ("pervious surface", "#938e7b"),
+    3: ("impervious surface", "#f80c00"),
+    4: ("bare soil", "#a97101"),
+    5: ("water", "#1553ae"),
+    6: ("coniferous", "#194a26"),
+    7: ("deciduous", "#46e483"),
+    8: ("brushwood", "#f3a60d"),
+    9: ("vineyard", "#660082"),
+    10: ("herbaceous vegetation", "#55ff00"),
+    11: ("agricultural land", "#fff30d"),
+    12: ("plowed land", "#e4df7c"),
+    13: ("swimming pool", "#3de6eb"),
+    14: ("snow", "#ffffff"),
+    15: ("clear cut", "#8ab3a0"),
+    16: ("mixed", "#6b714f"),
+    17: ("ligneous", "#c5dc42"),
+    18: ("greenhouse", "#9999ff"),
+    19: ("other", "#000000"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LandCover:
+    """One class: its name, its colour, its weight in the loss, the mask values it gathers."""
+
+    name: str
+    colour: str
+    weight: float
+    values: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Nomenclature:
+    """An ordered list of classes; the label of a class is its place in the list, from 0."""
+
+    name: str
+    classes: tuple[LandCover, ...]
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the classes in the order of their labels."""
+        return [c.name for c in self.classes]
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(classes,) float32: weights of the classes in the loss; 0 leaves a class out."""
+        return np.array([c.weight for c in self.classes], np.float32)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(256,) uint8: the label of every mask value, `IGNORED` where no class claims it."""
+        table = np.full(256, IGNORED, np.uint8)
+        for label, land_cover in enumerate(self.classes):
+            table[list(land_cover.values)] = label
+        return table
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """(classes, 3) uint8: the colours."""
+        return np.array([tuple(bytes.fromhex(c.colour[1:])) for c in self.classes], np.uint8)
+
+
+def _flair(last: int, weights_from: dict[int, float]) -> tuple[LandCover, ...]:
+    return tuple(
+        LandCover(*FLAIR[v], weight=weights_from.get(v, 1.0), values=(v,)) for v in range(1, last)
+    )
+
+
+# The baseline's 13: values 1 to 12, and one class "other" of weight 0 for all above.
+BASELINE = Nomenclature(
+    "baseline",
+    (*_flair(13, {}), LandCover(*FLAIR[19], weight=0.0, values=tuple(range(13, 20)))),
+)
+# All 19 values as classes of their own.
+FULL = Nomenclature("full", _flair(20, {}))
+
+NOMENCLATURES = {n.name: n for n in (BASELINE, FULL)}
+
+
+def nomenclature(name: str) -> Nomenclature:
+    """The nomenclature of this name.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    if name not in NOMENCLATURES:
+        raise UserError(
+            f"unknown nomenclature {name!r} (config.nomenclature): "
+            f"the known ones are {', '.join(sorted(NOMENCLATURES))}"
+        )
+    return NOMENCLATURES[name]

@@ -1,0 +1,143 @@
+"""Confusion matrix on the device, and the scores that follow from it on the host."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _count_by_matmul(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
+    """Counts as a product of two one-hot matrices, image by image: no scatter, exact in int32."""
+    classes = jnp.arange(num_classes, dtype=labels.dtype)
+    truth = (labels[..., None] == classes).astype(jnp.int8)
+    predicted = (predictions[..., None] == classes).astype(jnp.int8)
+    return jnp.einsum("npt,npc->tc", truth, predicted, preferred_element_type=jnp.int32)
+
+
+def _count_by_bincount(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
+    """Counts by one index a pixel; on a CPU far quicker than a matrix product."""
+    pairs = labels.astype(jnp.int32) * num_classes + predictions.astype(jnp.int32)
+    pairs = jnp.where(labels < num_classes, pairs, num_classes**2)
+    counts = jnp.bincount(pairs.ravel(), length=num_classes**2 + 1)
+    return counts[:-1].reshape(num_classes, num_classes).astype(jnp.int32)
+
+
+def confusion_matrix(
+    labels: jax.Array, predictions: jax.Array, valid: jax.Array, num_classes: int
+) -> jax.Array:
+    """Counts pixels by true and predicted class; to be called inside `jax.jit`.
+
+    Args:
+        labels: (N, H, W) integers; pixels of a label outside the classes are not counted.
+        predictions: (N, H, W) integers below `num_classes`.
+        valid: (N,) bool; images that only pad the batch are not counted.
+        num_classes: number of classes.
+
+    Returns:
+        (classes, classes) int32, rows are the truth. One batch cannot overflow it up to 8,192
+        images of 512 x 512; sums over batches belong on the host in int64.
+    """
+    n = labels.shape[0]
+    labels = jnp.where(valid[:, None, None], labels, 255).astype(jnp.uint8).reshape(n, -1)
+    predictions = predictions.astype(jnp.uint8).reshape(n, -1)
+    return jax.lax.platform_dependent(
+        labels,
+        predictions,
+        cpu=lambda t, p: _count_by_bincount(t, p, num_classes),
+        default=lambda t, p: _count_by_matmul(t, p, num_classes),
+    )
+
+
+def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
+    """IoU of every class, TP / (TP + FP + FN), NaN where a class never occurs.
+
+    Args:
+        confusion: (classes, classes) counts, rows are the truth.
+
+    Returns:
+        (classes,) float64.
+    """
+    confusion = np.asarray(confusion, np.float64)
+    hit = np.diag(confusion)
+    union = confusion.sum(0) + confusion.sum(1) - hit
+    return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
+
+
+def challenge_scores(confusion: np.ndarray, weights: np.ndarray) -> dict:
+    """Scores by the definition of FLAIR's challenge, and of the published 0.5443.
+
+    IoU with the zero-weight classes kept in rows and columns; the mean over the classes of
+    non-zero weight, those that never occur left out.
+
+    Args:
+        confusion: (classes, classes) counts, rows are the truth.
+        weights: (classes,) weights of the classes in the loss.
+
+    Returns:
+        `miou` float, `iou` (classes,) float64 with NaN where a class never occurs.
+    """
+    iou = intersection_over_union(confusion)
+    scored = iou[np.asarray(weights) > 0]
+    scored = scored[~np.isnan(scored)]
+    return {"miou": float(scored.mean()) if len(scored) else float("nan"), "iou": iou}
+
+
+def main_scores(confusion: np.ndarray, weights: np.ndarray) -> dict:
+    """Scores by the definition of the reference's later code ("main").
+
+    Rows and columns of zero-weight classes are deleted first; an absent class counts as 0.
+
+    Args:
+        confusion: (classes, classes) counts, rows are the truth.
+        weights: (classes,) weights of the classes in the loss.
+
+    Returns:
+        `miou`, `accuracy`, `mean_precision`, `mean_recall`, `mean_fscore` floats; `iou`,
+        `precision`, `recall`, `fscore` (classes,) float64, NaN for the deleted ones.
+    """
+    kept = np.flatnonzero(np.asarray(weights) > 0)
+    part = np.asarray(confusion, np.float64)[np.ix_(kept, kept)]
+    hit, truth, predicted = np.diag(part), part.sum(1), part.sum(0)
+
+    def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+        return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+
+    by_class = {
+        "iou": ratio(hit, truth + predicted - hit),
+        "precision": ratio(hit, predicted),
+        "recall": ratio(hit, truth),
+    }
+    p, r = by_class["precision"], by_class["recall"]
+    by_class["fscore"] = ratio(2 * p * r, p + r)
+    scores: dict = {
+        "miou": float(by_class["iou"].mean()),
+        "accuracy": float(hit.sum() / part.sum()) if part.sum() else 0.0,
+    }
+    for key in ("precision", "recall", "fscore"):
+        scores[f"mean_{key}"] = float(by_class[key].mean())
+    for key, values in by_class.items():
+        scores[key] = np.full(len(weights), np.nan)
+        scores[key][kept] = values
+    return scores
+
+
+def summary(confusion: np.ndarray, names: Sequence[str], weights: np.ndarray) -> dict:
+    """Both definitions as plain numbers by class name, ready for JSON; NaN becomes None."""
+
+    def plain(scores: dict) -> dict:
+        return {
+            key: dict(zip(names, map(_or_none, value), strict=True))
+            if isinstance(value, np.ndarray)
+            else _or_none(value)
+            for key, value in scores.items()
+        }
+
+    return {
+        "challenge": plain(challenge_scores(confusion, weights)),
+        "main": plain(main_scores(confusion, weights)),
+    }
+
+
+def _or_none(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,74 @@
+"""ResNet34 as an encoder of five feature maps (He et al. 2015, torchvision's form)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flair_jax.models.layers import BatchNorm, conv, kaiming_normal_fan_out
+
+STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels and blocks of each stage
+
+
+class BasicBlock(nnx.Module):
+    """Two 3x3 convolutions and a shortcut; the shortcut is projected where the shape changes."""
+
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+    ) -> None:
+        init = {"kernel_init": kaiming_normal_fan_out, "dtype": dtype, "rngs": rngs}
+        self.conv1 = conv(in_channels, channels, 3, stride=stride, **init)
+        self.bn1 = BatchNorm(channels)
+        self.conv2 = conv(channels, channels, 3, **init)
+        self.bn2 = BatchNorm(channels)
+        self.projects = stride != 1 or in_channels != channels
+        if self.projects:
+            self.downsample = nnx.List(
+                [conv(in_channels, channels, 1, stride=stride, **init), BatchNorm(channels)]
+            )
+
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """Maps (N, H, W, in) to (N, H / stride, W / stride, channels)."""
+        y = jax.nn.relu(self.bn1(self.conv1(x), train))
+        y = self.bn2(self.conv2(y), train)
+        if self.projects:
+            project, normalise = self.downsample
+            x = normalise(project(x), train)
+        return jax.nn.relu(y + x)
+
+
+class ResNet34Encoder(nnx.Module):
+    """ResNet34 without its classifier. Attribute names are those of torchvision's state dict."""
+
+    out_channels = (64, 64, 128, 256, 512)
+
+    def __init__(self, in_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+        self.conv1 = conv(
+            in_channels,
+            64,
+            7,
+            stride=2,
+            kernel_init=kaiming_normal_fan_out,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.bn1 = BatchNorm(64)
+        before = 64
+        for number, (channels, blocks) in enumerate(STAGES, start=1):
+            stride = 1 if number == 1 else 2
+            stage = []
+            for i in range(blocks):
+                stage.append(
+                    BasicBlock(before, channels, stride if i == 0 else 1, dtype=dtype, rngs=rngs)
+                )
+                before = channels
+            setattr(self, f"layer{number}", nnx.List(stage))
+
+    def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
+        """Returns the maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of (N, H, W, bands), finest first."""
+        features = [jax.nn.relu(self.bn1(self.conv1(x), train))]
+        x = nnx.max_pool(features[0], (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        for number in range(1, len(STAGES) + 1):
+            for block in getattr(self, f"layer{number}"):
+                x = block(x, train)
+            features.append(x)
+        return features
