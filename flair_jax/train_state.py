@@ -70,7 +70,7 @@ def create_train_state(
 
 
 def _by_name(state: nnx.State) -> Arrays:
-    return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+    return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
 
 
 def _path(name: str) -> tuple[int | str, ...]:

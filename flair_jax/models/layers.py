@@ -29,9 +29,11 @@ def conv(
 ) -> nnx.Conv:
     """A square convolution padded by `kernel // 2` on every side, as PyTorch pads it.
 
-    Flax's "SAME" would pad a strided convolution on the right and bottom only.
+    Flax's "SAME" would pad a strided convolution on the right and bottom only. float32 means
+    float32: TPUs and newer GPUs would otherwise multiply in bfloat16 or TF32.
     """
     pad = kernel // 2
+    full = jnp.dtype(dtype) == jnp.float32
     return nnx.Conv(
         in_channels,
         out_channels,
@@ -42,6 +44,7 @@ def conv(
         kernel_init=kernel_init,
         dtype=dtype,
         param_dtype=jnp.float32,
+        precision=jax.lax.Precision.HIGHEST if full else None,
         rngs=rngs,
     )
 

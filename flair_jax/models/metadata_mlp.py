@@ -35,6 +35,7 @@ class MetadataMLP(nnx.Module):
                 kernel_init=_linear_kernel,
                 bias_init=_linear_bias(in_features),
                 param_dtype=jnp.float32,
+                precision=jax.lax.Precision.HIGHEST,
                 rngs=rngs,
             )
             in_features = width

@@ -1,0 +1,22 @@
+"""A first look at everything: made-up data, small patches, a few epochs, minutes on a laptop.
+
+python -m flair_jax.main --config=configs/toy.py
+"""
+
+import ml_collections
+
+from flair_jax.config import default
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The baseline's recipe on synthetic data; the data set is made and built on first use."""
+    config = default()
+    config.synthetic.use = True
+
+    config.batch_size = 8
+    config.augment = True
+    config.learning_rate = 0.1
+    config.num_epochs = 8
+    config.log_every_steps = 4
+    config.predict_after_training = True
+    return config

@@ -1,0 +1,238 @@
+"""Checkpoints: every call to Orbax is made here.
+
+A folder of checkpoints holds `model.json` (the card) and one folder per kept step with the items
+`model` (parameters and statistics), `optimizer` and `progress`. The latest ones and the best by
+validation loss are kept. Orbax writes under a temporary name and renames when all is written.
+"""
+
+import dataclasses
+import logging
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import Mesh
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from flair_jax.errors import UserError
+from flair_jax.model_card import FILE, ModelCard
+from flair_jax.optimizer import EarlyStop, Plateau
+from flair_jax.sharding import replicated
+from flair_jax.train_state import Arrays, TrainState, split_model
+
+MONITORED = "val_loss"
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run knows beside its arrays.
+
+    Attributes:
+        epoch: number of epochs finished, validation included.
+        loss_sum: sum of the losses of the current epoch's steps so far.
+        plateau: state of the learning rate schedule.
+        early_stop: state of early stopping.
+    """
+
+    epoch: int
+    loss_sum: float
+    plateau: Plateau
+    early_stop: EarlyStop
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain numbers."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Progress":
+        """The inverse of `to_json`."""
+        return cls(
+            values["epoch"],
+            values["loss_sum"],
+            Plateau(**values["plateau"]),
+            EarlyStop(**values["early_stop"]),
+        )
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder.
+
+    Args:
+        directory: the folder.
+        keep_latest: how many of the newest are kept beside the best.
+        read_only: for evaluation and prediction: nothing is created or deleted.
+    """
+
+    def __init__(
+        self, directory: epath.PathLike, *, keep_latest: int = 2, read_only: bool = False
+    ) -> None:
+        self.directory = epath.Path(directory)
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
+        monitor: dict[str, Any] = {
+            "best_fn": lambda metrics: metrics[MONITORED],  # without it metrics are not written
+            "best_mode": "min",
+        }
+        if read_only:
+            options = ocp.CheckpointManagerOptions(
+                read_only=True, save_interval_steps=0, create=False, **monitor
+            )
+        else:
+            best = BestN(
+                get_metric_fn=monitor["best_fn"],
+                reverse=True,
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), best]),
+                cleanup_tmp_directories=True,
+                **monitor,
+            )
+        self._manager = ocp.CheckpointManager(
+            self.directory.resolve(),
+            options=options,
+            item_names=("model", "optimizer", "progress"),
+            item_handlers={
+                "model": ocp.StandardCheckpointHandler(),
+                "optimizer": ocp.StandardCheckpointHandler(),
+                "progress": ocp.JsonCheckpointHandler(),
+            },
+        )
+
+    def latest(self) -> int | None:
+        """The newest step that was saved whole, or None."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The step of the lowest validation loss, or None."""
+        losses = {}
+        for step in self._manager.all_steps():
+            metrics = self._manager.metrics(step)
+            if metrics:
+                losses[step] = metrics[MONITORED]
+        return min(losses, key=lambda step: (losses[step], step)) if losses else None
+
+    def save(self, state: TrainState, progress: Progress, metrics: dict[str, float] | None) -> None:
+        """Starts saving; the arrays are copied before this returns, the files are written later."""
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                model=ocp.args.StandardSave({"params": state.params, "stats": state.stats}),
+                optimizer=ocp.args.StandardSave(state.opt_state),
+                progress=ocp.args.JsonSave(progress.to_json()),
+            ),
+            metrics=metrics,
+        )
+
+    def wait(self) -> None:
+        """Returns when all started saves are on disk."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, then ends Orbax's threads."""
+        self._manager.close()
+
+    def restore(self, step: int, like: TrainState, mesh: Mesh) -> tuple[TrainState, Progress]:
+        """Everything that a run needs to go on from a step.
+
+        Args:
+            step: a saved step.
+            like: a state of the same shapes.
+            mesh: where the arrays shall lie; the checkpoint may come from another number of
+                devices.
+        """
+        items = self._restore(
+            step,
+            model=ocp.args.StandardRestore(
+                _abstract({"params": like.params, "stats": like.stats}, mesh)
+            ),
+            optimizer=ocp.args.StandardRestore(_abstract(like.opt_state, mesh)),
+            progress=ocp.args.JsonRestore(),
+        )
+        model = items["model"]
+        state = TrainState(
+            step=jax.device_put(jax.numpy.int32(step), replicated(mesh)),
+            params=model["params"],
+            stats=model["stats"],
+            opt_state=items["optimizer"],
+        )
+        return state, Progress.from_json(items["progress"])
+
+    def restore_model(self, step: int, card: ModelCard, mesh: Mesh) -> tuple[Arrays, Arrays]:
+        """Parameters and statistics alone, for inference."""
+        _, params, stats = split_model(card.abstract_model())
+        items = self._restore(
+            step,
+            model=ocp.args.StandardRestore(_abstract({"params": params, "stats": stats}, mesh)),
+        )
+        return items["model"]["params"], items["model"]["stats"]
+
+    def _restore(self, step: int, **items: Any) -> Any:
+        try:
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(
+                f"the checkpoint {self.directory / str(step)} cannot be restored: {error}"
+            ) from error
+
+
+def _abstract(tree: Any, mesh: Mesh) -> Any:
+    sharding = replicated(mesh)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def find(path: epath.PathLike) -> tuple[epath.Path, int | None]:
+    """Where a checkpoint lies, from any of the paths a user may give.
+
+    Args:
+        path: a workdir, its folder of checkpoints, or the folder of one step.
+
+    Returns:
+        The folder of checkpoints, and the step if the path names one.
+
+    Raises:
+        UserError: there is no checkpoint.
+    """
+    path = epath.Path(path).expanduser()
+    for directory, step in (
+        (path / "checkpoints", None),
+        (path, None),
+        (path.parent, int(path.name) if path.name.isdigit() else None),
+    ):
+        if (directory / FILE).exists() and (step is None or path.exists()):
+            return directory, step
+    raise UserError(
+        f"there is no checkpoint at {path}: expected a workdir with checkpoints/{FILE} in it, "
+        "a folder of checkpoints, or the folder of one step"
+    )
+
+
+def load(
+    path: epath.PathLike, mesh: Mesh, step: int | None = None
+) -> tuple[ModelCard, Arrays, Arrays, int]:
+    """Card, parameters, statistics and step of a checkpoint, for inference.
+
+    Args:
+        path: see `find`.
+        mesh: where the arrays shall lie.
+        step: which step; by default the one that the path names, or else the best.
+
+    Raises:
+        UserError: there is no checkpoint, or it cannot be read.
+    """
+    directory, named = find(path)
+    card = ModelCard.load(directory)
+    checkpoints = Checkpoints(directory, read_only=True)
+    try:
+        step = step if step is not None else named
+        if step is None:
+            step = checkpoints.best()
+        if step is None:
+            step = checkpoints.latest()
+        if step is None:
+            raise UserError(f"no step has been saved in {directory} yet")
+        params, stats = checkpoints.restore_model(step, card, mesh)
+    finally:
+        checkpoints.close()
+    return card, params, stats, step

@@ -1,0 +1,192 @@
+"""Every key of a configuration, its default and its meaning; the check of its values."""
+
+import json
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from flair_jax.classes import nomenclature
+from flair_jax.errors import UserError
+from flair_jax.losses import NORMALIZATIONS
+
+# What a run may change when it goes on: nothing that the weights already depend on.
+CHANGEABLE = frozenset(
+    {
+        "data_dir", "num_epochs", "num_workers", "log_every_steps", "eval_batch_size",
+        "early_stop_patience", "checkpoint_every_steps", "keep_latest", "predict_after_training",
+    }
+)  # fmt: skip
+
+
+def default() -> ml_collections.ConfigDict:
+    """The published baseline's values; a configuration file changes what it wants."""
+    config = ml_collections.ConfigDict()
+
+    # Data. `data_dir` is the --data_dir of the build ("" is TFDS's own, ~/tensorflow_datasets),
+    # `data_config` its --config.
+    config.data_dir = ""
+    config.data_config = "published"
+    config.nomenclature = "baseline"  # "baseline": 12 classes and "other"; "full": all 19
+    config.normalization = "scaling"  # "scaling": / 255; "custom": (x - mean) / deviation
+    config.normalization_means = (105.08, 110.87, 101.82, 106.38, 53.26)
+    config.normalization_deviations = (52.17, 45.38, 44.0, 39.69, 79.3)
+    config.num_workers = 0  # processes that read; 0 reads in threads
+
+    # Batches. `batch_size` is the global one, over all devices of all hosts.
+    config.batch_size = 10
+    config.eval_batch_size = 0  # 0: as batch_size
+    config.crop_size = 0  # side of a random square to train on, in pixels; 0: whole patches
+    config.augment = False
+    config.augment_probability = ml_collections.ConfigDict(
+        {"vertical_flip": 0.5, "horizontal_flip": 0.5, "rotation": 0.5}
+    )
+
+    # Model.
+    config.dtype = "float32"  # of the activations: "float32" or "bfloat16"
+    config.metadata = ml_collections.ConfigDict(
+        {"use": False, "encoding": "reference", "fusion": "rows"}
+    )
+
+    # Optimisation: plain SGD; the rate is lowered when the validation loss stalls.
+    config.loss_normalization = "pixels"  # "pixels" (challenge) or "weights" (later code)
+    config.learning_rate = 0.02
+    config.plateau = ml_collections.ConfigDict(
+        {"factor": 0.5, "patience": 10, "cooldown": 4, "threshold": 1e-4, "min_rate": 1e-7}
+    )
+    config.num_epochs = 200
+    config.early_stop_patience = 30
+    config.seed = 2022
+
+    # The run.
+    config.log_every_steps = 50
+    config.checkpoint_every_steps = 0  # 0: after each epoch only
+    config.keep_latest = 2  # beside the best
+    config.predict_after_training = False
+
+    # Made-up data, made and built on first use; see synthetic.py.
+    config.synthetic = ml_collections.ConfigDict(
+        {"use": False, "patch_size": 128, "train": 192, "val": 32, "test": 48, "seed": 0}
+    )
+    return config.lock()
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises a UserError that names the key of the first value that cannot be."""
+    known = default()
+    for key in _flat(config):
+        if key not in _flat(known):
+            raise UserError(f"unknown configuration key config.{key}{_nearest(key, known)}")
+    for key in _flat(known):
+        if key not in _flat(config):
+            raise UserError(f"config.{key} is missing: start from flair_jax.config.default()")
+
+    def require(key: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise UserError(f"config.{key} is {_flat(config)[key]!r}; expected {expected}")
+
+    nomenclature(config.nomenclature)
+    for key, choices in (
+        ("normalization", ("scaling", "custom")),
+        ("dtype", ("float32", "bfloat16")),
+        ("loss_normalization", NORMALIZATIONS),
+        ("metadata.encoding", ("reference",)),
+        ("metadata.fusion", ("rows",)),
+    ):
+        require(key, _flat(config)[key] in choices, " or ".join(map(repr, choices)))
+    require("batch_size", config.batch_size >= 1, "at least 1")
+    require("eval_batch_size", config.eval_batch_size >= 0, "0 (as batch_size) or more")
+    require("num_epochs", config.num_epochs >= 0, "0 or more")
+    require("learning_rate", config.learning_rate > 0, "more than 0")
+    require("seed", 0 <= config.seed < 2**32, "0 to 4294967295")
+    require("crop_size", config.crop_size >= 0, "0 (whole patches) or more")
+    require("crop_size", config.crop_size % 32 == 0, "a multiple of 32")
+    require("log_every_steps", config.log_every_steps >= 1, "at least 1")
+    require("checkpoint_every_steps", config.checkpoint_every_steps >= 0, "0 or more")
+    require("keep_latest", config.keep_latest >= 1, "at least 1")
+    require("num_workers", config.num_workers >= 0, "0 or more")
+    require("plateau.factor", 0 < config.plateau.factor < 1, "between 0 and 1")
+    for key, value in _flat(config.augment_probability).items():
+        require(f"augment_probability.{key}", 0 <= value <= 1, "a probability, 0 to 1")
+    if config.metadata.use and config.crop_size not in (0, 512):
+        raise UserError(
+            f"config.crop_size is {config.crop_size} with config.metadata.use=True: the row fusion "
+            "is defined for 512 x 512 pixels only; set config.crop_size=0"
+        )
+
+
+def save(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
+    """Writes `config.json` into a workdir, whole or not at all."""
+    partial = workdir / "config.json.tmp"
+    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    partial.replace(workdir / "config.json")
+
+
+def load(workdir: epath.PathLike) -> ml_collections.ConfigDict:
+    """The configuration of a workdir.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = epath.Path(workdir) / "config.json"
+    if not path.exists():
+        raise UserError(
+            f"there is no {path}: {workdir} is not the workdir of a run. Give the --workdir of a "
+            "run, or train one with --config=configs/baseline.py"
+        )
+    config = default()
+    try:
+        with config.unlocked():
+            config.update(_tuples(json.loads(path.read_text())))
+    except ValueError as error:
+        raise UserError(f"{path} is not a saved configuration: {error}") from error
+    validate(config)
+    return config
+
+
+def check_unchanged(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
+    """Raises a UserError if a run would go on with settings its weights were not made with."""
+    if not (workdir / "config.json").exists():
+        return
+    old, new = _flat(load(workdir)), _flat(config)
+    changed = [key for key in new if old[key] != new[key] and key.split(".")[0] not in CHANGEABLE]
+    if changed:
+        lines = [f"  config.{key}: {old[key]!r} then, {new[key]!r} now" for key in changed]
+        raise UserError(
+            f"{workdir} holds a run with other settings:\n" + "\n".join(lines) + "\n"
+            "Give another --workdir, or remove this one to start afresh."
+        )
+
+
+def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Dotted key -> value."""
+    return _walk(config.to_dict())
+
+
+def _walk(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _walk(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _tuples(tree: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no tuples; the configuration has no lists."""
+    return {
+        key: _tuples(value)
+        if isinstance(value, dict)
+        else tuple(value)
+        if isinstance(value, list)
+        else value
+        for key, value in tree.items()
+    }
+
+
+def _nearest(key: str, known: ml_collections.ConfigDict) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(key, list(_flat(known)), n=1)
+    return f"; did you mean config.{near[0]}?" if near else ""

@@ -1,0 +1,236 @@
+"""A split -> confusion matrix, loss and scores."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+
+from flair_jax import report
+from flair_jax.checkpoint import load
+from flair_jax.classes import Nomenclature
+from flair_jax.errors import UserError
+from flair_jax.input_pipeline import (
+    DEVICE_FIELDS,
+    Batch,
+    Split,
+    batches,
+    dataset_directory,
+    eval_order,
+    open_split,
+)
+from flair_jax.losses import cross_entropy_sums
+from flair_jax.metrics import confusion_matrix, summary
+from flair_jax.model_card import ModelCard
+from flair_jax.preprocess import normalise, to_labels
+from flair_jax.sharding import (
+    batch_sharding,
+    check_batch_size,
+    make_mesh,
+    replicated,
+    to_global,
+)
+from flair_jax.train_state import Arrays, merge_model
+
+EvalStep = Callable[[Arrays, Arrays, dict[str, jax.Array]], dict[str, jax.Array]]
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """What is counted over a split.
+
+    Attributes:
+        confusion: (classes, classes) int64, rows are the truth.
+        loss: mean over the split by the configuration's normalisation.
+        num_patches: how many patches were counted; those without mask are not.
+    """
+
+    confusion: np.ndarray
+    loss: float
+    num_patches: int
+
+    def scores(self, nomenclature: Nomenclature) -> dict[str, Any]:
+        """Both definitions of the scores, as plain numbers."""
+        return summary(self.confusion, nomenclature.names, nomenclature.weights)
+
+
+def forward(
+    graphdef: nnx.GraphDef,
+    card: ModelCard,
+    params: Arrays,
+    stats: Arrays,
+    batch: dict[str, jax.Array],
+) -> jax.Array:
+    """Logits (N, H, W, classes) float32 of a batch by the running statistics; inside jit."""
+    model = merge_model(graphdef, params, stats)
+    image = normalise(
+        batch["image"],
+        card.normalization,
+        np.asarray(card.means, np.float32),
+        np.asarray(card.deviations, np.float32),
+        jnp.dtype(card.dtype),
+    )
+    return model(image, batch["metadata"] if card.takes_metadata else None)
+
+
+def make_eval_step(
+    graphdef: nnx.GraphDef, card: ModelCard, loss_normalization: str, mesh: Mesh
+) -> EvalStep:
+    """A jitted function: parameters, statistics, batch -> loss sums and confusion matrix."""
+    nomenclature = card.nomenclature
+
+    def eval_step(params: Arrays, stats: Arrays, batch: dict[str, jax.Array]) -> dict:
+        labels = to_labels(batch["mask"], nomenclature)
+        logits = forward(graphdef, card, params, stats, batch)
+        total, count = cross_entropy_sums(
+            logits, labels, jnp.asarray(nomenclature.weights), loss_normalization
+        )
+        valid = batch["valid"]
+        return {
+            "loss_sum": jnp.sum(jnp.where(valid, total, 0)),
+            "loss_count": jnp.sum(jnp.where(valid, count, 0)),
+            "num_patches": jnp.sum(valid, dtype=jnp.int32),
+            "confusion": confusion_matrix(labels, jnp.argmax(logits, -1), valid, len(nomenclature)),
+        }
+
+    return jax.jit(
+        eval_step,
+        in_shardings=(replicated(mesh), replicated(mesh), batch_sharding(mesh)),
+        out_shardings=replicated(mesh),
+    )
+
+
+def accumulate(
+    eval_step: EvalStep, params: Arrays, stats: Arrays, data: Iterable[Batch], mesh: Mesh
+) -> Evaluation:
+    """Runs a split through an evaluation step; sums in int64 and float64 on the host."""
+    confusion: np.ndarray | int = 0
+    loss_sum = loss_count = 0.0
+    num_patches = 0
+    for counts in _one_behind(
+        eval_step(params, stats, to_global(on_device(batch), mesh)) for batch in data
+    ):
+        confusion = confusion + np.asarray(counts["confusion"], np.int64)
+        loss_sum += float(counts["loss_sum"])
+        loss_count += float(counts["loss_count"])
+        num_patches += int(counts["num_patches"])
+    if not num_patches:
+        raise UserError("no patch of this split has a mask: it can be predicted, but not scored")
+    return Evaluation(np.asarray(confusion), loss_sum / max(loss_count, 1e-12), num_patches)
+
+
+def on_device(batch: Batch) -> Batch:
+    """The fields of a batch that the device gets."""
+    return {key: batch[key] for key in DEVICE_FIELDS if key in batch}
+
+
+def _one_behind(results: Iterable[dict]) -> Iterable[dict]:
+    """Yields each result after the next one has been dispatched, so that the device stays busy."""
+    previous = None
+    for result in results:
+        if previous is not None:
+            yield previous
+        previous = result
+    if previous is not None:
+        yield previous
+
+
+def split_batches(
+    split: Split, card: ModelCard, batch_size: int, **options: Any
+) -> Iterable[Batch]:
+    """All patches of a split once, in order, in batches padded to `batch_size`, with a bar."""
+    order = eval_order(len(split), batch_size)
+    data = batches(
+        split,
+        order,
+        encode_metadata=card.takes_metadata,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        **options,
+    )
+    return report.progress_bar(data, total=len(order), desc=split.name, unit="batch")
+
+
+def evaluate_checkpoint(
+    checkpoint: epath.PathLike,
+    split: Split,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    loss_normalization: str,
+    num_workers: int = 0,
+    output: epath.PathLike | None = None,
+) -> dict[str, Any]:
+    """Scores a checkpoint on a split, and writes `metrics.json` and `confusion_matrix.png`.
+
+    Args:
+        checkpoint: see `checkpoint.find`; of a run, its best one is taken.
+        split: what to score.
+        mesh: the devices.
+        batch_size: global batch.
+        loss_normalization: see `losses.cross_entropy_sums`.
+        num_workers: see `input_pipeline.batches`.
+        output: folder to write to, or None.
+
+    Returns:
+        What `metrics.json` holds: `challenge`, `main`, `confusion_matrix` (rows are the truth),
+        `loss`, `num_patches`, `split`, `step`, `classes`.
+    """
+    check_batch_size(batch_size, mesh, "config.eval_batch_size")
+    card, params, stats, step = load(checkpoint, mesh)
+    check_bands(card, split)
+    graphdef = nnx.split(card.abstract_model())[0]
+    eval_step = make_eval_step(graphdef, card, loss_normalization, mesh)
+    data = split_batches(split, card, batch_size, num_workers=num_workers)
+    evaluation = accumulate(eval_step, params, stats, data, mesh)
+    metrics = evaluation.scores(card.nomenclature) | {
+        "confusion_matrix": evaluation.confusion.tolist(),
+        "classes": card.nomenclature.names,
+        "loss": evaluation.loss,
+        "num_patches": evaluation.num_patches,
+        "split": split.name,
+        "step": step,
+    }
+    if output is not None and jax.process_index() == 0:
+        folder = epath.Path(output)
+        folder.mkdir(parents=True, exist_ok=True)
+        report.plot_confusion_matrix(
+            evaluation.confusion, card.nomenclature, folder / "confusion_matrix.png"
+        )
+        partial = folder / "metrics.json.tmp"
+        partial.write_text(json.dumps(metrics, indent=1) + "\n")
+        partial.replace(folder / "metrics.json")
+    return metrics
+
+
+def evaluate_run(config: ml_collections.ConfigDict, workdir: epath.Path, name: str) -> dict:
+    """Scores the best checkpoint of a workdir on a split, into `evaluation/<split>/`."""
+    directory = dataset_directory(config.data_dir, config.data_config)
+    metrics = evaluate_checkpoint(
+        workdir,
+        open_split(directory, name),
+        make_mesh(),
+        batch_size=config.eval_batch_size or config.batch_size,
+        loss_normalization=config.loss_normalization,
+        num_workers=config.num_workers,
+        output=workdir / "evaluation" / name,
+    )
+    report.say(report.score_table(metrics))
+    report.say(f"written to {workdir / 'evaluation' / name}")
+    return metrics
+
+
+def check_bands(card: ModelCard, split: Split) -> None:
+    """Raises a UserError unless a split has the number of bands that a model takes."""
+    if len(card.bands) != split.bands:
+        raise UserError(
+            f"the model takes {len(card.bands)} bands ({', '.join(card.bands)}), the patches of "
+            f"{split.directory} have {split.bands}"
+        )

@@ -1,0 +1,193 @@
+"""ArrayRecord -> global batches of uint8, on every host its share.
+
+Which samples make up a batch is a pure function of (seed, epoch, step): nothing of an iterator
+needs saving, and one device, eight, or several hosts train on the same batches.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from etils import epath
+
+from flair_jax import metadata
+from flair_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+PADDING = -1  # the index that stands for no sample
+
+# The fields that go to the device; the others stay with the host.
+DEVICE_FIELDS = ("image", "mask", "metadata", "valid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split of a built data set.
+
+    Attributes:
+        name: "train", "val" or "test".
+        directory: the data set's version directory.
+        records: random access to the decoded records.
+        patch_size: (height, width) of every patch in pixels.
+        bands: number of bands.
+    """
+
+    name: str
+    directory: str
+    records: Sequence[dict[str, Any]]
+    patch_size: tuple[int, int]
+    bands: int
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+def dataset_directory(data_dir: str, data_config: str) -> epath.Path:
+    """Where the built data set lies.
+
+    Args:
+        data_dir: the `--data_dir` of the build ("" is TFDS's own), or a version directory itself.
+        data_config: the `--config` of the build, such as "published".
+
+    Raises:
+        UserError: it has not been built; the message has the command that builds it.
+    """
+    import tensorflow_datasets as tfds
+
+    root = epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    if (root / "dataset_info.json").exists():
+        return root
+    versions = sorted((root / "flair" / data_config).glob("*/dataset_info.json"))
+    if versions:
+        return versions[-1].parent
+    flags = f" --data_dir={root}" if data_dir else ""
+    flags += "" if data_config == "published" else f" --config={data_config}"
+    raise UserError(
+        f"the data set is not built: there is no {root / 'flair' / data_config}/*/"
+        "dataset_info.json.\nBuild it once from the downloaded files with\n"
+        f"  python -m tfds_builder.build --source=DOWNLOAD_FOLDER{flags}\n"
+        "or point config.data_dir to where you built it."
+    )
+
+
+def open_split(directory: epath.Path, name: str) -> Split:
+    """Opens a split of a built data set.
+
+    Raises:
+        UserError: the data set has no such split, or cannot be read.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(directory)
+    if name not in builder.info.splits:
+        raise UserError(
+            f"the data set {directory} has no split {name!r}; it has "
+            f"{', '.join(builder.info.splits) or 'none'}"
+        )
+    records = builder.as_data_source(split=name)
+    height, width, bands = records[0]["image"].shape
+    return Split(name, str(directory), records, (height, width), bands)
+
+
+class _ReadPatch:
+    """Index of a sample -> what the training and scoring steps need of it."""
+
+    def __init__(self, split: Split, encode_metadata: bool, keep_place: bool) -> None:
+        self._records = split.records
+        self._encode_metadata = encode_metadata
+        self._keep_place = keep_place
+
+    def __call__(self, index: np.integer) -> dict[str, Any]:
+        record = self._records[max(int(index), 0)]
+        patch = {
+            "image": record["image"],
+            "mask": record["mask"],
+            "valid": np.bool_(index != PADDING and record["has_mask"]),
+        }
+        if self._encode_metadata:
+            patch["metadata"] = metadata.encode(
+                record["centroid"], _text(record["date"]), _text(record["time"]),
+                _text(record["camera"]),
+            ).astype(np.float32)  # fmt: skip
+        if self._keep_place:
+            patch |= {
+                "id": _text(record["id"]),
+                "transform": record["transform"],
+                "crs": _text(record["crs"]),
+                "sample": np.bool_(index != PADDING),
+            }
+        return patch
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def steps_per_epoch(split: Split, batch_size: int) -> int:
+    """Number of whole batches in a split; the rest of an epoch's shuffle is left out.
+
+    Raises:
+        UserError: the split is smaller than one batch.
+    """
+    if len(split) < batch_size:
+        raise UserError(
+            f"config.batch_size={batch_size} is more than the {len(split)} patches of the split "
+            f"{split.name!r} in {split.directory}"
+        )
+    return len(split) // batch_size
+
+
+def train_order(num_samples: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """Indices of an epoch's batches: (steps, batch_size) int64, a new shuffle every epoch."""
+    order = np.random.default_rng((seed, epoch)).permutation(num_samples)
+    steps = num_samples // batch_size
+    return order[: steps * batch_size].reshape(steps, batch_size)
+
+
+def eval_order(num_samples: int, batch_size: int) -> np.ndarray:
+    """Indices of every sample once, in order, the last batch padded: (steps, batch_size)."""
+    steps = -(-num_samples // batch_size)
+    order = np.full(steps * batch_size, PADDING)
+    order[:num_samples] = np.arange(num_samples)
+    return order.reshape(steps, batch_size)
+
+
+def batches(
+    split: Split,
+    order: np.ndarray,
+    *,
+    encode_metadata: bool = False,
+    keep_place: bool = False,
+    num_workers: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+) -> Iterator[Batch]:
+    """This host's share of the batches in `order`.
+
+    Args:
+        split: where to read.
+        order: (steps, batch_size) sample indices; `PADDING` makes a sample with `valid` False.
+        encode_metadata: add `metadata` (n, 45) float32.
+        keep_place: add `id`, `transform` (n, 6) float64, `crs`, and `sample` (n,) bool, False
+            for padding.
+        num_workers: processes that read; 0 reads in threads of this one.
+        process_index, process_count: this host's number, and how many hosts share each batch.
+
+    Yields:
+        `image` (n, H, W, bands) uint8, `mask` (n, H, W) uint8, `valid` (n,) bool (False for
+        padding and for patches without mask), with n = batch_size / process_count.
+    """
+    steps, batch_size = order.shape
+    share = batch_size // process_count
+    mine = order.reshape(steps, process_count, share)[:, process_index].reshape(-1)
+    data = (
+        grain.MapDataset.source(mine)
+        .map(_ReadPatch(split, encode_metadata, keep_place))
+        .batch(share)
+        .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+    )
+    if num_workers:
+        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    return iter(data)

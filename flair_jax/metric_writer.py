@@ -1,0 +1,57 @@
+"""Numbers over time: `metrics.jsonl` and TensorBoard, on the first host only."""
+
+import json
+from typing import Any
+
+import jax
+from etils import epath
+
+
+class MetricWriter:
+    """Appends numbers by step to a workdir's `metrics.jsonl` and `tensorboard/`.
+
+    Args:
+        workdir: the run's folder.
+        step: the step at which the run goes on; what was written of later steps, before the run
+            was interrupted, is dropped.
+    """
+
+    def __init__(self, workdir: epath.Path, step: int) -> None:
+        self._file = None
+        if jax.process_index() != 0:
+            return
+        import tensorboardX
+
+        path = workdir / "metrics.jsonl"
+        if path.exists():
+            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
+            partial = workdir / "metrics.jsonl.tmp"
+            partial.write_text("".join(f"{line}\n" for line in kept))
+            partial.replace(path)
+        self._file = path.open("a")
+        self._tensorboard = tensorboardX.SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=step + 1 if step else None
+        )
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        """Writes one line, and each number under its name to TensorBoard."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step} | values) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                self._tensorboard.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Ends both files."""
+        if self._file is not None:
+            self._file.close()
+            self._tensorboard.close()
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):  # a line cut short when the run was killed
+        return float("inf")

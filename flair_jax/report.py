@@ -1,0 +1,87 @@
+"""What a run shows: lines and bars on the console, tables of scores, the confusion matrix."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from flair_jax.classes import Nomenclature
+
+
+def say(text: str) -> None:
+    """Prints a line on the first host, above any progress bar."""
+    if jax.process_index() == 0:
+        tqdm.write(text, file=sys.stdout)
+        sys.stdout.flush()
+
+
+def progress_bar(data: Iterable, total: int, desc: str, unit: str) -> tqdm:
+    """A bar on the first host's terminal; none where the output goes to a file."""
+    hidden = jax.process_index() != 0 or not sys.stderr.isatty()
+    return tqdm(data, total=total, desc=desc, unit=unit, disable=hidden, leave=False)
+
+
+def score_table(metrics: dict[str, Any]) -> str:
+    """IoU by class and the means, by both definitions, as text.
+
+    Args:
+        metrics: what `evaluate.evaluate_checkpoint` returns.
+    """
+    challenge, main = metrics["challenge"], metrics["main"]
+    width = max(len(name) for name in challenge["iou"])
+    lines = [f"{'class':<{width}}  IoU challenge  IoU main   precision     recall"]
+    for name, value in challenge["iou"].items():
+        cells = [value, main["iou"][name], main["precision"][name], main["recall"][name]]
+        lines.append(f"{name:<{width}}" + "".join(f"{_percent(c):>11}" for c in cells))
+    means = [challenge["miou"], main["miou"], main["mean_precision"], main["mean_recall"]]
+    lines.append("-" * len(lines[1]))
+    lines.append(f"{'mean':<{width}}" + "".join(f"{_percent(m):>11}" for m in means))
+    lines.append(
+        f"mIoU (challenge definition): {challenge['miou']:.4f} on {metrics['num_patches']} "
+        f"patches of {metrics['split']!r}, step {metrics['step']}"
+    )
+    return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def plot_confusion_matrix(
+    confusion: np.ndarray, nomenclature: Nomenclature, path: epath.Path
+) -> None:
+    """Draws the confusion matrix, each row divided by its sum, as in the published figure.
+
+    Args:
+        confusion: (classes, classes) counts, rows are the truth.
+        nomenclature: the classes' names.
+        path: a .png file.
+    """
+    from matplotlib.figure import Figure
+
+    rows = confusion.sum(1, keepdims=True)
+    shares = np.divide(confusion, rows, out=np.zeros(confusion.shape), where=rows > 0)
+    n = len(nomenclature)
+    figure = Figure(figsize=(2 + 0.62 * n, 1.6 + 0.58 * n), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
+    axes.set_xticks(range(n), nomenclature.names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(n), nomenclature.names)
+    axes.set_xlabel("predicted class")
+    axes.set_ylabel("true class")
+    axes.set_title("Confusion matrix, rows in shares of the true class")
+    for (row, column), share in np.ndenumerate(shares):
+        if rows[row]:
+            colour = "black" if share > 0.6 else "white"
+            axes.text(
+                column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=8
+            )
+    figure.colorbar(image, ax=axes, fraction=0.04)
+    partial = path.with_name(path.name + ".tmp")
+    with partial.open("wb") as file:
+        figure.savefig(file, format="png", dpi=120)
+    partial.replace(path)

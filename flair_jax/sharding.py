@@ -1,0 +1,60 @@
+"""The device mesh, the two shardings in use, and host arrays -> global arrays."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from flair_jax.errors import UserError
+
+DATA_AXIS = "data"
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A one-axis mesh over all devices of all hosts (or over those given)."""
+    devices = jax.devices() if devices is None else list(devices)
+    return jax.make_mesh(
+        (len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices
+    )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Splits an array's first axis over the devices."""
+    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Keeps a whole copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_batch_size(batch_size: int, mesh: Mesh, flag: str) -> None:
+    """Raises a UserError unless the global batch divides over the devices and the hosts."""
+    for count, what in ((mesh.size, "devices"), (jax.process_count(), "hosts")):
+        if batch_size < 1 or batch_size % count:
+            near = max(count, round(batch_size / count) * count)
+            raise UserError(
+                f"{flag}={batch_size} is the global batch and must be a multiple of the "
+                f"{count} {what}: set it to {near}, for example"
+            )
+
+
+def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This host's share of a batch -> global arrays split over the devices by the first axis."""
+    sharding = batch_sharding(mesh)
+    return {
+        key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()
+    }
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts a whole copy of every array of a pytree on every device."""
+    return jax.device_put(tree, replicated(mesh))
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """This host's share of an array that is split by its first axis, in order."""
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])

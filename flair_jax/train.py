@@ -1,0 +1,420 @@
+"""The training loop."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+
+from flair_jax import config as configuration
+from flair_jax import input_pipeline, report
+from flair_jax.checkpoint import Checkpoints, Progress
+from flair_jax.errors import UserError
+from flair_jax.evaluate import (
+    accumulate,
+    evaluate_checkpoint,
+    make_eval_step,
+    on_device,
+    split_batches,
+)
+from flair_jax.input_pipeline import Split
+from flair_jax.losses import cross_entropy
+from flair_jax.metric_writer import MetricWriter
+from flair_jax.model_card import ModelCard
+from flair_jax.optimizer import (
+    EarlyStop,
+    Plateau,
+    make_optimizer,
+    with_learning_rate,
+)
+from flair_jax.predict import predict_checkpoint
+from flair_jax.preprocess import augment, normalise, random_crop, to_labels
+from flair_jax.sharding import (
+    batch_sharding,
+    check_batch_size,
+    make_mesh,
+    replicate,
+    replicated,
+    to_global,
+)
+from flair_jax.train_state import (
+    Arrays,
+    TrainState,
+    create_train_state,
+    merge_model,
+    model_stats,
+    split_model,
+)
+
+TrainStep = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, jax.Array]]
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    card: ModelCard,
+    config: ml_collections.ConfigDict,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+) -> TrainStep:
+    """A jitted function: state and global batch of uint8 -> next state (in place) and loss."""
+    weights = card.nomenclature.weights
+    probability = config.augment_probability.to_dict()
+
+    def loss_fn(
+        params: Arrays, stats: Arrays, batch: dict[str, jax.Array], dropout_key: jax.Array
+    ) -> tuple[jax.Array, Arrays]:
+        model = merge_model(graphdef, params, stats)
+        image = normalise(
+            batch["image"],
+            card.normalization,
+            np.asarray(card.means, np.float32),
+            np.asarray(card.deviations, np.float32),
+            jnp.dtype(card.dtype),
+        )
+        metadata = batch["metadata"] if card.takes_metadata else None
+        logits = model(image, metadata, train=True, dropout_key=dropout_key)
+        labels = to_labels(batch["mask"], card.nomenclature)
+        loss = cross_entropy(logits, labels, jnp.asarray(weights), config.loss_normalization)
+        return loss, model_stats(model)
+
+    def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, jax.Array]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        crop_key, augment_key, dropout_key = jax.random.split(key, 3)
+        image, mask = batch["image"], batch["mask"]
+        if config.crop_size:
+            image, mask = random_crop(crop_key, image, mask, config.crop_size)
+        if config.augment:
+            image, mask = augment(augment_key, image, mask, probability)
+        batch = {**batch, "image": image, "mask": mask}
+        (loss, stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+            state.params, state.stats, batch, dropout_key
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, stats, opt_state), loss
+
+    return jax.jit(
+        train_step,
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        out_shardings=(replicated(mesh), replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+@dataclasses.dataclass
+class Run:
+    """The parts of a run that its loop uses; made once by `set_up`."""
+
+    config: ml_collections.ConfigDict
+    workdir: epath.Path
+    mesh: Mesh
+    card: ModelCard
+    splits: dict[str, Split]
+    checkpoints: Checkpoints
+    state: TrainState
+    progress: Progress
+    train_step: TrainStep
+    validate: Callable[[TrainState], Any]
+    steps_per_epoch: int
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict | None:
+    """Trains, or goes on training, then scores the best checkpoint on the test split.
+
+    Args:
+        config: see `config.default`.
+        workdir: the run's folder; made if missing. If it holds an interrupted run of the same
+            configuration, that run goes on from its last checkpoint.
+
+    Returns:
+        The test split's metrics (see `evaluate.evaluate_checkpoint`), or None if it has no masks.
+
+    Raises:
+        UserError: something that the user can mend is wrong; the message says what.
+    """
+    run = set_up(config, epath.Path(workdir).expanduser())
+    try:
+        if not _finished(run):
+            train(run)
+        else:
+            report.say(f"the training in {run.workdir} is finished ({_why_finished(run)})")
+    finally:
+        run.checkpoints.close()
+    return score_and_predict(run)
+
+
+def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
+    """Checks everything that can be checked before the first step, and makes the run's parts.
+
+    The restore order: the workdir's own latest checkpoint, else fresh weights.
+    """
+    configuration.validate(config)
+    configuration.check_unchanged(config, workdir)
+    mesh = make_mesh()
+    check_batch_size(config.batch_size, mesh, "config.batch_size")
+    eval_batch_size = config.eval_batch_size or config.batch_size
+    check_batch_size(eval_batch_size, mesh, "config.eval_batch_size")
+    directory = input_pipeline.dataset_directory(config.data_dir, config.data_config)
+    splits = {name: input_pipeline.open_split(directory, name) for name in ("train", "val")}
+    height, width = splits["train"].patch_size
+    if config.crop_size > min(height, width):
+        raise UserError(
+            f"config.crop_size={config.crop_size} is more than the patches' {height} x {width}"
+        )
+    if config.augment and not config.crop_size and height != width:
+        raise UserError(
+            f"config.augment rotates by 90 degrees, which needs square patches, not {height} x "
+            f"{width}: set config.crop_size, or config.augment_probability.rotation=0"
+        )
+    card = ModelCard.from_config(config, (height, width))
+    steps = input_pipeline.steps_per_epoch(splits["train"], config.batch_size)
+    _make_workdir(workdir)
+
+    graphdef, params, stats = split_model(card.build_model(config.seed))
+    optimizer = make_optimizer(config.learning_rate)
+    state = replicate(create_train_state(params, stats, optimizer), mesh)
+    plateau = Plateau(config.learning_rate, **config.plateau)
+    progress = Progress(0, 0.0, plateau, EarlyStop(config.early_stop_patience))
+    if (workdir / "checkpoints" / "model.json").exists():
+        saved = ModelCard.load(workdir / "checkpoints")
+        card.check_same_model(saved, str(workdir / "checkpoints"))
+    checkpoints = Checkpoints(workdir / "checkpoints", keep_latest=config.keep_latest)
+    latest = checkpoints.latest()
+    if latest is not None:
+        state, progress = checkpoints.restore(latest, state, mesh)
+        progress.early_stop.patience = config.early_stop_patience
+    if jax.process_index() == 0:
+        configuration.save(config, workdir)
+        card.save(workdir / "checkpoints")
+
+    eval_step = make_eval_step(graphdef, card, config.loss_normalization, mesh)
+
+    def validate(state: TrainState) -> Any:
+        data = split_batches(splits["val"], card, eval_batch_size, num_workers=config.num_workers)
+        return accumulate(eval_step, state.params, state.stats, data, mesh)
+
+    train_step = make_train_step(graphdef, card, config, optimizer, mesh)
+    run = Run(
+        config, workdir, mesh, card, splits, checkpoints, state, progress, train_step, validate,
+        steps,
+    )  # fmt: skip
+    _introduce(run, directory, latest)
+    return run
+
+
+def train(run: Run) -> None:
+    """Runs the epochs that are left.
+
+    The order at the end of an epoch, which resuming relies on:
+    1. the last losses are read, so that nothing is saved after a loss that is not finite;
+    2. the validation split is scored with the epoch's last weights;
+    3. plateau and early stop take the loss, the new learning rate goes into the state;
+    4. numbers are written;
+    5. state and progress are saved under the epoch's last step.
+    """
+    config, progress = run.config, run.progress
+    writer = MetricWriter(run.workdir, int(run.state.step))
+    try:
+        while not _finished(run):
+            epoch, started = progress.epoch, time.perf_counter()
+            _train_one_epoch(run, writer)
+            seconds = time.perf_counter() - started
+            result = run.validate(run.state)
+            if not math.isfinite(result.loss):
+                raise _not_finite(run, "validation loss", result.loss, int(run.state.step))
+            rate = progress.plateau.rate
+            best = progress.early_stop.update(result.loss, epoch)
+            run.state.opt_state = with_learning_rate(
+                run.state.opt_state, progress.plateau.update(result.loss)
+            )
+            miou = result.scores(run.card.nomenclature)["challenge"]["miou"]
+            step, train_loss = int(run.state.step), progress.loss_sum / run.steps_per_epoch
+            writer.write(
+                step,
+                {
+                    "epoch": epoch + 1,
+                    "train_loss": train_loss,
+                    "val_loss": result.loss,
+                    "val_miou": miou,
+                    "learning_rate": rate,
+                },
+            )
+            progress.epoch, progress.loss_sum = epoch + 1, 0.0
+            run.checkpoints.save(run.state, progress, {"val_loss": result.loss})
+            report.say(
+                f"epoch {epoch + 1}/{config.num_epochs}: training loss {train_loss:.4f}, "
+                f"validation loss {result.loss:.4f}, mIoU {miou:.4f}"
+                f"{' (best)' if best else ''}, learning rate {rate:g}, {seconds:.0f} s"
+            )
+        run.checkpoints.wait()
+        report.say(f"training is finished: {_why_finished(run)}")
+    finally:
+        writer.close()
+
+
+def _train_one_epoch(run: Run, writer: MetricWriter) -> None:
+    config, progress = run.config, run.progress
+    first = int(run.state.step) - progress.epoch * run.steps_per_epoch
+    data = _epoch_batches(run, first)
+    bar = report.progress_bar(
+        data, run.steps_per_epoch - first, f"epoch {progress.epoch + 1}", "step"
+    )
+    step, seen_at, seen_step = int(run.state.step), time.perf_counter(), int(run.state.step)
+    pending: jax.Array | None = None
+    for batch in bar:
+        run.state, loss = run.train_step(run.state, to_global(on_device(batch), run.mesh))
+        if pending is not None:  # read a loss only after the next step is on its way
+            _take_loss(run, pending, step)
+        pending, step = loss, step + 1
+        if step % config.log_every_steps == 0:
+            value, pending = _take_loss(run, pending, step), None
+            now = time.perf_counter()
+            speed = (step - seen_step) * config.batch_size / (now - seen_at)
+            seen_at, seen_step = now, step
+            writer.write(step, {"loss": value, "patches_per_second": round(speed, 2)})
+            bar.set_postfix_str(f"loss {value:.4f}, {speed:.1f} patches/s")
+        if config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0:
+            if pending is not None:
+                _take_loss(run, pending, step)
+            pending = None
+            run.checkpoints.save(run.state, progress, None)
+    if pending is not None:
+        _take_loss(run, pending, step)
+
+
+def _epoch_batches(run: Run, first_step: int) -> Iterator[input_pipeline.Batch]:
+    config, split = run.config, run.splits["train"]
+    order = input_pipeline.train_order(
+        len(split), config.batch_size, config.seed, run.progress.epoch
+    )
+    return input_pipeline.batches(
+        split,
+        order[first_step:],
+        encode_metadata=run.card.takes_metadata,
+        num_workers=config.num_workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _take_loss(run: Run, loss: jax.Array, step: int) -> float:
+    """Reads the loss of a step (which waits for it), checks it and adds it to the epoch's."""
+    value = float(loss)
+    if not math.isfinite(value):
+        raise _not_finite(run, "loss", value, step)
+    run.progress.loss_sum += value
+    return value
+
+
+def _not_finite(run: Run, what: str, value: float, step: int) -> UserError:
+    run.checkpoints.wait()
+    latest = run.checkpoints.latest()
+    good = run.workdir / "checkpoints" / str(latest) if latest is not None else "none yet"
+    return UserError(
+        f"the {what} became {value} at step {step} (epoch {run.progress.epoch + 1}).\n"
+        f"Last good checkpoint: {good}\n"
+        "Try a lower config.learning_rate, or config.dtype='float32', in another --workdir."
+    )
+
+
+def _finished(run: Run) -> bool:
+    return run.progress.epoch >= run.config.num_epochs or run.progress.early_stop.stopped
+
+
+def _why_finished(run: Run) -> str:
+    stop, epoch = run.progress.early_stop, run.progress.epoch
+    if not stop.stopped:
+        return f"{epoch} epochs, config.num_epochs={run.config.num_epochs}"
+    return f"after {epoch} epochs, {stop.waited} of them without a lower validation loss"
+
+
+def score_and_predict(run: Run) -> dict | None:
+    """Scores the best checkpoint on test, predicts if asked; what is there already is kept."""
+    config, workdir = run.config, run.workdir
+    directory = epath.Path(run.splits["train"].directory)
+    try:
+        test = input_pipeline.open_split(directory, "test")
+    except UserError as error:
+        report.say(f"no test score: {error}")
+        return None
+    batch_size = config.eval_batch_size or config.batch_size
+    options = {"batch_size": batch_size, "num_workers": config.num_workers}
+    checkpoints = workdir / "checkpoints"
+    output = workdir / "evaluation" / "test"
+    reader = Checkpoints(checkpoints, read_only=True)
+    best = reader.best()
+    reader.close()
+    metrics = _scores_of(output / "metrics.json", best)
+    if metrics is not None:
+        report.say(f"the test split has been scored: {output}")
+    else:
+        try:
+            metrics = evaluate_checkpoint(
+                checkpoints, test, run.mesh, output=output,
+                loss_normalization=config.loss_normalization, **options,
+            )  # fmt: skip
+        except UserError as error:
+            report.say(f"no test score: {error}")
+    if metrics is not None:
+        report.say(report.score_table(metrics))
+    if config.predict_after_training:
+        predictions = workdir / "predictions"
+        if predictions.exists() and _scores_of(predictions / "step.json", best):
+            report.say(f"the test split has been predicted: {predictions}")
+        else:
+            count = predict_checkpoint(checkpoints, test, run.mesh, output=predictions, **options)
+            report.say(f"{count} predictions in {predictions}")
+    return metrics
+
+
+def _scores_of(path: epath.Path, step: int | None) -> dict | None:
+    """What a JSON file holds if it was written for this step."""
+    if not path.exists():
+        return None
+    values = json.loads(path.read_text())
+    return values if values["step"] == step else None
+
+
+def _make_workdir(workdir: epath.Path) -> None:
+    try:
+        (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"the workdir {workdir} cannot be written to ({error}): choose another --workdir"
+        ) from error
+
+
+def _introduce(run: Run, directory: epath.Path, latest: int | None) -> None:
+    config, card = run.config, run.card
+    counts = ", ".join(f"{len(split):,} {name}" for name, split in run.splits.items())
+    height, width = card.patch_size
+    size = sum(x.size for x in jax.tree.leaves(run.state.params))
+    device = jax.devices()[0]
+    inputs = f"{len(card.bands)} bands" + (" and metadata" if card.takes_metadata else "")
+    crop = f", crops of {config.crop_size}" if config.crop_size else ""
+    report.say(f"data     {directory}: {counts} patches of {height} x {width}{crop}")
+    report.say(
+        f"model    U-Net, ResNet34 encoder: {inputs} -> {len(card.nomenclature)} classes, "
+        f"{size:,} parameters, {card.dtype}"
+    )
+    report.say(
+        f"devices  {jax.device_count()} x {device.device_kind} ({device.platform}), "
+        f"{jax.process_count()} host(s), global batch {config.batch_size}, "
+        f"{run.steps_per_epoch} steps an epoch"
+    )
+    report.say(f"workdir  {run.workdir}")
+    if latest is not None:
+        report.say(f"going on from step {latest} (epoch {run.progress.epoch} finished)")

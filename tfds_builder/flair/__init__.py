@@ -1,0 +1,1 @@
+"""The FLAIR #1 data set builder."""

@@ -1,0 +1,191 @@
+"""Writes the shards of a data set, several at a time, each straight to its file."""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import tensorflow_datasets as tfds
+import tqdm
+from tensorflow_datasets.core import example_serializer, writer
+
+from tfds_builder.flair.faults import BuildError, Fault, report
+from tfds_builder.flair.patches import BANDS, Size, features, gdal, read_patch
+from tfds_builder.flair.source import Patch
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The patches of one shard; called, it yields their keys and examples, as TFDS wants it."""
+
+    patches: tuple[Patch, ...]
+    size: Size | None
+
+    def __call__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yields (key, example); raises BuildError at the first fault."""
+        with gdal():
+            for key, patch in enumerate(self.patches):
+                example, faults = read_patch(patch, self.size)
+                if example is None:
+                    raise BuildError(f"faulty patch:\n{report(faults)}")
+                yield key, example
+
+
+def cut(patches: Sequence[Patch], size: Size | None, shard_mb: float) -> list[Shard]:
+    """Cuts a split into shards of about `shard_mb` MiB of pixels, in order, of even length."""
+    rows, columns = size or (512, 512)
+    total = len(patches) * rows * columns * (BANDS + 1)
+    count = min(len(patches), max(1, math.ceil(total / (shard_mb * 2**20))))
+    ends = [len(patches) * i // count for i in range(count + 1)]
+    return [Shard(tuple(patches[a:b]), size) for a, b in itertools.pairwise(ends)]
+
+
+class _Control:
+    """What the writers and the process that waits for them share."""
+
+    WRITE, CHECK_ONLY, STOP = range(3)
+
+    def __init__(self, state: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.checked = context.Value("q", 0)  # patches, over all writers
+        self.state = context.RawValue("b", state)
+
+
+_control: _Control
+
+
+def _start(control: _Control) -> None:
+    global _control
+    _control = control
+
+
+def _start_process(control: _Control) -> None:
+    _start(control)
+    # The parent alone answers Ctrl-C; if it is killed, nobody is to work on.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _write(shard: Shard, path: str, skip: bool) -> tuple[int, list[Fault]]:
+    """Writes one shard; returns the number of examples in it and the faults found."""
+    serializer = example_serializer.ExampleSerializer(features().get_serialized_info())
+    encode = features().encode_example
+    faults: list[Fault] = []
+    written = 0
+
+    def examples() -> Iterator[tuple[int, bytes]]:
+        nonlocal written
+        for patch in shard.patches:
+            example, found = read_patch(patch, shard.size)
+            with _control.checked.get_lock():
+                _control.checked.value += 1
+            faults.extend(found)
+            if _control.state.value == _Control.STOP:
+                return
+            if found and not skip:
+                _control.state.value = _Control.CHECK_ONLY
+            if example is not None and _control.state.value == _Control.WRITE:
+                record = serializer.get_tf_example(encode(example))
+                # Or else the order of the fields, and so the file, would differ from run to run.
+                yield written, record.SerializeToString(deterministic=True)
+                written += 1
+
+    try:
+        with gdal():
+            writer.ExampleWriter(tfds.core.FileFormat.ARRAY_RECORD).write(path, examples())
+    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError when a disk is full
+        raise BuildError(f"cannot write {path}: {error}") from error
+    return written, faults
+
+
+def write_shards(
+    shards: Sequence[Shard],
+    paths: Sequence[str],
+    *,
+    num_workers: int,
+    skip: bool,
+    check_only: bool,
+    progress: bool,
+) -> list[tuple[int, list[Fault]]]:
+    """Writes every shard to its path.
+
+    Args:
+      shards: what to write.
+      paths: one file for each.
+      num_workers: how many processes write; 1 writes in this one.
+      skip: whether to go on writing after a fault. If not, the rest is only checked.
+      check_only: whether to write nothing from the start.
+      progress: whether to show a progress bar.
+
+    Returns:
+      For each shard the number of examples written, and the faults of its patches.
+
+    Raises:
+      BuildError: if a shard cannot be written or a process dies.
+    """
+    control = _Control(_Control.CHECK_ONLY if check_only else _Control.WRITE)
+    num_workers = max(1, min(num_workers, len(shards)))
+    executor: Executor
+    if num_workers == 1:
+        executor = ThreadPoolExecutor(1, initializer=_start, initargs=(control,))
+    else:
+        # Not fork: the caller may hold threads, GDAL or an accelerator.
+        context = multiprocessing.get_context("spawn")
+        executor = ProcessPoolExecutor(
+            num_workers, context, initializer=_start_process, initargs=(control,)
+        )
+    bar = tqdm.tqdm(
+        total=sum(len(shard.patches) for shard in shards),
+        unit="patch",
+        disable=not progress,
+        mininterval=0.2 if sys.stderr.isatty() else 10,
+    )
+    with executor, bar:
+        try:
+            # Held back from the processes too, until they have learnt to ignore it.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                futures = [
+                    executor.submit(_write, shard, path, skip)
+                    for shard, path in zip(shards, paths, strict=True)
+                ]
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                bar.update(control.checked.value - bar.n)
+                for future in done:
+                    future.result()
+            return [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise BuildError(
+                "a process that wrote shards was killed (out of memory?) or could not start;"
+                " try with fewer, down to --num_workers=1"
+            ) from error
+        finally:
+            control.state.value = _Control.STOP
+            with contextlib.suppress(BrokenProcessPool):
+                executor.shutdown(wait=True, cancel_futures=True)
