@@ -12,11 +12,12 @@ def get_config() -> ml_collections.ConfigDict:
     """The baseline's recipe on synthetic data; the data set is made and built on first use."""
     config = default()
     config.synthetic.use = True
+    config.synthetic.patch_size = 96
 
     config.batch_size = 8
     config.augment = True
     config.learning_rate = 0.1
-    config.num_epochs = 8
+    config.num_epochs = 5
     config.log_every_steps = 4
     config.predict_after_training = True
     return config

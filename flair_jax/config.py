@@ -164,7 +164,7 @@ def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def _walk(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             flat |= _walk(value, f"{prefix}{key}.")

@@ -70,13 +70,7 @@ def forward(
 ) -> jax.Array:
     """Logits (N, H, W, classes) float32 of a batch by the running statistics; inside jit."""
     model = merge_model(graphdef, params, stats)
-    image = normalise(
-        batch["image"],
-        card.normalization,
-        np.asarray(card.means, np.float32),
-        np.asarray(card.deviations, np.float32),
-        jnp.dtype(card.dtype),
-    )
+    image = normalise(batch["image"], card)
     return model(image, batch["metadata"] if card.takes_metadata else None)
 
 

@@ -1,5 +1,6 @@
 """A split -> one georeferenced PRED_<number>.tif for each patch."""
 
+import json
 import shutil
 import warnings
 from collections.abc import Callable
@@ -79,7 +80,8 @@ def predict_checkpoint(
 ) -> int:
     """Predicts a split with a checkpoint and writes `PRED_<number>.tif` files.
 
-    They are written into a folder of another name, which gets its own when all are there.
+    They are written into a folder of another name, which gets its own when all are there;
+    `<output>.json` beside it names the step, the split and the classes.
 
     Args:
         checkpoint: see `checkpoint.find`; of a run, its best one is taken.
@@ -93,7 +95,7 @@ def predict_checkpoint(
         The number of files written by this host.
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
-    card, params, stats, _ = load(checkpoint, mesh)
+    card, params, stats, step = load(checkpoint, mesh)
     check_bands(card, split)
     output = epath.Path(output)
     partial = output.with_name(output.name + ".partial")
@@ -120,6 +122,13 @@ def predict_checkpoint(
         if output.exists():
             shutil.rmtree(output)
         partial.rename(output)
+        note = {
+            "step": step,
+            "split": split.name,
+            "first_class": 0,
+            "classes": card.nomenclature.names,
+        }
+        output.with_name(output.name + ".json").write_text(json.dumps(note, indent=1) + "\n")
     return written
 
 

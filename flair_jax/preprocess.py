@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from flair_jax.classes import FLAIR, IGNORED, Nomenclature
+from flair_jax.model_card import ModelCard
 
 LARGEST_VALUE = max(FLAIR)
 
@@ -34,25 +35,26 @@ def to_labels(mask: jax.Array, nomenclature: Nomenclature) -> jax.Array:
     return jnp.where(mask > LARGEST_VALUE, jnp.uint8(IGNORED), labels)
 
 
-def normalise(
-    image: jax.Array, kind: str, means: jax.Array, deviations: jax.Array, dtype: jnp.dtype
-) -> jax.Array:
-    """Digital numbers -> the network's input.
+def normalise(image: jax.Array, card: ModelCard) -> jax.Array:
+    """Digital numbers -> the network's input, as the model's card says.
 
     Args:
         image: (N, H, W, bands) uint8.
-        kind: "scaling" divides by 255; "custom" subtracts the mean and divides by the deviation.
-        means, deviations: (bands,) in digital numbers, for "custom".
-        dtype: of the result; the arithmetic is float32.
+        card: its `normalization` is "scaling" (divides by 255) or "custom" (subtracts the bands'
+            means and divides by their deviations).
+
+    Returns:
+        (N, H, W, bands) of the card's dtype; the arithmetic is float32.
     """
     values = image.astype(jnp.float32)
-    if kind == "scaling":
+    if card.normalization == "scaling":
         values = values / 255.0
-    elif kind == "custom":
-        values = (values - jnp.asarray(means)) / jnp.asarray(deviations)
+    elif card.normalization == "custom":
+        means = jnp.asarray(card.means, jnp.float32)
+        values = (values - means) / jnp.asarray(card.deviations, jnp.float32)
     else:
-        raise ValueError(f"normalisation {kind!r} is neither 'scaling' nor 'custom'")
-    return values.astype(dtype)
+        raise ValueError(f"normalisation {card.normalization!r} is not 'scaling' or 'custom'")
+    return values.astype(card.dtype)
 
 
 def random_crop(

@@ -55,7 +55,7 @@ def load_state_dict(model: UNet, state_dict: Mapping[str, np.ndarray]) -> None:
     arrays = {}
     for key in wanted.keys() & given.keys():
         name = wanted[key]
-        expected = (params.get(name) if name in params else stats[name]).shape
+        expected = (params[name] if name in params else stats[name]).shape
         kernel = name.endswith(".kernel")
         if kernel and given[key].ndim not in (2, 4):
             problems.append(f"misshapen: {key} has shape {given[key].shape}")

@@ -1,15 +1,19 @@
 """What a run shows: lines and bars on the console, tables of scores, the confusion matrix."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from etils import epath
 from tqdm import tqdm
 
 from flair_jax.classes import Nomenclature
+from flair_jax.input_pipeline import Split
+from flair_jax.model_card import ModelCard
+from flair_jax.train_state import split_model
 
 
 def say(text: str) -> None:
@@ -23,6 +27,25 @@ def progress_bar(data: Iterable, total: int, desc: str, unit: str) -> tqdm:
     """A bar on the first host's terminal; none where the output goes to a file."""
     hidden = jax.process_index() != 0 or not sys.stderr.isatty()
     return tqdm(data, total=total, desc=desc, unit=unit, disable=hidden, leave=False)
+
+
+def introduce(
+    card: ModelCard, splits: Mapping[str, Split], config: ml_collections.ConfigDict, steps: int
+) -> None:
+    """Says what a training works on: data, model, devices."""
+    counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
+    height, width = card.patch_size
+    _, params, _ = split_model(card.abstract_model())
+    device = jax.devices()[0]
+    inputs = f"{len(card.bands)} bands" + (" and metadata" if card.takes_metadata else "")
+    crop = f", crops of {config.crop_size}" if config.crop_size else ""
+    say(
+        f"data     {splits['train'].directory}: {counts} patches of {height} x {width}{crop}\n"
+        f"model    U-Net, ResNet34 encoder: {inputs} -> {len(card.nomenclature)} classes, "
+        f"{sum(p.size for p in params.values()):,} parameters, {card.dtype}\n"
+        f"devices  {jax.device_count()} x {device.device_kind} ({device.platform}), "
+        f"{jax.process_count()} host(s), global batch {config.batch_size}, {steps} steps an epoch"
+    )
 
 
 def score_table(metrics: dict[str, Any]) -> str:

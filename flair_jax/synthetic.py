@@ -100,10 +100,8 @@ def _bands(
     pixel = looks[mask]
     size = len(mask)
     rows, columns = np.mgrid[:size, :size]
-    noise = rng.standard_normal(mask.shape, np.float32)
-    noise = (
-        noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1) + np.roll(noise, (1, 1), (0, 1))
-    ) / 2
+    grain = rng.standard_normal(mask.shape, np.float32)
+    noise = sum(np.roll(grain, shift, (0, 1)) for shift in ((0, 0), (0, 1), (1, 0), (1, 1))) / 2
     period = np.where(pixel[..., 6] > 0, pixel[..., 6], 1)
     stripes = np.where(pixel[..., 6] > 0, np.sin(2 * np.pi * (rows + 0.5 * columns) / period), 0)
     texture = pixel[..., 5] * noise + 18 * stripes
@@ -218,7 +216,7 @@ def prepare(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         say(f"making a synthetic data set in {root}")
         root.mkdir(parents=True, exist_ok=True)
         generate(source, **settings)
-        build(source, data_dir=root / "built", num_workers=1)
+        build(source, data_dir=root / "built", num_workers=1, progress=False)
     except OSError as error:
         raise UserError(f"the synthetic data set cannot be written to {root}: {error}") from error
     finally:

@@ -8,12 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
-import optax
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh
 
 from flair_jax import config as configuration
@@ -28,7 +24,6 @@ from flair_jax.evaluate import (
     split_batches,
 )
 from flair_jax.input_pipeline import Split
-from flair_jax.losses import cross_entropy
 from flair_jax.metric_writer import MetricWriter
 from flair_jax.model_card import ModelCard
 from flair_jax.optimizer import (
@@ -38,77 +33,9 @@ from flair_jax.optimizer import (
     with_learning_rate,
 )
 from flair_jax.predict import predict_checkpoint
-from flair_jax.preprocess import augment, normalise, random_crop, to_labels
-from flair_jax.sharding import (
-    batch_sharding,
-    check_batch_size,
-    make_mesh,
-    replicate,
-    replicated,
-    to_global,
-)
-from flair_jax.train_state import (
-    Arrays,
-    TrainState,
-    create_train_state,
-    merge_model,
-    model_stats,
-    split_model,
-)
-
-TrainStep = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, jax.Array]]
-
-
-def make_train_step(
-    graphdef: nnx.GraphDef,
-    card: ModelCard,
-    config: ml_collections.ConfigDict,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-) -> TrainStep:
-    """A jitted function: state and global batch of uint8 -> next state (in place) and loss."""
-    weights = card.nomenclature.weights
-    probability = config.augment_probability.to_dict()
-
-    def loss_fn(
-        params: Arrays, stats: Arrays, batch: dict[str, jax.Array], dropout_key: jax.Array
-    ) -> tuple[jax.Array, Arrays]:
-        model = merge_model(graphdef, params, stats)
-        image = normalise(
-            batch["image"],
-            card.normalization,
-            np.asarray(card.means, np.float32),
-            np.asarray(card.deviations, np.float32),
-            jnp.dtype(card.dtype),
-        )
-        metadata = batch["metadata"] if card.takes_metadata else None
-        logits = model(image, metadata, train=True, dropout_key=dropout_key)
-        labels = to_labels(batch["mask"], card.nomenclature)
-        loss = cross_entropy(logits, labels, jnp.asarray(weights), config.loss_normalization)
-        return loss, model_stats(model)
-
-    def train_step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, jax.Array]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        crop_key, augment_key, dropout_key = jax.random.split(key, 3)
-        image, mask = batch["image"], batch["mask"]
-        if config.crop_size:
-            image, mask = random_crop(crop_key, image, mask, config.crop_size)
-        if config.augment:
-            image, mask = augment(augment_key, image, mask, probability)
-        batch = {**batch, "image": image, "mask": mask}
-        (loss, stats), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-            state.params, state.stats, batch, dropout_key
-        )
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, stats, opt_state), loss
-
-    return jax.jit(
-        train_step,
-        in_shardings=(replicated(mesh), batch_sharding(mesh)),
-        out_shardings=(replicated(mesh), replicated(mesh)),
-        donate_argnums=0,
-    )
+from flair_jax.sharding import check_batch_size, make_mesh, replicate, to_global
+from flair_jax.train_state import TrainState, create_train_state, split_model
+from flair_jax.train_step import TrainStep, make_train_step
 
 
 @dataclasses.dataclass
@@ -208,7 +135,10 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
         config, workdir, mesh, card, splits, checkpoints, state, progress, train_step, validate,
         steps,
     )  # fmt: skip
-    _introduce(run, directory, latest)
+    report.introduce(card, splits, config, steps)
+    report.say(f"workdir  {workdir}")
+    if latest is not None:
+        report.say(f"going on from step {latest} ({progress.epoch} epochs finished)")
     return run
 
 
@@ -354,7 +284,7 @@ def score_and_predict(run: Run) -> dict | None:
     reader = Checkpoints(checkpoints, read_only=True)
     best = reader.best()
     reader.close()
-    metrics = _scores_of(output / "metrics.json", best)
+    metrics = _written_for(output / "metrics.json", best, "test")
     if metrics is not None:
         report.say(f"the test split has been scored: {output}")
     else:
@@ -369,7 +299,7 @@ def score_and_predict(run: Run) -> dict | None:
         report.say(report.score_table(metrics))
     if config.predict_after_training:
         predictions = workdir / "predictions"
-        if predictions.exists() and _scores_of(predictions / "step.json", best):
+        if predictions.exists() and _written_for(workdir / "predictions.json", best, "test"):
             report.say(f"the test split has been predicted: {predictions}")
         else:
             count = predict_checkpoint(checkpoints, test, run.mesh, output=predictions, **options)
@@ -377,12 +307,12 @@ def score_and_predict(run: Run) -> dict | None:
     return metrics
 
 
-def _scores_of(path: epath.Path, step: int | None) -> dict | None:
-    """What a JSON file holds if it was written for this step."""
+def _written_for(path: epath.Path, step: int | None, split: str) -> dict | None:
+    """What a JSON file holds if it was written for this step and split."""
     if not path.exists():
         return None
     values = json.loads(path.read_text())
-    return values if values["step"] == step else None
+    return values if (values["step"], values["split"]) == (step, split) else None
 
 
 def _make_workdir(workdir: epath.Path) -> None:
@@ -395,26 +325,3 @@ def _make_workdir(workdir: epath.Path) -> None:
         raise UserError(
             f"the workdir {workdir} cannot be written to ({error}): choose another --workdir"
         ) from error
-
-
-def _introduce(run: Run, directory: epath.Path, latest: int | None) -> None:
-    config, card = run.config, run.card
-    counts = ", ".join(f"{len(split):,} {name}" for name, split in run.splits.items())
-    height, width = card.patch_size
-    size = sum(x.size for x in jax.tree.leaves(run.state.params))
-    device = jax.devices()[0]
-    inputs = f"{len(card.bands)} bands" + (" and metadata" if card.takes_metadata else "")
-    crop = f", crops of {config.crop_size}" if config.crop_size else ""
-    report.say(f"data     {directory}: {counts} patches of {height} x {width}{crop}")
-    report.say(
-        f"model    U-Net, ResNet34 encoder: {inputs} -> {len(card.nomenclature)} classes, "
-        f"{size:,} parameters, {card.dtype}"
-    )
-    report.say(
-        f"devices  {jax.device_count()} x {device.device_kind} ({device.platform}), "
-        f"{jax.process_count()} host(s), global batch {config.batch_size}, "
-        f"{run.steps_per_epoch} steps an epoch"
-    )
-    report.say(f"workdir  {run.workdir}")
-    if latest is not None:
-        report.say(f"going on from step {latest} (epoch {run.progress.epoch} finished)")

@@ -34,7 +34,7 @@ class TrainState:
 
 def split_model(model: UNet) -> tuple[nnx.GraphDef, Arrays, Arrays]:
     """The model as (structure, parameters by name, statistics by name)."""
-    graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)
+    graphdef, params, stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     return graphdef, _by_name(params), _by_name(stats)
 
 

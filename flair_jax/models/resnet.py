@@ -1,5 +1,7 @@
 """ResNet34 as an encoder of five feature maps (He et al. 2015, torchvision's form)."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -15,15 +17,17 @@ class BasicBlock(nnx.Module):
     def __init__(
         self, in_channels: int, channels: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
     ) -> None:
-        init = {"kernel_init": kaiming_normal_fan_out, "dtype": dtype, "rngs": rngs}
-        self.conv1 = conv(in_channels, channels, 3, stride=stride, **init)
+        convolution = functools.partial(
+            conv, kernel_init=kaiming_normal_fan_out, dtype=dtype, rngs=rngs
+        )
+        self.conv1 = convolution(in_channels, channels, 3, stride=stride)
         self.bn1 = BatchNorm(channels)
-        self.conv2 = conv(channels, channels, 3, **init)
+        self.conv2 = convolution(channels, channels, 3)
         self.bn2 = BatchNorm(channels)
         self.projects = stride != 1 or in_channels != channels
         if self.projects:
             self.downsample = nnx.List(
-                [conv(in_channels, channels, 1, stride=stride, **init), BatchNorm(channels)]
+                [convolution(in_channels, channels, 1, stride=stride), BatchNorm(channels)]
             )
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:

@@ -1,0 +1,39 @@
+import os
+import tempfile
+
+# Several tests and their subprocesses compile the same network: once is enough.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR",
+    os.path.join(tempfile.gettempdir(), f"flair_jax_tests_{os.getuid()}"),
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest
+from absl import flags
+
+from flair_jax import config as configuration
+from flair_jax import synthetic
+from tfds_builder.build import build
+
+if not flags.FLAGS.is_parsed():
+    flags.FLAGS.mark_as_parsed()  # Grain reads flags, and pytest is no absl app
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """A built synthetic data set: 16 train, 4 val and 5 test patches of 64 x 64."""
+    root = tmp_path_factory.mktemp("data")
+    synthetic.generate(root / "source", patch_size=64, train=16, val=4, test=5)
+    build(root / "source", data_dir=root / "built", num_workers=1, progress=False)
+    return root / "built"
+
+
+@pytest.fixture
+def tiny_config(data_dir):
+    """Two epochs of four steps on that data set."""
+    config = configuration.default()
+    config.data_dir = str(data_dir)
+    config.batch_size = 4
+    config.num_epochs = 2
+    config.log_every_steps = 1
+    return config

@@ -1,0 +1,67 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flair_jax import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*flags, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "flair_jax.main", *flags], capture_output=True, text=True, cwd=cwd,
+        check=False, env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--config=configs/baseline.py", "--config.learning_rat=1"], "learning_rat"),
+        (["--config=configs/baseline.py", "--config.nomenclature=ocsge"], "unknown nomenclature"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        ([], "--config=FILE is needed"),
+        (
+            ["--config=configs/baseline.py", "--config.data_dir=/nowhere"],
+            "--source=DOWNLOAD_FOLDER",
+        ),
+        (["--mode=eval", "--workdir=/nowhere"], "is not the workdir of a run"),
+    ],
+)
+def test_mistakes_end_with_a_message(flags, expected, tmp_path):
+    done = run(*flags, *([] if "--mode=eval" in flags else [f"--workdir={tmp_path / 'run'}"]))
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_workdir_that_cannot_be_written(data_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    done = run(
+        "--config=configs/baseline.py", f"--config.data_dir={data_dir}", "--config.batch_size=2",
+        f"--workdir={tmp_path / 'file' / 'run'}",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "cannot be written to" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "added"),
+    [
+        (["main", "--workdir=runs/a", "--mode=eval"], True),
+        (["main", "--mode=predict", "--workdir=runs/a"], True),
+        (["main", "--workdir=runs/a"], False),
+        (["main", "--workdir=runs/a", "--mode=eval", "--config=configs/toy.py"], False),
+    ],
+)
+def test_a_workdir_brings_its_configuration(argv, added):
+    changed = main.with_saved_config(argv)
+    assert (len(changed) > len(argv)) == added
+    if added:
+        assert changed[1].startswith("--config=")
+        assert changed[1].endswith("saved_config.py:runs/a")

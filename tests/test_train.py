@@ -1,0 +1,196 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from etils import epath
+
+from flair_jax import config as configuration
+from flair_jax import train
+from flair_jax.errors import UserError
+from flair_jax.predict import predict_checkpoint
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs") / "tiny"
+
+
+@pytest.fixture(scope="module")
+def config(data_dir):
+    config = configuration.default()
+    config.data_dir = str(data_dir)
+    config.batch_size = 4
+    config.num_epochs = 2
+    config.log_every_steps = 1
+    config.predict_after_training = True
+    return config
+
+
+@pytest.fixture(scope="module")
+def metrics(config, workdir):
+    return train.train_and_evaluate(config, workdir)
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(workdir):
+    return {line["step"]: line["loss"] for line in lines(workdir) if "loss" in line}
+
+
+def epochs(workdir):
+    keys = ("step", "epoch", "train_loss", "val_loss", "val_miou", "learning_rate")
+    return [{k: line[k] for k in keys} for line in lines(workdir) if "val_loss" in line]
+
+
+def test_artifacts(config, workdir, metrics):
+    assert configuration.load(workdir).to_dict() == config.to_dict()
+    assert list(losses(workdir)) == list(range(1, 9))
+    assert [e["epoch"] for e in epochs(workdir)] == [1, 2]
+    assert list((workdir / "tensorboard").iterdir())
+    assert json.loads((workdir / "evaluation/test/metrics.json").read_text()) == metrics
+    assert (workdir / "evaluation/test/confusion_matrix.png").stat().st_size > 10_000
+    assert (workdir / "checkpoints/model.json").exists()
+    assert len(list((workdir / "predictions").glob("PRED_*.tif"))) == 5
+
+
+def test_metrics_count_the_whole_test_split(metrics):
+    confusion = np.array(metrics["confusion_matrix"])
+    assert metrics["num_patches"] == 5
+    assert confusion.shape == (13, 13)
+    assert confusion.sum() == 5 * 64 * 64
+    iou = metrics["challenge"]["iou"]
+    scored = [iou[name] for name in metrics["classes"][:12] if iou[name] is not None]
+    assert metrics["challenge"]["miou"] == pytest.approx(np.mean(scored))
+
+
+def test_predictions_agree_with_the_confusion_matrix(workdir, metrics, data_dir):
+    """The predicted files, scored by hand against the masks, give the same matrix."""
+    from flair_jax import input_pipeline
+    from flair_jax.classes import BASELINE
+
+    directory = input_pipeline.dataset_directory(str(data_dir), "published")
+    split = input_pipeline.open_split(directory, "test")
+    confusion = np.zeros((13, 13), int)
+    for record in split.records:
+        path = workdir / "predictions" / f"PRED_{record['id'].decode()}.tif"
+        with rasterio.open(path) as raster:
+            assert (raster.dtypes, raster.count) == (("uint8",), 1)
+            assert raster.compression.name == "lzw"
+            assert raster.crs.to_epsg() == 2154
+            assert list(raster.transform)[:6] == record["transform"].tolist()
+            predicted = raster.read(1)
+        np.add.at(confusion, (BASELINE.labels[record["mask"]], predicted), 1)
+    np.testing.assert_array_equal(confusion, metrics["confusion_matrix"])
+
+
+def test_finished_run_says_so(config, workdir, metrics, capsys):
+    before = (workdir / "predictions").stat().st_mtime_ns
+    assert train.train_and_evaluate(config, workdir) == metrics
+    said = capsys.readouterr().out
+    assert "is finished (2 epochs, config.num_epochs=2)" in said
+    assert "has been scored" in said
+    assert (workdir / "predictions").stat().st_mtime_ns == before
+
+
+def test_other_settings_are_refused(config, workdir, metrics):
+    changed = config.copy_and_resolve_references()
+    changed.learning_rate = 0.5
+    with pytest.raises(UserError, match=r"config.learning_rate: 0.02 then, 0.5 now"):
+        train.train_and_evaluate(changed, workdir)
+
+
+def test_new_process_predicts_the_same_bytes_from_the_workdir_alone(workdir, metrics):
+    before = {p.name: p.read_bytes() for p in (workdir / "predictions").iterdir()}
+    for mode in ("predict", "eval"):
+        done = subprocess.run(
+            [sys.executable, "-m", "flair_jax.main", f"--workdir={workdir}", f"--mode={mode}"],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert {p.name: p.read_bytes() for p in (workdir / "predictions").iterdir()} == before
+    assert json.loads((workdir / "evaluation/test/metrics.json").read_text()) == metrics
+
+
+def test_killed_run_goes_on_exactly(config, workdir, metrics, tmp_path):
+    flags = [
+        "--config=configs/baseline.py", f"--workdir={tmp_path}",
+        "--config.checkpoint_every_steps=1",
+    ]  # fmt: skip
+    for key in ("data_dir", "batch_size", "num_epochs", "log_every_steps"):
+        flags.append(f"--config.{key}={config[key]}")
+    command = [sys.executable, "-m", "flair_jax.main", *flags, "--config.predict_after_training"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "checkpoints" / "6").exists() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "evaluation").exists()
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step" in done.stdout
+    assert losses(tmp_path) == losses(workdir)
+    assert epochs(tmp_path) == epochs(workdir)
+    again = json.loads((tmp_path / "evaluation/test/metrics.json").read_text())
+    assert again == metrics
+    for path in (workdir / "predictions").iterdir():
+        assert (tmp_path / "predictions" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_loss_that_is_not_finite_ends_the_run(config, tmp_path):
+    wild = config.copy_and_resolve_references()
+    wild.learning_rate = 1e38
+    with pytest.raises(UserError) as caught:
+        train.train_and_evaluate(wild, tmp_path)
+    message = str(caught.value)
+    assert "the loss became nan at step" in message or "the loss became inf at step" in message
+    assert "Last good checkpoint: none yet" in message
+
+
+def test_crop_larger_than_the_patches(config, tmp_path):
+    large = config.copy_and_resolve_references()
+    large.crop_size = 96
+    with pytest.raises(UserError, match="crop_size=96 is more than the patches' 64 x 64"):
+        train.train_and_evaluate(large, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoint_of_another_class_count(config, workdir, metrics, tmp_path):
+    """A workdir whose configuration is gone still refuses a model that does not fit."""
+    import shutil
+
+    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
+    other = config.copy_and_resolve_references()
+    other.nomenclature = "full"
+    with pytest.raises(UserError, match=r"classes: 13 \(baseline\) in the checkpoint, 19 \(full\)"):
+        train.train_and_evaluate(other, tmp_path)
+
+
+def test_two_patches_of_one_number_are_not_predicted_into_one_file(
+    config, workdir, metrics, data_dir, tmp_path
+):
+    import dataclasses
+
+    from flair_jax import input_pipeline
+    from flair_jax.sharding import make_mesh
+
+    directory = input_pipeline.dataset_directory(str(data_dir), "published")
+    split = input_pipeline.open_split(epath.Path(directory), "test")
+    doubled = dataclasses.replace(split, records=[split.records[0]] * 2)
+    with pytest.raises(UserError, match="two patches of the split 'test' have the number"):
+        predict_checkpoint(workdir, doubled, make_mesh(), batch_size=4, output=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

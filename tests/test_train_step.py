@@ -1,0 +1,142 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden_arrays import (
+    channels_first,
+    golden,
+    golden_model,
+    images,
+    integers,
+    uniform,
+)
+from scipy.ndimage import uniform_filter
+
+from flair_jax.classes import BASELINE
+from flair_jax.losses import cross_entropy
+from flair_jax.optimizer import make_optimizer
+from flair_jax.pretrained import torch_name
+from flair_jax.train_state import create_train_state, merge_model, model_stats, split_model
+
+WEIGHTS = jnp.asarray(BASELINE.weights)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return split_model(golden_model())
+
+
+def loss_fn(graphdef):
+    def loss(params, stats, x, labels):
+        model = merge_model(graphdef, params, stats)
+        logits = model(x, train=True)
+        by_weights = cross_entropy(logits, labels, WEIGHTS, "weights")
+        by_pixels = cross_entropy(logits, labels, WEIGHTS, "pixels")
+        return by_pixels, (logits, model_stats(model), by_weights)
+
+    return loss
+
+
+def test_one_step_is_the_references(model):
+    graphdef, params, stats = model
+    expected = golden("unet_train_step")
+    x, labels = images("c", (2, 5, 64, 64)), integers("c_labels", (2, 64, 64), 13)
+    step = jax.jit(jax.value_and_grad(loss_fn(graphdef), has_aux=True))
+    (loss, (logits, new_stats, by_weights)), gradients = step(params, stats, x, labels)
+
+    assert float(loss) == pytest.approx(float(expected["loss_pixels"]), rel=1e-5)
+    assert float(by_weights) == pytest.approx(float(expected["loss_weights"]), rel=1e-5)
+    difference = np.abs(channels_first(logits) - expected["logits"]).max()
+    assert difference <= 1e-4 * np.abs(expected["logits"]).max()
+    norms = {torch_name(k): float(jnp.linalg.norm(v)) for k, v in gradients.items()}
+    assert len(norms) == 140
+    for key, norm in norms.items():
+        assert norm == pytest.approx(float(expected[f"grad_norm/{key}"]), rel=3e-3), key
+    running = {torch_name(k): np.asarray(v) for k, v in new_stats.items()}
+    compared = [key for key in expected if key.startswith("stat/")]
+    assert compared
+    for key in compared:
+        value = expected[key]
+        np.testing.assert_allclose(
+            running[key.removeprefix("stat/")], value, rtol=0, atol=1e-4 * np.abs(value).max()
+        )
+
+
+def test_ten_steps_are_the_references(model):
+    graphdef, params, stats = model
+    expected = golden("sgd_run")
+    optimizer = make_optimizer(0.02)
+    loss_of = loss_fn(graphdef)
+
+    @jax.jit
+    def step(state, x, labels):
+        (loss, (_, stats, _)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, state.stats, x, labels
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state)
+        params = jax.tree.map(jnp.add, state.params, updates)
+        return type(state)(state.step + 1, params, stats, opt_state), loss
+
+    state, losses = create_train_state(params, stats, optimizer), []
+    for i in range(10):
+        raw = uniform(f"run{i}", (4, 5, 128, 128))
+        means = np.stack([uniform_filter(x[0], 9, mode="constant") for x in raw])
+        labels = np.floor(means * 13).astype(np.uint8)
+        state, loss = step(state, jnp.asarray(raw.transpose(0, 2, 3, 1)), labels)
+        losses.append(float(loss))
+    assert losses == pytest.approx(expected["losses"].tolist(), rel=2e-3)
+
+    probe = images("probe", (1, 5, 128, 128))
+    infer = jax.jit(lambda p, s, x: merge_model(graphdef, p, s)(x))
+    logits = channels_first(infer(state.params, state.stats, probe))[:, :, ::4, ::4]
+    same = logits.argmax(1) == expected["probe_logits_every_4th"].argmax(1)
+    assert same.mean() >= 0.94
+
+
+DEVICES = """
+import sys, jax, numpy as np
+from flair_jax import config as configuration
+from flair_jax.model_card import ModelCard
+from flair_jax.optimizer import make_optimizer
+from flair_jax.sharding import make_mesh, replicate, to_global
+from flair_jax.train_state import create_train_state, split_model
+from flair_jax.train_step import make_train_step
+
+config = configuration.default()
+config.batch_size, config.augment, config.crop_size = 8, True, 64
+card = ModelCard.from_config(config, (80, 80))
+rng = np.random.default_rng(0)
+batches = [
+    {"image": rng.integers(0, 256, (8, 80, 80, 5), dtype=np.uint8),
+     "mask": rng.integers(1, 20, (8, 80, 80), dtype=np.uint8), "valid": np.ones(8, bool)}
+    for _ in range(4)
+]
+for count in (1, 8):
+    mesh = make_mesh(jax.devices()[:count])
+    graphdef, params, stats = split_model(card.build_model())
+    optimizer = make_optimizer(0.002)  # at 0.02 a difference of 1e-7 grows tenfold a step
+    state = replicate(create_train_state(params, stats, optimizer), mesh)
+    step = make_train_step(graphdef, card, config, optimizer, mesh)
+    losses = []
+    for batch in batches:
+        state, loss = step(state, to_global(batch, mesh))
+        losses.append(float(loss))
+    print(count, *losses)
+"""
+
+
+def test_eight_devices_train_as_one_does(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES], capture_output=True, text=True, check=False,
+        cwd=Path(__file__).parents[1], timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, eight = ([float(x) for x in line.split()] for line in done.stdout.splitlines())
+    assert (one[0], eight[0], len(one)) == (1, 8, 5)
+    assert eight[1:] == pytest.approx(one[1:], rel=1e-5)
+    assert len(set(one[1:])) == 4
