@@ -16,8 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.batch_size = 8
     config.augment = True
-    config.learning_rate = 0.1
-    config.num_epochs = 5
+    config.learning_rate = 0.05
+    config.num_epochs = 4
     config.log_every_steps = 4
     config.predict_after_training = True
     return config

@@ -1,5 +1,6 @@
 """Every key of a configuration, its default and its meaning; the check of its values."""
 
+import difflib
 import json
 from typing import Any
 
@@ -73,11 +74,9 @@ def default() -> ml_collections.ConfigDict:
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises a UserError that names the key of the first value that cannot be."""
-    known = default()
     for key in _flat(config):
-        if key not in _flat(known):
-            raise UserError(f"unknown configuration key config.{key}{_nearest(key, known)}")
-    for key in _flat(known):
+        check_known(key, where="in the configuration file")
+    for key in _flat(default()):
         if key not in _flat(config):
             raise UserError(f"config.{key} is missing: start from flair_jax.config.default()")
 
@@ -113,6 +112,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
             f"config.crop_size is {config.crop_size} with config.metadata.use=True: the row fusion "
             "is defined for 512 x 512 pixels only; set config.crop_size=0"
         )
+
+
+def check_known(key: str, where: str) -> None:
+    """Raises a UserError with the nearest known key if there is none of this name."""
+    known = _flat(default())
+    if key in known:
+        return
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"; did you mean config.{near[0]}?" if near else ""
+    raise UserError(f"unknown configuration key config.{key} {where}{hint}")
 
 
 def save(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
@@ -183,10 +192,3 @@ def _tuples(tree: dict[str, Any]) -> dict[str, Any]:
         else value
         for key, value in tree.items()
     }
-
-
-def _nearest(key: str, known: ml_collections.ConfigDict) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(key, list(_flat(known)), n=1)
-    return f"; did you mean config.{near[0]}?" if near else ""

@@ -29,26 +29,23 @@ _SPLIT = flags.DEFINE_enum(
 def main(argv: list[str]) -> None:
     """Runs the mode that the flags ask for."""
     if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
+        raise UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
     if _CONFIG.value is None:
-        raise app.UsageError("--config=FILE is needed, such as --config=configs/baseline.py")
+        raise UserError("--config=FILE is needed, such as --config=configs/baseline.py")
     logging.set_verbosity(logging.WARNING)
     config = _CONFIG.value
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / _config_name())
 
     from flair_jax import evaluate, predict, synthetic, train
 
-    try:
-        if config.synthetic.use:
-            config = synthetic.prepare(config)
-        if _MODE.value == "train":
-            train.train_and_evaluate(config, workdir)
-        elif _MODE.value == "eval":
-            evaluate.evaluate_run(config, workdir, _SPLIT.value)
-        else:
-            predict.predict_run(config, workdir, _SPLIT.value)
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    if config.synthetic.use:
+        config = synthetic.prepare(config)
+    if _MODE.value == "train":
+        train.train_and_evaluate(config, workdir)
+    elif _MODE.value == "eval":
+        evaluate.evaluate_run(config, workdir, _SPLIT.value)
+    else:
+        predict.predict_run(config, workdir, _SPLIT.value)
 
 
 def _config_name() -> str:
@@ -56,19 +53,65 @@ def _config_name() -> str:
 
 
 def with_saved_config(argv: list[str]) -> list[str]:
-    """Adds `--config` of the workdir where only a workdir is given, as eval and predict allow."""
-    given = {arg.split("=", 1)[0].lstrip("-"): arg.split("=", 1)[-1] for arg in argv[1:]}
+    """Adds `--config` of the workdir where only a workdir is given, as eval and predict allow.
+
+    Raises:
+        UserError: the workdir has none.
+    """
+    given = _given(argv)
     if "config" in given or "workdir" not in given or given.get("mode", "train") == "train":
         return argv
+    if not (pathlib.Path(given["workdir"]) / "config.json").exists():
+        raise UserError(
+            f"there is no {given['workdir']}/config.json: {given['workdir']} is not the workdir of "
+            "a run. Give the --workdir of a run, or train one with --config=configs/baseline.py"
+        )
     saved = pathlib.Path(__file__).with_name("saved_config.py")
     return [argv[0], f"--config={saved}:{given['workdir']}", *argv[1:]]
+
+
+def _given(argv: list[str]) -> dict[str, str]:
+    """The flags of a command line as written, `--name=value` or `--name value`."""
+    given = {}
+    for arg, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        if arg.startswith("-"):
+            name, equals, value = arg.lstrip("-").partition("=")
+            given[name] = value if equals else following
+    return given
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; what is wrong with it becomes one message.
+
+    Raises:
+        UserError: a flag, a configuration key or the configuration file is not there.
+    """
+    argv = with_saved_config(argv)
+    given = _given(argv)
+    file = given.get("config", "").split(":")[0]
+    if file and not pathlib.Path(file).exists():
+        raise UserError(
+            f"there is no configuration file {file} (--config); the repository's configs/ has "
+            "baseline.py, metadata_augmentation.py and toy.py: give the path to one"
+        )
+    try:
+        return flags.FLAGS(argv)
+    except AttributeError as error:  # what a locked configuration says of an unknown key
+        from flair_jax import config
+
+        for name in given:
+            if name.startswith("config."):
+                config.check_known(name.removeprefix("config."), where="on the command line")
+        raise UserError(str(error)) from error
+    except flags.Error as error:
+        raise UserError(f"{error}\nPass --help to see the flags.") from error
 
 
 def run() -> None:
     """Entry point of the command."""
     try:
-        app.run(main, argv=with_saved_config(sys.argv))
-    except UserError as error:  # from a configuration file that is read while flags are parsed
+        app.run(main, flags_parser=parse_flags)
+    except UserError as error:
         sys.exit(f"error: {error}")
 
 

@@ -55,7 +55,7 @@ def test_wrong_values_are_named(config, key, value, expected):
 def test_misspelt_key_in_a_file(config):
     with config.unlocked():
         config.learning_rates = 0.1
-    with pytest.raises(UserError, match=r"config.learning_rates; did you mean config.le"):
+    with pytest.raises(UserError, match=r"config.learning_rates in the .*; did you mean config.le"):
         configuration.validate(config)
 
 

@@ -20,9 +20,15 @@ def run(*flags, cwd=ROOT):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        (["--config=configs/baseline.py", "--config.learning_rat=1"], "learning_rat"),
+        (
+            ["--config=configs/baseline.py", "--config.learning_rat=1"],
+            "unknown configuration key config.learning_rat on the command line; did you mean "
+            "config.learning_rate?",
+        ),
+        (["--config=configs/baseline.py", "--config.batch_size=many"], "batch_size"),
+        (["--config=configs/baseline.py", "--mode=test"], "--mode=test: value should be one of"),
         (["--config=configs/baseline.py", "--config.nomenclature=ocsge"], "unknown nomenclature"),
-        (["--config=configs/none.py"], "configs/none.py"),
+        (["--config=configs/none.py"], "there is no configuration file configs/none.py"),
         ([], "--config=FILE is needed"),
         (
             ["--config=configs/baseline.py", "--config.data_dir=/nowhere"],
@@ -59,7 +65,10 @@ def test_workdir_that_cannot_be_written(data_dir, tmp_path):
         (["main", "--workdir=runs/a", "--mode=eval", "--config=configs/toy.py"], False),
     ],
 )
-def test_a_workdir_brings_its_configuration(argv, added):
+def test_a_workdir_brings_its_configuration(argv, added, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "runs" / "a" / "config.json").write_text("{}")
     changed = main.with_saved_config(argv)
     assert (len(changed) > len(argv)) == added
     if added:
