@@ -24,6 +24,10 @@ _MODE = flags.DEFINE_enum(
 _SPLIT = flags.DEFINE_enum(
     "split", "test", ["train", "val", "test"], "What --mode=eval and --mode=predict work on."
 )
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost", False,
+    "Start jax.distributed first: on each host of a Cloud TPU pod, or under Slurm or Open MPI.",
+)  # fmt: skip
 
 
 def main(argv: list[str]) -> None:
@@ -34,10 +38,16 @@ def main(argv: list[str]) -> None:
         raise UserError("--config=FILE is needed, such as --config=configs/baseline.py")
     logging.set_verbosity(logging.WARNING)
     config = _CONFIG.value
-    workdir = pathlib.Path(_WORKDIR.value or pathlib.Path("runs") / _config_name())
+
+    if _MULTIHOST.value:
+        import jax
+
+        jax.distributed.initialize()
+    from etils import epath
 
     from flair_jax import evaluate, predict, synthetic, train
 
+    workdir = epath.Path(_WORKDIR.value or f"runs/{_config_name()}")
     if config.synthetic.use:
         config = synthetic.prepare(config)
     if _MODE.value == "train":

@@ -195,6 +195,8 @@ def prepare(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     Returns:
         The configuration with `data_dir` set to the built data set.
     """
+    if config.data_dir and _is_built(Path(config.data_dir)):
+        return config  # from a workdir, which names the data set it was trained on
     settings = config.synthetic.to_dict()
     del settings["use"]
     digest = hashlib.sha256(
@@ -205,7 +207,7 @@ def prepare(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data_dir = str(root / "built")
-    if list((root / "built" / "flair").glob("*/*/dataset_info.json")):
+    if _is_built(root / "built"):
         return config
 
     from flair_jax.report import say
@@ -222,6 +224,10 @@ def prepare(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     finally:
         shutil.rmtree(source, ignore_errors=True)
     return config
+
+
+def _is_built(data_dir: Path) -> bool:
+    return any((data_dir / "flair").glob("*/*/dataset_info.json"))
 
 
 def main() -> None:

@@ -318,7 +318,7 @@ def _written_for(path: epath.Path, step: int | None, split: str) -> dict | None:
 def _make_workdir(workdir: epath.Path) -> None:
     try:
         (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
+        probe = workdir / f".writable-{jax.process_index()}"
         probe.write_text("")
         probe.unlink()
     except OSError as error:

@@ -65,6 +65,7 @@ def test_prepare_makes_the_data_set_once(tmp_path):
     assert not list(tmp_path.glob("*/source*"))  # the GeoTIFFs are not kept
     written = info.stat().st_mtime_ns
     assert synthetic.prepare(config).data_dir == prepared.data_dir
+    assert synthetic.prepare(prepared).data_dir == prepared.data_dir
     assert info.stat().st_mtime_ns == written
 
 
