@@ -5,8 +5,8 @@
 Published score (IGN, PyTorch, five runs): test mIoU 0.5443 +- 0.0014, challenge definition, with
 an encoder that starts from ImageNet weights. Not run here: the data set is not ours to ship.
 
-A batch of 512 x 512 patches takes about 1.5 GB of device memory a patch in float32. The published
-runs had 16 GPUs with 10 patches each: --config.batch_size=160.
+The batch size here is the global one. The published runs had 16 GPUs with 10 patches each:
+--config.batch_size=160.
 """
 
 import ml_collections

@@ -18,6 +18,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment = True
     config.learning_rate = 0.05
     config.num_epochs = 4
-    config.log_every_steps = 4
+    config.log_every_steps = 8
     config.predict_after_training = True
     return config

@@ -42,6 +42,10 @@ from flair_jax.train_state import Arrays, merge_model
 EvalStep = Callable[[Arrays, Arrays, dict[str, jax.Array]], dict[str, jax.Array]]
 
 
+class NoMasksError(UserError):
+    """A split whose patches have no masks cannot be scored."""
+
+
 @dataclasses.dataclass
 class Evaluation:
     """What is counted over a split.
@@ -116,7 +120,7 @@ def accumulate(
         loss_count += float(counts["loss_count"])
         num_patches += int(counts["num_patches"])
     if not num_patches:
-        raise UserError("no patch of this split has a mask: it can be predicted, but not scored")
+        raise NoMasksError("no patch of this split has a mask: it can be predicted, but not scored")
     return Evaluation(np.asarray(confusion), loss_sum / max(loss_count, 1e-12), num_patches)
 
 

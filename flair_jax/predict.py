@@ -92,7 +92,7 @@ def predict_checkpoint(
         num_workers: see `input_pipeline.batches`.
 
     Returns:
-        The number of files written by this host.
+        The number of files, over all hosts.
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
     card, params, stats, step = load(checkpoint, mesh)
@@ -106,7 +106,6 @@ def predict_checkpoint(
         partial.mkdir(parents=True)
     _barrier("predictions: folder made")
     predict_step = make_predict_step(nnx.split(card.abstract_model())[0], card, mesh)
-    written = 0
     for batch in split_batches(split, card, batch_size, num_workers=num_workers, keep_place=True):
         classes = local_rows(predict_step(params, stats, to_global(on_device(batch), mesh)))
         for i in np.flatnonzero(batch["sample"]):
@@ -116,7 +115,6 @@ def predict_checkpoint(
                     f"two patches of the split {split.name!r} have the number of {path.name}"
                 )
             write_prediction(path, classes[i], batch["transform"][i], str(batch["crs"][i]))
-            written += 1
     _barrier("predictions: files written")
     if first:
         if output.exists():
@@ -129,7 +127,7 @@ def predict_checkpoint(
             "classes": card.nomenclature.names,
         }
         output.with_name(output.name + ".json").write_text(json.dumps(note, indent=1) + "\n")
-    return written
+    return len(split)
 
 
 def predict_run(config: ml_collections.ConfigDict, workdir: epath.Path, name: str) -> int:

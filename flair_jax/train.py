@@ -17,6 +17,7 @@ from flair_jax import input_pipeline, report
 from flair_jax.checkpoint import Checkpoints, Progress
 from flair_jax.errors import UserError
 from flair_jax.evaluate import (
+    NoMasksError,
     accumulate,
     evaluate_checkpoint,
     make_eval_step,
@@ -101,7 +102,7 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     if config.augment and not config.crop_size and height != width:
         raise UserError(
             f"config.augment rotates by 90 degrees, which needs square patches, not {height} x "
-            f"{width}: set config.crop_size, or config.augment_probability.rotation=0"
+            f"{width}: set config.crop_size"
         )
     card = ModelCard.from_config(config, (height, width))
     steps = input_pipeline.steps_per_epoch(splits["train"], config.batch_size)
@@ -199,27 +200,38 @@ def _train_one_epoch(run: Run, writer: MetricWriter) -> None:
     bar = report.progress_bar(
         data, run.steps_per_epoch - first, f"epoch {progress.epoch + 1}", "step"
     )
-    step, seen_at, seen_step = int(run.state.step), time.perf_counter(), int(run.state.step)
-    pending: jax.Array | None = None
-    for batch in bar:
-        run.state, loss = run.train_step(run.state, to_global(on_device(batch), run.mesh))
-        if pending is not None:  # read a loss only after the next step is on its way
-            _take_loss(run, pending, step)
-        pending, step = loss, step + 1
+    logged, logged_at = int(run.state.step), time.perf_counter()
+
+    def take(loss: jax.Array, step: int) -> None:
+        """Reads the loss of a step, which waits for it; checks, adds and shows it."""
+        nonlocal logged, logged_at
+        value = float(loss)
+        if not math.isfinite(value):
+            raise _not_finite(run, "loss", value, step)
+        progress.loss_sum += value
+        now = time.perf_counter()
+        speed = (step - logged) * config.batch_size / (now - logged_at)
+        text = f"loss {value:.4f}, {speed:.1f} patches/s"
+        bar.set_postfix_str(text, refresh=False)
         if step % config.log_every_steps == 0:
-            value, pending = _take_loss(run, pending, step), None
-            now = time.perf_counter()
-            speed = (step - seen_step) * config.batch_size / (now - seen_at)
-            seen_at, seen_step = now, step
             writer.write(step, {"loss": value, "patches_per_second": round(speed, 2)})
-            bar.set_postfix_str(f"loss {value:.4f}, {speed:.1f} patches/s")
-        if config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0:
-            if pending is not None:
-                _take_loss(run, pending, step)
+            logged, logged_at = step, now
+            if bar.disable:
+                report.say(f"  step {step}: {text}")
+
+    pending: tuple[jax.Array, int] | None = None
+    for step, batch in enumerate(bar, start=int(run.state.step) + 1):
+        run.state, loss = run.train_step(run.state, to_global(on_device(batch), run.mesh))
+        if pending is not None:  # a loss is read only after the next step is on its way
+            take(*pending)
+        pending = loss, step
+        due = config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0
+        if due and step % run.steps_per_epoch != 0:  # the epoch's end has a checkpoint of its own
+            take(*pending)
             pending = None
             run.checkpoints.save(run.state, progress, None)
     if pending is not None:
-        _take_loss(run, pending, step)
+        take(*pending)
 
 
 def _epoch_batches(run: Run, first_step: int) -> Iterator[input_pipeline.Batch]:
@@ -235,15 +247,6 @@ def _epoch_batches(run: Run, first_step: int) -> Iterator[input_pipeline.Batch]:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-
-
-def _take_loss(run: Run, loss: jax.Array, step: int) -> float:
-    """Reads the loss of a step (which waits for it), checks it and adds it to the epoch's."""
-    value = float(loss)
-    if not math.isfinite(value):
-        raise _not_finite(run, "loss", value, step)
-    run.progress.loss_sum += value
-    return value
 
 
 def _not_finite(run: Run, what: str, value: float, step: int) -> UserError:
@@ -293,7 +296,7 @@ def score_and_predict(run: Run) -> dict | None:
                 checkpoints, test, run.mesh, output=output,
                 loss_normalization=config.loss_normalization, **options,
             )  # fmt: skip
-        except UserError as error:
+        except NoMasksError as error:
             report.say(f"no test score: {error}")
     if metrics is not None:
         report.say(report.score_table(metrics))

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from etils import epath
 
 from flair_jax import config as configuration
-from flair_jax import train
+from flair_jax import input_pipeline, train
+from flair_jax.checkpoint import Checkpoints
+from flair_jax.classes import BASELINE
 from flair_jax.errors import UserError
+from flair_jax.evaluate import evaluate_checkpoint
 from flair_jax.predict import predict_checkpoint
+from flair_jax.sharding import make_mesh
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,9 +81,6 @@ def test_metrics_count_the_whole_test_split(metrics):
 
 def test_predictions_agree_with_the_confusion_matrix(workdir, metrics, data_dir):
     """The predicted files, scored by hand against the masks, give the same matrix."""
-    from flair_jax import input_pipeline
-    from flair_jax.classes import BASELINE
-
     directory = input_pipeline.dataset_directory(str(data_dir), "published")
     split = input_pipeline.open_split(directory, "test")
     confusion = np.zeros((13, 13), int)
@@ -143,6 +145,9 @@ def test_killed_run_goes_on_exactly(config, workdir, metrics, tmp_path):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "going on from step" in done.stdout
+    kept = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    assert (kept.latest(), kept.best()) == (8, metrics["step"])
+    kept.close()
     assert losses(tmp_path) == losses(workdir)
     assert epochs(tmp_path) == epochs(workdir)
     again = json.loads((tmp_path / "evaluation/test/metrics.json").read_text())
@@ -171,8 +176,6 @@ def test_crop_larger_than_the_patches(config, tmp_path):
 
 def test_checkpoint_of_another_class_count(config, workdir, metrics, tmp_path):
     """A workdir whose configuration is gone still refuses a model that does not fit."""
-    import shutil
-
     shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
     other = config.copy_and_resolve_references()
     other.nomenclature = "full"
@@ -180,16 +183,27 @@ def test_checkpoint_of_another_class_count(config, workdir, metrics, tmp_path):
         train.train_and_evaluate(other, tmp_path)
 
 
+def test_test_split_without_masks_is_predicted_but_not_scored(
+    config, workdir, metrics, data_dir, tmp_path
+):
+    directory = input_pipeline.dataset_directory(str(data_dir), "published")
+    split = input_pipeline.open_split(directory, "test")
+    records = [{**record, "has_mask": False} for record in split.records]
+    unlabelled = dataclasses.replace(split, records=records)
+    options = {"mesh": make_mesh(), "batch_size": 4}
+    with pytest.raises(UserError, match="no patch of this split has a mask"):
+        evaluate_checkpoint(workdir, unlabelled, loss_normalization="pixels", **options)
+    output = tmp_path / "predictions"
+    assert predict_checkpoint(workdir, unlabelled, output=output, **options) == 5
+    for path in (workdir / "predictions").iterdir():
+        assert (output / path.name).read_bytes() == path.read_bytes()
+
+
 def test_two_patches_of_one_number_are_not_predicted_into_one_file(
     config, workdir, metrics, data_dir, tmp_path
 ):
-    import dataclasses
-
-    from flair_jax import input_pipeline
-    from flair_jax.sharding import make_mesh
-
     directory = input_pipeline.dataset_directory(str(data_dir), "published")
-    split = input_pipeline.open_split(epath.Path(directory), "test")
+    split = input_pipeline.open_split(directory, "test")
     doubled = dataclasses.replace(split, records=[split.records[0]] * 2)
     with pytest.raises(UserError, match="two patches of the split 'test' have the number"):
         predict_checkpoint(workdir, doubled, make_mesh(), batch_size=4, output=tmp_path / "out")
