@@ -106,5 +106,5 @@ def plot_confusion_matrix(
     figure.colorbar(image, ax=axes, fraction=0.04)
     partial = path.with_name(path.name + ".tmp")
     with partial.open("wb") as file:
-        figure.savefig(file, format="png", dpi=120)
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
     partial.replace(path)

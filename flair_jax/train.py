@@ -200,6 +200,7 @@ def _train_one_epoch(run: Run, writer: MetricWriter) -> None:
     bar = report.progress_bar(
         data, run.steps_per_epoch - first, f"epoch {progress.epoch + 1}", "step"
     )
+    on_terminal = not bar.disable
     logged, logged_at = int(run.state.step), time.perf_counter()
 
     def take(loss: jax.Array, step: int) -> None:
@@ -216,7 +217,7 @@ def _train_one_epoch(run: Run, writer: MetricWriter) -> None:
         if step % config.log_every_steps == 0:
             writer.write(step, {"loss": value, "patches_per_second": round(speed, 2)})
             logged, logged_at = step, now
-            if bar.disable:
+            if not on_terminal:
                 report.say(f"  step {step}: {text}")
 
     pending: tuple[jax.Array, int] | None = None
@@ -307,6 +308,7 @@ def score_and_predict(run: Run) -> dict | None:
         else:
             count = predict_checkpoint(checkpoints, test, run.mesh, output=predictions, **options)
             report.say(f"{count} predictions in {predictions}")
+    report.say(f"everything is in {workdir}")
     return metrics
 
 
