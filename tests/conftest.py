@@ -11,7 +11,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import pytest
 from absl import flags
 
-from flair_jax import config as configuration
 from flair_jax import synthetic
 from tfds_builder.build import build
 
@@ -26,14 +25,3 @@ def data_dir(tmp_path_factory):
     synthetic.generate(root / "source", patch_size=64, train=16, val=4, test=5)
     build(root / "source", data_dir=root / "built", num_workers=1, progress=False)
     return root / "built"
-
-
-@pytest.fixture
-def tiny_config(data_dir):
-    """Two epochs of four steps on that data set."""
-    config = configuration.default()
-    config.data_dir = str(data_dir)
-    config.batch_size = 4
-    config.num_epochs = 2
-    config.log_every_steps = 1
-    return config
