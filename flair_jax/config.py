@@ -10,6 +10,8 @@ from etils import epath
 from flair_jax.classes import nomenclature
 from flair_jax.errors import UserError
 from flair_jax.losses import NORMALIZATIONS
+from flair_jax.metadata import SIZES
+from flair_jax.models.unet import FUSIONS, check_size
 
 # What a run may change when it goes on: nothing that the weights already depend on.
 CHANGEABLE = frozenset(
@@ -43,7 +45,9 @@ def default() -> ml_collections.ConfigDict:
         {"vertical_flip": 0.5, "horizontal_flip": 0.5, "rotation": 0.5}
     )
 
-    # Model.
+    # Model. `metadata.encoding`: "reference" (the baseline's 45 numbers, which say little of place
+    # and season) or "corrected". `metadata.fusion`: "rows" (the baseline's, 512 x 512 pixels only)
+    # or "channels" (any size).
     config.dtype = "float32"  # of the activations: "float32" or "bfloat16"
     config.metadata = ml_collections.ConfigDict(
         {"use": False, "encoding": "reference", "fusion": "rows"}
@@ -89,8 +93,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         ("normalization", ("scaling", "custom")),
         ("dtype", ("float32", "bfloat16")),
         ("loss_normalization", NORMALIZATIONS),
-        ("metadata.encoding", ("reference",)),
-        ("metadata.fusion", ("rows",)),
+        ("metadata.encoding", tuple(SIZES)),
+        ("metadata.fusion", FUSIONS),
     ):
         require(key, _flat(config)[key] in choices, " or ".join(map(repr, choices)))
     require("batch_size", config.batch_size >= 1, "at least 1")
@@ -99,7 +103,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require("learning_rate", config.learning_rate > 0, "more than 0")
     require("seed", 0 <= config.seed < 2**32, "0 to 4294967295")
     require("crop_size", config.crop_size >= 0, "0 (whole patches) or more")
-    require("crop_size", config.crop_size % 32 == 0, "a multiple of 32")
     require("log_every_steps", config.log_every_steps >= 1, "at least 1")
     require("checkpoint_every_steps", config.checkpoint_every_steps >= 0, "0 or more")
     require("keep_latest", config.keep_latest >= 1, "at least 1")
@@ -107,11 +110,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require("plateau.factor", 0 < config.plateau.factor < 1, "between 0 and 1")
     for key, value in _flat(config.augment_probability).items():
         require(f"augment_probability.{key}", 0 <= value <= 1, "a probability, 0 to 1")
-    if config.metadata.use and config.crop_size not in (0, 512):
-        raise UserError(
-            f"config.crop_size is {config.crop_size} with config.metadata.use=True: the row fusion "
-            "is defined for 512 x 512 pixels only; set config.crop_size=0"
-        )
+    if config.crop_size:
+        check_size(config.crop_size, config.crop_size, by_rows=fuses_by_rows(config))
+
+
+def fuses_by_rows(config: ml_collections.ConfigDict) -> bool:
+    """Whether the metadata is fused along the bottleneck's rows, for 512 x 512 pixels only."""
+    return config.metadata.use and config.metadata.fusion == "rows"
 
 
 def check_known(key: str, where: str) -> None:

@@ -148,7 +148,7 @@ def split_batches(
     data = batches(
         split,
         order,
-        encode_metadata=card.takes_metadata,
+        metadata_encoding=card.metadata_encoding,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         **options,

@@ -94,9 +94,9 @@ def open_split(directory: epath.Path, name: str) -> Split:
 class _ReadPatch:
     """Index of a sample -> what the training and scoring steps need of it."""
 
-    def __init__(self, split: Split, encode_metadata: bool, keep_place: bool) -> None:
+    def __init__(self, split: Split, metadata_encoding: str, keep_place: bool) -> None:
         self._records = split.records
-        self._encode_metadata = encode_metadata
+        self._metadata_encoding = metadata_encoding
         self._keep_place = keep_place
 
     def __call__(self, index: np.integer) -> dict[str, Any]:
@@ -106,11 +106,10 @@ class _ReadPatch:
             "mask": record["mask"],
             "valid": np.bool_(index != PADDING and record["has_mask"]),
         }
-        if self._encode_metadata:
-            patch["metadata"] = metadata.encode(
-                record["centroid"], _text(record["date"]), _text(record["time"]),
-                _text(record["camera"]),
-            ).astype(np.float32)  # fmt: skip
+        if self._metadata_encoding:
+            when_and_how = (_text(record[key]) for key in ("date", "time", "camera"))
+            numbers = metadata.encode(self._metadata_encoding, record["centroid"], *when_and_how)
+            patch["metadata"] = numbers.astype(np.float32)
         if self._keep_place:
             patch |= {
                 "id": _text(record["id"]),
@@ -158,7 +157,7 @@ def batches(
     split: Split,
     order: np.ndarray,
     *,
-    encode_metadata: bool = False,
+    metadata_encoding: str = "",
     keep_place: bool = False,
     num_workers: int = 0,
     process_index: int = 0,
@@ -169,7 +168,7 @@ def batches(
     Args:
         split: where to read.
         order: (steps, batch_size) sample indices; `PADDING` makes a sample with `valid` False.
-        encode_metadata: add `metadata` (n, 45) float32.
+        metadata_encoding: add `metadata` (n, numbers) float32, see `metadata.encode`.
         keep_place: add `id`, `transform` (n, 6) float64, `crs`, and `sample` (n,) bool, False
             for padding.
         num_workers: processes that read; 0 reads in threads of this one.
@@ -184,7 +183,7 @@ def batches(
     mine = order.reshape(steps, process_count, share)[:, process_index].reshape(-1)
     data = (
         grain.MapDataset.source(mine)
-        .map(_ReadPatch(split, encode_metadata, keep_place))
+        .map(_ReadPatch(split, metadata_encoding, keep_place))
         .batch(share)
         .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
     )

@@ -73,7 +73,8 @@ class ModelCard:
         return UNet(
             len(self.bands),
             len(self.nomenclature),
-            metadata_features=metadata.SIZE if self.takes_metadata else 0,
+            metadata_features=metadata.SIZES[self.metadata_encoding] if self.takes_metadata else 0,
+            fusion=self.metadata_fusion or "rows",
             dtype=jnp.dtype(self.dtype),
             rngs=nnx.Rngs(seed),
         )

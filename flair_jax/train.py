@@ -27,6 +27,7 @@ from flair_jax.evaluate import (
 from flair_jax.input_pipeline import Split
 from flair_jax.metric_writer import MetricWriter
 from flair_jax.model_card import ModelCard
+from flair_jax.models.unet import check_size
 from flair_jax.optimizer import (
     EarlyStop,
     Plateau,
@@ -99,6 +100,8 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
         raise UserError(
             f"config.crop_size={config.crop_size} is more than the patches' {height} x {width}"
         )
+    # Validation and test work on whole patches, whatever the crops.
+    check_size(height, width, by_rows=configuration.fuses_by_rows(config))
     if config.augment and not config.crop_size and height != width:
         raise UserError(
             f"config.augment rotates by 90 degrees, which needs square patches, not {height} x "
@@ -243,7 +246,7 @@ def _epoch_batches(run: Run, first_step: int) -> Iterator[input_pipeline.Batch]:
     return input_pipeline.batches(
         split,
         order[first_step:],
-        encode_metadata=run.card.takes_metadata,
+        metadata_encoding=run.card.metadata_encoding,
         num_workers=config.num_workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

@@ -39,7 +39,7 @@ def test_baseline_is_the_published_recipe():
         ("loss_normalization", "mean", "expected 'pixels' or 'weights'"),
         ("dtype", "float16", "expected 'float32' or 'bfloat16'"),
         ("batch_size", 0, "config.batch_size is 0; expected at least 1"),
-        ("crop_size", 100, "config.crop_size is 100; expected a multiple of 32"),
+        ("crop_size", 100, "multiples of 32, not 100 x 100"),
         ("learning_rate", 0.0, "config.learning_rate is 0.0; expected more than 0"),
         ("plateau.factor", 1.0, "config.plateau.factor is 1.0"),
         ("augment_probability.rotation", 1.5, "expected a probability, 0 to 1"),
@@ -63,6 +63,8 @@ def test_row_fusion_refuses_crops(config):
     config.metadata.use, config.crop_size = True, 256
     with pytest.raises(UserError, match=r"row fusion is defined for 512 x 512"):
         configuration.validate(config)
+    config.metadata.fusion = "channels"
+    configuration.validate(config)
 
 
 def test_saved_configuration_comes_back(config, tmp_path):

@@ -36,7 +36,9 @@ def test_eval_order_has_every_sample_once_and_padding():
 
 def test_batches_hold_the_records_as_they_are(train):
     order = np.array([[3, 1, 0, 7], [2, -1, -1, -1]])
-    first, second = input_pipeline.batches(train, order, encode_metadata=True, keep_place=True)
+    first, second = input_pipeline.batches(
+        train, order, metadata_encoding="reference", keep_place=True
+    )
     assert first["image"].shape == (4, 64, 64, 5)
     assert first["image"].dtype == first["mask"].dtype == np.uint8
     for i, index in enumerate(order[0]):
@@ -45,7 +47,9 @@ def test_batches_hold_the_records_as_they_are(train):
         np.testing.assert_array_equal(first["mask"][i], record["mask"])
         assert first["id"][i] == record["id"].decode()
         expected = metadata.encode(
-            record["centroid"], *(record[k].decode() for k in ("date", "time", "camera"))
+            "reference",
+            record["centroid"],
+            *(record[k].decode() for k in ("date", "time", "camera")),
         )
         np.testing.assert_allclose(first["metadata"][i], expected, rtol=1e-6)
     assert first["metadata"].dtype == np.float32

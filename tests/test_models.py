@@ -78,6 +78,25 @@ def test_running_statistics_are_pytorchs():
     assert np.asarray(y).ravel() == pytest.approx((np.array([1, 2, 3, 6]) - 3) / np.sqrt(3.50001))
 
 
+def test_channel_fusion_works_at_any_size_and_turns_with_the_image():
+    model = UNet(5, 13, metadata_features=40, fusion="channels", rngs=nnx.Rngs(0))
+    x, code = images("a", (2, 5, 96, 64)), jnp.asarray(uniform("mtd", (2, 40)))
+    logits = infer(model, x, code)
+    assert np.abs(np.asarray(infer(model, x, 0 * code) - logits)).max() > 1e-3
+    zeros, numbers = jnp.zeros((1, 3, 4, 512)), jnp.arange(16.0)[None]
+    added = np.asarray(model.fuse(zeros, numbers))
+    assert (added == added[:, :1, :1]).all()  # alike for all pixels, so flips change nothing
+    assert (np.abs(added[0, 0, 0]) > 1e-6).all()  # every channel is fed
+
+
+def test_row_fusion_adds_a_number_a_row():
+    model = nnx.eval_shape(lambda: UNet(5, 13, metadata_features=45, rngs=nnx.Rngs(0)))
+    added = np.asarray(model.fuse(jnp.zeros((1, 16, 16, 512)), jnp.arange(16.0)[None]))
+    np.testing.assert_array_equal(
+        added[0], np.broadcast_to(np.arange(16)[:, None, None], (16, 16, 512))
+    )
+
+
 @pytest.mark.parametrize(
     ("shape", "metadata", "expected"),
     [

@@ -108,11 +108,14 @@ from flair_jax.train_step import make_train_step
 
 config = configuration.default()
 config.batch_size, config.augment, config.crop_size = 8, True, 64
+config.metadata.update({"use": True, "encoding": "corrected", "fusion": "channels"})
 card = ModelCard.from_config(config, (80, 80))
 rng = np.random.default_rng(0)
 batches = [
     {"image": rng.integers(0, 256, (8, 80, 80, 5), dtype=np.uint8),
-     "mask": rng.integers(1, 20, (8, 80, 80), dtype=np.uint8), "valid": np.ones(8, bool)}
+     "mask": rng.integers(1, 20, (8, 80, 80), dtype=np.uint8),
+     "metadata": rng.normal(size=(8, 40)).astype(np.float32),
+     "valid": np.ones(8, bool)}
     for _ in range(4)
 ]
 for count in (1, 8):

@@ -17,6 +17,19 @@ def _linear_bias(fan_in: int) -> nnx.initializers.Initializer:
     return init
 
 
+def linear(in_features: int, out_features: int, *, rngs: nnx.Rngs) -> nnx.Linear:
+    """A linear layer in full float32, started as PyTorch starts it."""
+    return nnx.Linear(
+        in_features,
+        out_features,
+        kernel_init=_linear_kernel,
+        bias_init=_linear_bias(in_features),
+        param_dtype=jnp.float32,
+        precision=jax.lax.Precision.HIGHEST,
+        rngs=rngs,
+    )
+
+
 class MetadataMLP(nnx.Module):
     """Linear, dropout 0.4, ReLU; three times, 45 -> 64 -> 32 -> 16 (the FLAIR baseline's).
 
@@ -29,15 +42,7 @@ class MetadataMLP(nnx.Module):
     def __init__(self, in_features: int = 45, *, rngs: nnx.Rngs) -> None:
         layers = {}
         for i, width in enumerate(self.widths):
-            layers[str(3 * i)] = nnx.Linear(
-                in_features,
-                width,
-                kernel_init=_linear_kernel,
-                bias_init=_linear_bias(in_features),
-                param_dtype=jnp.float32,
-                precision=jax.lax.Precision.HIGHEST,
-                rngs=rngs,
-            )
+            layers[str(3 * i)] = linear(in_features, width, rngs=rngs)
             in_features = width
         self.enc_mlp = nnx.Dict(layers)
 

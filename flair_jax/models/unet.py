@@ -6,10 +6,12 @@ from flax import nnx
 
 from flair_jax.errors import UserError
 from flair_jax.models.layers import BatchNorm, conv, kaiming_uniform_fan_in, xavier_uniform
-from flair_jax.models.metadata_mlp import MetadataMLP
+from flair_jax.models.metadata_mlp import MetadataMLP, linear
 from flair_jax.models.resnet import ResNet34Encoder
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
+FUSIONS = ("rows", "channels")
+ROW_FUSION_SIZE = 512  # pixels: a bottleneck of 16 rows for the metadata's 16 numbers
 STRIDE = 32  # the bottleneck's: sizes must be multiples of it
 
 
@@ -89,6 +91,26 @@ class Decoder(nnx.Module):
         return x
 
 
+def check_size(height: int, width: int, *, by_rows: bool) -> None:
+    """Raises a UserError unless the U-Net takes images of this size.
+
+    Args:
+        height, width: in pixels.
+        by_rows: whether metadata is fused along the rows.
+    """
+    if height % STRIDE or width % STRIDE:
+        raise UserError(
+            f"the U-Net takes heights and widths that are multiples of {STRIDE}, not "
+            f"{height} x {width}; set config.crop_size to a multiple of {STRIDE}"
+        )
+    if by_rows and {height, width} != {ROW_FUSION_SIZE}:
+        raise UserError(
+            f"the metadata's row fusion is defined for {ROW_FUSION_SIZE} x {ROW_FUSION_SIZE} "
+            f"pixels (16 numbers, 16 rows), not {height} x {width}: set config.crop_size=0 (whole "
+            "patches of 512), or config.metadata.fusion='channels'"
+        )
+
+
 class UNet(nnx.Module):
     """U-Net with a ResNet34 encoder, 24,444,381 parameters at 5 bands and 13 classes.
 
@@ -100,11 +122,13 @@ class UNet(nnx.Module):
         in_channels: number of bands, 5 in FLAIR (red, green, blue, near infrared, height).
         num_classes: number of output channels, 13 in the baseline.
         metadata_features: length of the metadata vector (45), or 0 for a model without metadata.
+        fusion: how its 16 numbers join the bottleneck. "rows", the reference's way, adds them
+            along the 16 rows, alike for all columns and channels: for 512 x 512 pixels only, and
+            a flipped image keeps its rows' code. "channels" adds a learned vector of 512, alike
+            for all pixels: for any size, and the same under flips.
         dtype: of the activations: float32 or bfloat16.
         rngs: source of the initial weights.
     """
-
-    row_fusion_size = 512  # the reference's fusion lays 16 numbers along a bottleneck of 16 rows
 
     def __init__(
         self,
@@ -112,9 +136,12 @@ class UNet(nnx.Module):
         num_classes: int = 13,
         *,
         metadata_features: int = 0,
+        fusion: str = "rows",
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion {fusion!r} is none of {FUSIONS}")
         self.in_channels = in_channels
         self.num_classes = num_classes
         self.metadata_features = metadata_features
@@ -134,8 +161,12 @@ class UNet(nnx.Module):
                 )
             ]
         )
+        self.fusion = fusion
         if metadata_features:
             self.enc = MetadataMLP(metadata_features, rngs=rngs)
+            if fusion == "channels":
+                width = ResNet34Encoder.out_channels[-1]
+                self.enc_channels = linear(MetadataMLP.widths[-1], width, rngs=rngs)
 
     def __call__(
         self,
@@ -163,26 +194,23 @@ class UNet(nnx.Module):
         features = self.encoder(x.astype(self.dtype), train)
         if metadata is not None:
             code = self.enc(metadata, train, dropout_key)
-            # The reference's form: 16 numbers along the 16 rows, alike in all columns and channels.
-            features[-1] = features[-1] + code[:, :, None, None].astype(self.dtype)
+            features[-1] = self.fuse(features[-1], code)
         logits = self.segmentation_head[0](self.decoder(features, train))
         return logits.astype(jnp.float32)
+
+    def fuse(self, bottleneck: jax.Array, code: jax.Array) -> jax.Array:
+        """Adds a metadata code (N, 16) to a bottleneck (N, H / 32, W / 32, 512)."""
+        if self.fusion == "channels":
+            added = self.enc_channels(code)[:, None, None, :]
+        else:
+            added = code[:, :, None, None]
+        return bottleneck + added.astype(bottleneck.dtype)
 
     def _check(self, x: jax.Array, metadata: jax.Array | None) -> None:
         _, height, width, bands = x.shape
         if bands != self.in_channels:
             raise UserError(f"this model takes {self.in_channels} bands, the image has {bands}")
-        if height % STRIDE or width % STRIDE:
-            raise UserError(
-                f"the U-Net takes heights and widths that are multiples of {STRIDE}, not "
-                f"{height} x {width}; set config.crop_size to a multiple of {STRIDE}"
-            )
         if (metadata is not None) != bool(self.metadata_features):
             has, given = ("takes", "none was") if metadata is None else ("takes no", "it was")
             raise UserError(f"this model {has} metadata, and {given} given")
-        if metadata is not None and {height, width} != {self.row_fusion_size}:
-            raise UserError(
-                f"the metadata's row fusion is defined for {self.row_fusion_size} x "
-                f"{self.row_fusion_size} pixels (16 numbers, 16 rows), not {height} x {width}: "
-                "set config.crop_size=0 (whole patches of 512), or train without metadata"
-            )
+        check_size(height, width, by_rows=metadata is not None and self.fusion == "rows")
