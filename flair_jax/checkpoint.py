@@ -182,6 +182,24 @@ def _abstract(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
+def save_model(directory: epath.PathLike, card: ModelCard, params: Arrays, stats: Arrays) -> None:
+    """Writes a folder of checkpoints with one model and its card, as step 0, to load or start from.
+
+    It gets its name when all is written.
+    """
+    directory = epath.Path(directory)
+    partial = directory.with_name(directory.name + ".partial")
+    if partial.exists():
+        partial.rmtree()
+    partial.mkdir(parents=True)
+    checkpoints = Checkpoints(partial)
+    arrays = ocp.args.StandardSave({"params": params, "stats": stats})
+    checkpoints._manager.save(0, args=ocp.args.Composite(model=arrays))
+    checkpoints.close()
+    card.save(partial)
+    partial.rename(directory)
+
+
 def find(path: epath.PathLike) -> tuple[epath.Path, int | None]:
     """Where a checkpoint lies, from any of the paths a user may give.
 

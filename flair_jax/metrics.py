@@ -112,7 +112,7 @@ def main_scores(confusion: np.ndarray, weights: np.ndarray) -> dict:
     by_class["fscore"] = ratio(2 * p * r, p + r)
     scores: dict = {
         "miou": float(by_class["iou"].mean()),
-        "accuracy": float(hit.sum() / part.sum()) if part.sum() else 0.0,
+        "accuracy": float(hit.sum()) / float(part.sum()) if part.any() else 0.0,
     }
     for key in ("precision", "recall", "fscore"):
         scores[f"mean_{key}"] = float(by_class[key].mean())

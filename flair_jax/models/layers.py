@@ -5,6 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 Initializer = Callable[..., jax.Array]
 
@@ -24,7 +25,7 @@ def conv(
     stride: int = 1,
     bias: bool = False,
     kernel_init: Initializer,
-    dtype: jnp.dtype,
+    dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
     """A square convolution padded by `kernel // 2` on every side, as PyTorch pads it.

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 # PyTorch's nn.Linear: weights and biases uniform within 1 / sqrt(fan_in).
 _linear_kernel = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -11,7 +12,7 @@ _linear_kernel = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 def _linear_bias(fan_in: int) -> nnx.initializers.Initializer:
     bound = fan_in**-0.5
 
-    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init

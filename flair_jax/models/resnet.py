@@ -3,8 +3,8 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from flair_jax.models.layers import BatchNorm, conv, kaiming_normal_fan_out
 
@@ -15,7 +15,7 @@ class BasicBlock(nnx.Module):
     """Two 3x3 convolutions and a shortcut; the shortcut is projected where the shape changes."""
 
     def __init__(
-        self, in_channels: int, channels: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+        self, in_channels: int, channels: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         convolution = functools.partial(
             conv, kernel_init=kaiming_normal_fan_out, dtype=dtype, rngs=rngs
@@ -45,7 +45,7 @@ class ResNet34Encoder(nnx.Module):
 
     out_channels = (64, 64, 128, 256, 512)
 
-    def __init__(self, in_channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
+    def __init__(self, in_channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.conv1 = conv(
             in_channels,
             64,

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from flair_jax.errors import UserError
 from flair_jax.models.layers import BatchNorm, conv, kaiming_uniform_fan_in, xavier_uniform
@@ -25,7 +26,7 @@ class ConvBlock(nnx.List):
     """3x3 convolution, batch normalisation, ReLU; members 0 and 1, as in the state dict."""
 
     def __init__(
-        self, in_channels: int, channels: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
+        self, in_channels: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         super().__init__(
             [
@@ -56,7 +57,7 @@ class DecoderBlock(nnx.Module):
         skip_channels: int,
         channels: int,
         *,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ) -> None:
         self.conv1 = ConvBlock(in_channels + skip_channels, channels, dtype=dtype, rngs=rngs)
@@ -74,7 +75,7 @@ class Decoder(nnx.Module):
     """The five decoder blocks, coarsest first; the last has no skip."""
 
     def __init__(
-        self, encoder_channels: tuple[int, ...], *, dtype: jnp.dtype, rngs: nnx.Rngs
+        self, encoder_channels: tuple[int, ...], *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         *skips, before = encoder_channels
         blocks = []
@@ -137,7 +138,7 @@ class UNet(nnx.Module):
         *,
         metadata_features: int = 0,
         fusion: str = "rows",
-        dtype: jnp.dtype = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         if fusion not in FUSIONS:
