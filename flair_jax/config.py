@@ -53,6 +53,12 @@ def default() -> ml_collections.ConfigDict:
         {"use": False, "encoding": "reference", "fusion": "rows"}
     )
 
+    # First weights. `init_from`: a workdir, a checkpoint or a file of PyTorch weights to start
+    # from; `encoder_weights`: a file of a bare ResNet34, or "imagenet" (fetched from the Hugging
+    # Face hub, extra `hub`), which the published baseline starts from.
+    config.init_from = ""
+    config.encoder_weights = ""
+
     # Optimisation: plain SGD; the rate is lowered when the validation loss stalls.
     config.loss_normalization = "pixels"  # "pixels" (challenge) or "weights" (later code)
     config.learning_rate = 0.02

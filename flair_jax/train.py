@@ -24,9 +24,10 @@ from flair_jax.evaluate import (
     on_device,
     split_batches,
 )
+from flair_jax.initial_weights import initial_weights
 from flair_jax.input_pipeline import Split
 from flair_jax.metric_writer import MetricWriter
-from flair_jax.model_card import ModelCard
+from flair_jax.model_card import FILE, ModelCard
 from flair_jax.models.unet import check_size
 from flair_jax.optimizer import (
     EarlyStop,
@@ -85,7 +86,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
 def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     """Checks everything that can be checked before the first step, and makes the run's parts.
 
-    The restore order: the workdir's own latest checkpoint, else fresh weights.
+    The restore order: the workdir's own latest checkpoint, else `config.init_from`, else fresh
+    weights, with an encoder from `config.encoder_weights`.
     """
     configuration.validate(config)
     configuration.check_unchanged(config, workdir)
@@ -109,18 +111,27 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
         )
     card = ModelCard.from_config(config, (height, width))
     steps = input_pipeline.steps_per_epoch(splits["train"], config.batch_size)
-    _make_workdir(workdir)
 
     graphdef, params, stats = split_model(card.build_model(config.seed))
+    if (workdir / "checkpoints" / FILE).exists():
+        saved = ModelCard.load(workdir / "checkpoints")
+        card.check_same_model(saved, str(workdir / "checkpoints"))
+    _make_workdir(workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep_latest=config.keep_latest)
+    latest = checkpoints.latest()
+    said: list[str] = []
+    if latest is None:
+        params, stats, said = initial_weights(
+            params,
+            stats,
+            init_from=config.init_from,
+            encoder_weights=config.encoder_weights,
+            mesh=mesh,
+        )
     optimizer = make_optimizer(config.learning_rate)
     state = replicate(create_train_state(params, stats, optimizer), mesh)
     plateau = Plateau(config.learning_rate, **config.plateau)
     progress = Progress(0, 0.0, plateau, EarlyStop(config.early_stop_patience))
-    if (workdir / "checkpoints" / "model.json").exists():
-        saved = ModelCard.load(workdir / "checkpoints")
-        card.check_same_model(saved, str(workdir / "checkpoints"))
-    checkpoints = Checkpoints(workdir / "checkpoints", keep_latest=config.keep_latest)
-    latest = checkpoints.latest()
     if latest is not None:
         state, progress = checkpoints.restore(latest, state, mesh)
         progress.early_stop.patience = config.early_stop_patience
@@ -140,7 +151,7 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
         steps,
     )  # fmt: skip
     report.introduce(card, splits, config, steps)
-    report.say(f"workdir  {workdir}")
+    report.say("\n".join([*said, f"workdir  {workdir}"]))
     if latest is not None:
         report.say(f"going on from step {latest} ({progress.epoch} epochs finished)")
     return run

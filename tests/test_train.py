@@ -14,7 +14,7 @@ import rasterio
 
 from flair_jax import config as configuration
 from flair_jax import input_pipeline, train
-from flair_jax.checkpoint import Checkpoints
+from flair_jax.checkpoint import Checkpoints, load
 from flair_jax.classes import BASELINE
 from flair_jax.errors import UserError
 from flair_jax.evaluate import evaluate_checkpoint
@@ -164,6 +164,22 @@ def test_loss_that_is_not_finite_ends_the_run(config, tmp_path):
     message = str(caught.value)
     assert "the loss became nan at step" in message or "the loss became inf at step" in message
     assert "Last good checkpoint: none yet" in message
+
+
+def test_fine_tuning_begins_with_the_given_weights(config, workdir, metrics, tmp_path, capsys):
+    """An epoch of next to no learning leaves the loaded network as good as it was."""
+    tuned = config.copy_and_resolve_references()
+    tuned.init_from, tuned.learning_rate = str(workdir), 1e-9
+    tuned.num_epochs, tuned.predict_after_training = 1, False
+    train.train_and_evaluate(tuned, tmp_path)
+    assert "weights  232 tensors from" in capsys.readouterr().out
+    reader = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    assert reader.latest() == 4
+    reader.close()
+    _, before, _, _ = load(workdir, make_mesh())
+    _, after, _, _ = load(tmp_path, make_mesh())
+    for name, value in before.items():
+        np.testing.assert_allclose(after[name], value, atol=1e-6)
 
 
 def test_crop_larger_than_the_patches(config, tmp_path):

@@ -1,0 +1,108 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from flax import nnx
+from golden_arrays import state_dict
+from safetensors.numpy import save_file
+
+from flair_jax import config as configuration
+from flair_jax.checkpoint import save_model
+from flair_jax.classes import FULL
+from flair_jax.errors import UserError
+from flair_jax.initial_weights import adapt_stem, initial_weights
+from flair_jax.model_card import ModelCard
+from flair_jax.models import UNet
+from flair_jax.sharding import make_mesh
+from flair_jax.train_state import split_model
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    _, params, stats = split_model(UNet(5, 13, rngs=nnx.Rngs(0)))
+    return params, stats
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return make_mesh()
+
+
+def start(drawn, mesh, init_from="", encoder_weights=""):
+    return initial_weights(
+        *drawn, init_from=str(init_from), encoder_weights=str(encoder_weights), mesh=mesh
+    )
+
+
+def test_nothing_asked_nothing_changed(drawn, mesh):
+    assert start(drawn, mesh) == (*drawn, [])
+
+
+def test_from_a_checkpoint_of_other_classes(drawn, mesh, tmp_path):
+    card = ModelCard.from_config(configuration.default(), (64, 64))
+    card = dataclasses.replace(card, nomenclature=FULL)
+    _, theirs, their_stats = split_model(card.build_model(7))
+    save_model(tmp_path / "checkpoints", card, theirs, their_stats)
+    params, stats, said = start(drawn, mesh, init_from=tmp_path)
+    head = ("segmentation_head.0.kernel", "segmentation_head.0.bias")
+    for name, value in params.items():
+        expected = drawn[0][name] if name in head else theirs[name]
+        np.testing.assert_array_equal(value, expected)
+    for name, value in stats.items():
+        np.testing.assert_array_equal(value, their_stats[name])
+    assert said[0].startswith("weights  230 tensors from ")
+    assert sorted(said[1:]) == [
+        "  drawn anew: segmentation_head.0.bias (13,)",
+        "  drawn anew: segmentation_head.0.kernel (3, 3, 16, 13)",
+    ]
+
+
+def test_from_a_pytorch_file_of_other_bands(drawn, mesh, tmp_path):
+    weights = state_dict(UNet(3, 13, rngs=nnx.Rngs(0)))
+    save_file(weights, tmp_path / "w.safetensors")
+    params, _, said = start(drawn, mesh, init_from=tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(params["encoder.conv1.kernel"], drawn[0]["encoder.conv1.kernel"])
+    np.testing.assert_array_equal(params["encoder.bn1.scale"], weights["encoder.bn1.weight"])
+    assert said[1:] == ["  drawn anew: encoder.conv1.kernel (7, 7, 5, 64)"]
+    del weights["decoder.blocks.0.conv1.0.weight"]
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"missing: decoder.blocks.0.conv1.0.weight"):
+        start(drawn, mesh, init_from=tmp_path / "w.safetensors")
+
+
+def test_bare_resnet_for_the_encoder(drawn, mesh, tmp_path):
+    weights = {
+        key.removeprefix("encoder."): value
+        for key, value in state_dict(UNet(3, 13, rngs=nnx.Rngs(0))).items()
+        if key.startswith("encoder.")
+    } | {"fc.weight": np.ones((1000, 512), np.float32), "fc.bias": np.ones(1000, np.float32)}
+    save_file(weights, tmp_path / "resnet34.safetensors")
+    params, stats, said = start(drawn, mesh, encoder_weights=tmp_path / "resnet34.safetensors")
+    stem = np.asarray(params["encoder.conv1.kernel"])
+    for band in range(5):
+        expected = weights["conv1.weight"][:, band % 3].transpose(1, 2, 0) * (3 / 5)
+        np.testing.assert_allclose(stem[:, :, band], expected, rtol=1e-6)
+    np.testing.assert_array_equal(
+        stats["encoder.layer4.2.bn2.mean"], weights["layer4.2.bn2.running_mean"]
+    )
+    name = "decoder.blocks.0.conv1.0.kernel"
+    np.testing.assert_array_equal(params[name], drawn[0][name])
+    assert said[0].startswith("weights  180 tensors from ")
+
+
+def test_stem_for_the_same_bands_is_left_alone():
+    kernel = np.random.default_rng(0).normal(size=(64, 3, 7, 7))
+    assert adapt_stem(kernel, 3) is kernel
+    np.testing.assert_allclose(adapt_stem(kernel, 6).sum(1), kernel.sum(1))
+
+
+def test_both_sources_at_once(drawn, mesh):
+    with pytest.raises(UserError, match=r"set config.encoder_weights=''"):
+        start(drawn, mesh, init_from="runs/a", encoder_weights="imagenet")
+
+
+def test_source_that_is_not_there(drawn, mesh, tmp_path):
+    with pytest.raises(UserError, match="there is no checkpoint at"):
+        start(drawn, mesh, init_from=tmp_path / "none")
+    with pytest.raises(UserError, match="there is no file of weights"):
+        start(drawn, mesh, encoder_weights=tmp_path / "none.pth")
