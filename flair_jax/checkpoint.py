@@ -6,7 +6,6 @@ validation loss are kept. Orbax writes under a temporary name and renames when a
 """
 
 import dataclasses
-import logging
 from typing import Any
 
 import jax
@@ -68,7 +67,6 @@ class Checkpoints:
         self, directory: epath.PathLike, *, keep_latest: int = 2, read_only: bool = False
     ) -> None:
         self.directory = epath.Path(directory)
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
         monitor: dict[str, Any] = {
             "best_fn": lambda metrics: metrics[MONITORED],  # without it metrics are not written
             "best_mode": "min",

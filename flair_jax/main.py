@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
     if _CONFIG.value is None:
         raise UserError("--config=FILE is needed, such as --config=configs/baseline.py")
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)  # Orbax narrates every save
     config = _CONFIG.value
 
     if _MULTIHOST.value:
