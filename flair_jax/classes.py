@@ -1,6 +1,8 @@
 """Nomenclatures: the classes a model tells apart, and which mask values each one gathers."""
 
 import dataclasses
+import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -71,6 +73,11 @@ class Nomenclature:
         return table
 
     @property
+    def unclaimed(self) -> tuple[int, ...]:
+        """The mask values that no class gathers."""
+        return tuple(value for value in FLAIR if self.labels[value] == IGNORED)
+
+    @property
     def rgb(self) -> np.ndarray:
         """(classes, 3) uint8: the colours."""
         return np.array([tuple(bytes.fromhex(c.colour[1:])) for c in self.classes], np.uint8)
@@ -93,15 +100,83 @@ FULL = Nomenclature("full", _flair(20, {}))
 NOMENCLATURES = {n.name: n for n in (BASELINE, FULL)}
 
 
-def nomenclature(name: str) -> Nomenclature:
-    """The nomenclature of this name.
+def nomenclature(
+    name: str,
+    classes: Sequence[tuple[str, str, float, Sequence[int]]] = (),
+    disabled: Sequence[str] = (),
+) -> Nomenclature:
+    """The nomenclature of a name, or one of one's own.
+
+    Args:
+        name: of a known nomenclature; with `classes`, any other.
+        classes: (name, colour, weight, mask values) of each class of one's own, in the order of
+            their labels: `(("built", "#db0e9a", 1.0, (1, 18)), ...)`.
+        disabled: names of classes that get weight 0: they count neither in the loss nor in the
+            mean of the scores.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: there is none of this name, or the classes cannot be; the message says why.
     """
-    if name not in NOMENCLATURES:
+    if classes:
+        if name in NOMENCLATURES:
+            raise UserError(
+                f"config.classes are given, and config.nomenclature is {name!r}, a known one: "
+                "give yours another name"
+            )
+        chosen = Nomenclature(name, tuple(_checked(*entry) for entry in classes))
+    elif name in NOMENCLATURES:
+        chosen = NOMENCLATURES[name]
+    else:
         raise UserError(
             f"unknown nomenclature {name!r} (config.nomenclature): "
-            f"the known ones are {', '.join(sorted(NOMENCLATURES))}"
+            f"the known ones are {', '.join(sorted(NOMENCLATURES))}; for one of your own, give its "
+            "config.classes"
         )
-    return NOMENCLATURES[name]
+    unknown = [n for n in disabled if n not in chosen.names]
+    if unknown:
+        raise UserError(
+            f"config.disabled_classes names {unknown[0]!r}, which {name!r} has not; its classes "
+            f"are {', '.join(chosen.names)}"
+        )
+    if disabled:
+        chosen = Nomenclature(
+            chosen.name,
+            tuple(
+                dataclasses.replace(c, weight=0.0) if c.name in disabled else c
+                for c in chosen.classes
+            ),
+        )
+    _check(chosen)
+    return chosen
+
+
+def _checked(name: str, colour: str, weight: float, values: Sequence[int]) -> LandCover:
+    where = f"config.classes, {name!r}"
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"{where}: the name must be a text that is not empty")
+    if not isinstance(colour, str) or not re.fullmatch("#[0-9a-fA-F]{6}", colour):
+        raise UserError(f"{where}: the colour is {colour!r}; expected one like '#db0e9a'")
+    if not (isinstance(weight, int | float) and 0 <= weight < float("inf")):
+        raise UserError(f"{where}: the weight is {weight!r}; expected a number from 0")
+    if not values or not all(isinstance(v, int) and v in FLAIR for v in values):
+        raise UserError(f"{where}: the mask values are {values!r}; expected some of 1 to 19")
+    return LandCover(name, colour, float(weight), tuple(values))
+
+
+def _check(chosen: Nomenclature) -> None:
+    """Raises a UserError for what cannot be said of a single class."""
+    if len(chosen) < 2 or not chosen.weights.any():
+        raise UserError(
+            f"the nomenclature {chosen.name!r} needs two classes, and one with a weight above 0"
+        )
+    if len(set(chosen.names)) < len(chosen):
+        raise UserError(f"the nomenclature {chosen.name!r} has two classes of one name")
+    claims: dict[int, str] = {}
+    for land_cover in chosen.classes:
+        for value in land_cover.values:
+            other = claims.setdefault(value, land_cover.name)
+            if other is not land_cover.name:
+                raise UserError(
+                    f"the nomenclature {chosen.name!r} puts the mask value {value} in "
+                    f"{other!r} and in {land_cover.name!r}"
+                )

@@ -30,7 +30,14 @@ def default() -> ml_collections.ConfigDict:
     # `data_config` its --config.
     config.data_dir = ""
     config.data_config = "published"
-    config.nomenclature = "baseline"  # "baseline": 12 classes and "other"; "full": all 19
+    # Classes. "baseline": 12 classes and "other"; "full": all 19; another name for a list of your
+    # own, `classes` = ((name, "#rrggbb", weight, (mask values, ...)), ...). Those named in
+    # `disabled_classes` get weight 0. A mask value that no class gathers is an error, or counts
+    # nowhere with `unlisted_values` = "ignore".
+    config.nomenclature = "baseline"
+    config.classes = ()
+    config.disabled_classes = ()
+    config.unlisted_values = "error"
     config.normalization = "scaling"  # "scaling": / 255; "custom": (x - mean) / deviation
     config.normalization_means = (105.08, 110.87, 101.82, 106.38, 53.26)
     config.normalization_deviations = (52.17, 45.38, 44.0, 39.69, 79.3)
@@ -94,10 +101,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if not holds:
             raise UserError(f"config.{key} is {_flat(config)[key]!r}; expected {expected}")
 
-    nomenclature(config.nomenclature)
+    nomenclature(config.nomenclature, config.classes, config.disabled_classes)
     for key, choices in (
         ("normalization", ("scaling", "custom")),
         ("dtype", ("float32", "bfloat16")),
+        ("unlisted_values", ("error", "ignore")),
         ("loss_normalization", NORMALIZATIONS),
         ("metadata.encoding", tuple(SIZES)),
         ("metadata.fusion", FUSIONS),
@@ -193,13 +201,10 @@ def _walk(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _tuples(tree: dict[str, Any]) -> dict[str, Any]:
+def _tuples(value: Any) -> Any:
     """JSON knows no tuples; the configuration has no lists."""
-    return {
-        key: _tuples(value)
-        if isinstance(value, dict)
-        else tuple(value)
-        if isinstance(value, list)
-        else value
-        for key, value in tree.items()
-    }
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return tuple(map(_tuples, value))
+    return value

@@ -186,7 +186,9 @@ def evaluate_checkpoint(
     check_bands(card, split)
     graphdef = nnx.split(card.abstract_model())[0]
     eval_step = make_eval_step(graphdef, card, loss_normalization, mesh)
-    data = split_batches(split, card, batch_size, num_workers=num_workers)
+    data = split_batches(
+        split, card, batch_size, num_workers=num_workers, refused_values=card.refused_values
+    )
     evaluation = accumulate(eval_step, params, stats, data, mesh)
     metrics = evaluation.scores(card.nomenclature) | {
         "confusion_matrix": evaluation.confusion.tolist(),

@@ -94,8 +94,11 @@ def open_split(directory: epath.Path, name: str) -> Split:
 class _ReadPatch:
     """Index of a sample -> what the training and scoring steps need of it."""
 
-    def __init__(self, split: Split, metadata_encoding: str, keep_place: bool) -> None:
+    def __init__(
+        self, split: Split, metadata_encoding: str, refused_values: Sequence[int], keep_place: bool
+    ) -> None:
         self._records = split.records
+        self._refused = np.isin(np.arange(256), refused_values)
         self._metadata_encoding = metadata_encoding
         self._keep_place = keep_place
 
@@ -106,6 +109,8 @@ class _ReadPatch:
             "mask": record["mask"],
             "valid": np.bool_(index != PADDING and record["has_mask"]),
         }
+        if self._refused.any() and record["has_mask"]:
+            self._check_values(record)
         if self._metadata_encoding:
             when_and_how = (_text(record[key]) for key in ("date", "time", "camera"))
             numbers = metadata.encode(self._metadata_encoding, record["centroid"], *when_and_how)
@@ -118,6 +123,16 @@ class _ReadPatch:
                 "sample": np.bool_(index != PADDING),
             }
         return patch
+
+    def _check_values(self, record: dict[str, Any]) -> None:
+        refused = self._refused[record["mask"]]
+        if refused.any():
+            values = np.unique(record["mask"][refused]).tolist()
+            raise UserError(
+                f"the mask MSK_{_text(record['id'])}.tif has the values {values}, which no class "
+                "of the nomenclature gathers: add them to a class of config.classes, or set "
+                "config.unlisted_values='ignore' to count such pixels nowhere"
+            )
 
 
 def _text(value: bytes | str) -> str:
@@ -158,6 +173,7 @@ def batches(
     order: np.ndarray,
     *,
     metadata_encoding: str = "",
+    refused_values: Sequence[int] = (),
     keep_place: bool = False,
     num_workers: int = 0,
     process_index: int = 0,
@@ -169,10 +185,14 @@ def batches(
         split: where to read.
         order: (steps, batch_size) sample indices; `PADDING` makes a sample with `valid` False.
         metadata_encoding: add `metadata` (n, numbers) float32, see `metadata.encode`.
+        refused_values: mask values that end the reading with an error.
         keep_place: add `id`, `transform` (n, 6) float64, `crs`, and `sample` (n,) bool, False
             for padding.
         num_workers: processes that read; 0 reads in threads of this one.
         process_index, process_count: this host's number, and how many hosts share each batch.
+
+    Raises:
+        UserError: a mask has one of the refused values; the message names it.
 
     Yields:
         `image` (n, H, W, bands) uint8, `mask` (n, H, W) uint8, `valid` (n,) bool (False for
@@ -183,7 +203,7 @@ def batches(
     mine = order.reshape(steps, process_count, share)[:, process_index].reshape(-1)
     data = (
         grain.MapDataset.source(mine)
-        .map(_ReadPatch(split, metadata_encoding, keep_place))
+        .map(_ReadPatch(split, metadata_encoding, refused_values, keep_place))
         .batch(share)
         .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
     )

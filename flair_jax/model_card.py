@@ -32,6 +32,7 @@ class ModelCard:
         metadata_encoding: name of the metadata's encoding, or "" for a model without metadata.
         metadata_fusion: how the metadata joins the bottleneck, or "".
         dtype: of the activations.
+        unlisted_values: "error" or "ignore": what becomes of mask values that no class gathers.
         patch_size: (height, width) of the patches it was trained on; 0, 0 when unknown.
     """
 
@@ -43,6 +44,7 @@ class ModelCard:
     metadata_encoding: str = ""
     metadata_fusion: str = ""
     dtype: str = "float32"
+    unlisted_values: str = "error"
     patch_size: tuple[int, int] = (0, 0)
 
     @classmethod
@@ -53,15 +55,21 @@ class ModelCard:
         use = config.metadata.use
         return cls(
             bands=BANDS,
-            nomenclature=nomenclature(config.nomenclature),
+            nomenclature=nomenclature(config.nomenclature, config.classes, config.disabled_classes),
             normalization=config.normalization,
             means=tuple(config.normalization_means),
             deviations=tuple(config.normalization_deviations),
             metadata_encoding=config.metadata.encoding if use else "",
             metadata_fusion=config.metadata.fusion if use else "",
             dtype=config.dtype,
+            unlisted_values=config.unlisted_values,
             patch_size=patch_size,
         )
+
+    @property
+    def refused_values(self) -> tuple[int, ...]:
+        """The mask values that must not occur in a truth."""
+        return self.nomenclature.unclaimed if self.unlisted_values == "error" else ()
 
     @property
     def takes_metadata(self) -> bool:

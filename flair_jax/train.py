@@ -142,7 +142,10 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     eval_step = make_eval_step(graphdef, card, config.loss_normalization, mesh)
 
     def validate(state: TrainState) -> Any:
-        data = split_batches(splits["val"], card, eval_batch_size, num_workers=config.num_workers)
+        data = split_batches(
+            splits["val"], card, eval_batch_size, num_workers=config.num_workers,
+            refused_values=card.refused_values,
+        )  # fmt: skip
         return accumulate(eval_step, state.params, state.stats, data, mesh)
 
     train_step = make_train_step(graphdef, card, config, optimizer, mesh)
@@ -258,6 +261,7 @@ def _epoch_batches(run: Run, first_step: int) -> Iterator[input_pipeline.Batch]:
         split,
         order[first_step:],
         metadata_encoding=run.card.metadata_encoding,
+        refused_values=run.card.refused_values,
         num_workers=config.num_workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

@@ -69,6 +69,8 @@ def test_row_fusion_refuses_crops(config):
 
 def test_saved_configuration_comes_back(config, tmp_path):
     config.learning_rate, config.metadata.use = 0.5, True
+    config.nomenclature = "mine"
+    config.classes = (("a", "#000000", 1.0, (1, 2)), ("b", "#ffffff", 0.0, (3,)))
     configuration.save(config, tmp_path)
     loaded = configuration.load(tmp_path)
     assert isinstance(loaded, ml_collections.ConfigDict)
