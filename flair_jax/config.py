@@ -12,6 +12,7 @@ from flair_jax.errors import UserError
 from flair_jax.losses import NORMALIZATIONS
 from flair_jax.metadata import SIZES
 from flair_jax.models.unet import FUSIONS, check_size
+from flair_jax.whole_files import write_whole
 
 # What a run may change when it goes on: nothing that the weights already depend on.
 CHANGEABLE = frozenset(
@@ -145,9 +146,7 @@ def check_known(key: str, where: str) -> None:
 
 def save(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     """Writes `config.json` into a workdir, whole or not at all."""
-    partial = workdir / "config.json.tmp"
-    partial.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    partial.replace(workdir / "config.json")
+    write_whole(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def load(workdir: epath.PathLike) -> ml_collections.ConfigDict:

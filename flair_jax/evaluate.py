@@ -38,6 +38,7 @@ from flair_jax.sharding import (
     to_global,
 )
 from flair_jax.train_state import Arrays, merge_model
+from flair_jax.whole_files import write_whole
 
 EvalStep = Callable[[Arrays, Arrays, dict[str, jax.Array]], dict[str, jax.Array]]
 
@@ -204,9 +205,7 @@ def evaluate_checkpoint(
         report.plot_confusion_matrix(
             evaluation.confusion, card.nomenclature, folder / "confusion_matrix.png"
         )
-        partial = folder / "metrics.json.tmp"
-        partial.write_text(json.dumps(metrics, indent=1) + "\n")
-        partial.replace(folder / "metrics.json")
+        write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 

@@ -11,8 +11,8 @@ from flair_jax.train_state import Arrays
 # torchvision's first ("v1") ImageNet weights of ResNet34, which the baseline starts from.
 IMAGENET = "hf://timm/resnet34.tv_in1k/model.safetensors"
 STEM = "encoder.conv1.kernel"
-# What depends on the bands, the classes and the metadata; all else must fit.
-_MAY_DIFFER = (STEM, "segmentation_head.", "enc.", "enc_channels.")
+# What depends on the bands, the classes and the metadata, by PyTorch's names; all else must fit.
+_MAY_DIFFER = (pretrained.torch_name(STEM), "segmentation_head.", "enc.", "enc_channels.")
 
 
 def initial_weights(
@@ -46,11 +46,7 @@ def initial_weights(
     else:
         source = IMAGENET if encoder_weights == "imagenet" else encoder_weights
         arrays, problems = _encoder(source, drawn)
-    if problems:
-        raise UserError(
-            f"{source} does not fit the model in {len(problems)} tensors:\n  "
-            + "\n  ".join(sorted(problems)[:20])
-        )
+    pretrained.refuse(problems, source)
     kept = [name for name in drawn if name not in arrays]
     lines = [f"weights  {len(arrays)} tensors from {source}, {len(kept)} drawn anew"]
     if init_from:
@@ -76,8 +72,7 @@ def _whole_network(source: str, drawn: Arrays, mesh: Mesh) -> tuple[Arrays, list
             for name in drawn.keys() | given.keys()
             if name not in arrays
         ]
-    may_differ = tuple(map(pretrained.torch_name, (STEM,))) + _MAY_DIFFER[1:]
-    return arrays, [p for p in problems if not p.split(": ", 1)[1].startswith(may_differ)]
+    return arrays, [p for p in problems if not p.split(": ", 1)[1].startswith(_MAY_DIFFER)]
 
 
 def _encoder(source: str, drawn: Arrays) -> tuple[Arrays, list[str]]:

@@ -6,6 +6,8 @@ from typing import Any
 import jax
 from etils import epath
 
+from flair_jax.whole_files import write_whole
+
 
 class MetricWriter:
     """Appends numbers by step to a workdir's `metrics.jsonl` and `tensorboard/`.
@@ -25,9 +27,7 @@ class MetricWriter:
         path = workdir / "metrics.jsonl"
         if path.exists():
             kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            partial = workdir / "metrics.jsonl.tmp"
-            partial.write_text("".join(f"{line}\n" for line in kept))
-            partial.replace(path)
+            write_whole(path, "".join(f"{line}\n" for line in kept))
         self._file = path.open("a")
         self._tensorboard = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=step + 1 if step else None

@@ -15,6 +15,7 @@ from flair_jax import metadata
 from flair_jax.classes import LandCover, Nomenclature, nomenclature
 from flair_jax.errors import UserError
 from flair_jax.models import UNet
+from flair_jax.whole_files import write_whole
 
 FILE = "model.json"
 BANDS = ("red", "green", "blue", "nir", "height")
@@ -102,10 +103,7 @@ class ModelCard:
             }
             | {"flair_jax": flair_jax.__version__},
         }
-        path = epath.Path(directory) / FILE
-        partial = path.with_name(path.name + ".tmp")
-        partial.write_text(json.dumps(card, indent=2) + "\n")
-        partial.replace(path)
+        write_whole(epath.Path(directory) / FILE, json.dumps(card, indent=2) + "\n")
 
     @classmethod
     def load(cls, directory: epath.PathLike) -> "ModelCard":

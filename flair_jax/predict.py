@@ -30,6 +30,7 @@ from flair_jax.sharding import (
     to_global,
 )
 from flair_jax.train_state import Arrays
+from flair_jax.whole_files import write_whole
 
 PredictStep = Callable[[Arrays, Arrays, dict[str, jax.Array]], jax.Array]
 
@@ -126,7 +127,7 @@ def predict_checkpoint(
             "first_class": 0,
             "classes": card.nomenclature.names,
         }
-        output.with_name(output.name + ".json").write_text(json.dumps(note, indent=1) + "\n")
+        write_whole(output.with_name(output.name + ".json"), json.dumps(note, indent=1) + "\n")
     return len(split)
 
 

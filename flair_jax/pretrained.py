@@ -72,11 +72,7 @@ def load_state_dict(model: UNet, state_dict: Mapping[str, np.ndarray]) -> None:
     """
     _, params, stats = split_model(model)
     arrays, problems = match(state_dict, {**params, **stats})
-    if problems:
-        raise UserError(
-            f"the state dict does not fit the model in {len(problems)} tensors:\n  "
-            + "\n  ".join(sorted(problems)[:20])
-        )
+    refuse(problems, "the state dict")
     for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         variable[...] = arrays[".".join(map(str, path))]
 
@@ -107,6 +103,15 @@ def match(
         else:
             problems.append(f"misshapen: {key} has shape {value.shape}, expected {expected}")
     return arrays, problems
+
+
+def refuse(problems: list[str], source: str) -> None:
+    """Raises a UserError that names the tensors of a source which do not fit, if there are any."""
+    if problems:
+        raise UserError(
+            f"{source} does not fit the model in {len(problems)} tensors:\n  "
+            + "\n  ".join(sorted(problems)[:20])
+        )
 
 
 def to_torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
