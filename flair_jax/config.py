@@ -92,15 +92,15 @@ def default() -> ml_collections.ConfigDict:
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raises a UserError that names the key of the first value that cannot be."""
-    for key in _flat(config):
+    for key in flat(config):
         check_known(key, where="in the configuration file")
-    for key in _flat(default()):
-        if key not in _flat(config):
+    for key in flat(default()):
+        if key not in flat(config):
             raise UserError(f"config.{key} is missing: start from flair_jax.config.default()")
 
     def require(key: str, holds: bool, expected: str) -> None:
         if not holds:
-            raise UserError(f"config.{key} is {_flat(config)[key]!r}; expected {expected}")
+            raise UserError(f"config.{key} is {flat(config)[key]!r}; expected {expected}")
 
     nomenclature(config.nomenclature, config.classes, config.disabled_classes)
     for key, choices in (
@@ -111,7 +111,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         ("metadata.encoding", tuple(SIZES)),
         ("metadata.fusion", FUSIONS),
     ):
-        require(key, _flat(config)[key] in choices, " or ".join(map(repr, choices)))
+        require(key, flat(config)[key] in choices, " or ".join(map(repr, choices)))
     require("batch_size", config.batch_size >= 1, "at least 1")
     require("eval_batch_size", config.eval_batch_size >= 0, "0 (as batch_size) or more")
     require("num_epochs", config.num_epochs >= 0, "0 or more")
@@ -123,7 +123,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require("keep_latest", config.keep_latest >= 1, "at least 1")
     require("num_workers", config.num_workers >= 0, "0 or more")
     require("plateau.factor", 0 < config.plateau.factor < 1, "between 0 and 1")
-    for key, value in _flat(config.augment_probability).items():
+    for key, value in flat(config.augment_probability).items():
         require(f"augment_probability.{key}", 0 <= value <= 1, "a probability, 0 to 1")
     if config.crop_size:
         check_size(config.crop_size, config.crop_size, by_rows=fuses_by_rows(config))
@@ -136,7 +136,7 @@ def fuses_by_rows(config: ml_collections.ConfigDict) -> bool:
 
 def check_known(key: str, where: str) -> None:
     """Raises a UserError with the nearest known key if there is none of this name."""
-    known = _flat(default())
+    known = flat(default())
     if key in known:
         return
     near = difflib.get_close_matches(key, known, n=1)
@@ -175,7 +175,7 @@ def check_unchanged(config: ml_collections.ConfigDict, workdir: epath.Path) -> N
     """Raises a UserError if a run would go on with settings its weights were not made with."""
     if not (workdir / "config.json").exists():
         return
-    old, new = _flat(load(workdir)), _flat(config)
+    old, new = flat(load(workdir)), flat(config)
     changed = [key for key in new if old[key] != new[key] and key.split(".")[0] not in CHANGEABLE]
     if changed:
         lines = [f"  config.{key}: {old[key]!r} then, {new[key]!r} now" for key in changed]
@@ -185,7 +185,7 @@ def check_unchanged(config: ml_collections.ConfigDict, workdir: epath.Path) -> N
         )
 
 
-def _flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Dotted key -> value."""
     return _walk(config.to_dict())
 

@@ -1,4 +1,4 @@
-"""A split -> confusion matrix, loss and scores."""
+"""A split -> confusion matrices, loss and scores."""
 
 import dataclasses
 import json
@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flair_jax import report
+from flair_jax.breakdown import FIELDS, breakdown, groups
 from flair_jax.checkpoint import load
 from flair_jax.classes import Nomenclature
 from flair_jax.errors import UserError
@@ -27,12 +28,13 @@ from flair_jax.input_pipeline import (
     open_split,
 )
 from flair_jax.losses import cross_entropy_sums
-from flair_jax.metrics import confusion_matrix, summary
+from flair_jax.metrics import DEFINITIONS, confusion_matrices, summary
 from flair_jax.model_card import ModelCard
 from flair_jax.preprocess import normalise, to_labels
 from flair_jax.sharding import (
     batch_sharding,
     check_batch_size,
+    gather_hosts,
     make_mesh,
     replicated,
     to_global,
@@ -49,17 +51,22 @@ class NoMasksError(UserError):
 
 @dataclasses.dataclass
 class Evaluation:
-    """What is counted over a split.
+    """What is counted over a split; patches without mask are not.
 
     Attributes:
-        confusion: (classes, classes) int64, rows are the truth.
+        confusions: (patches, classes, classes) int32, rows are the truth.
         loss: mean over the split by the configuration's normalisation.
-        num_patches: how many patches were counted; those without mask are not.
+        fields: (patches,) str arrays by name: what the batches kept of `breakdown.FIELDS`.
     """
 
-    confusion: np.ndarray
+    confusions: np.ndarray
     loss: float
-    num_patches: int
+    fields: dict[str, np.ndarray]
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(classes, classes) int64, over all patches."""
+        return self.confusions.sum(0, dtype=np.int64)
 
     def scores(self, nomenclature: Nomenclature) -> dict[str, Any]:
         """Both definitions of the scores, as plain numbers."""
@@ -82,7 +89,7 @@ def forward(
 def make_eval_step(
     graphdef: nnx.GraphDef, card: ModelCard, loss_normalization: str, mesh: Mesh
 ) -> EvalStep:
-    """A jitted function: parameters, statistics, batch -> loss sums and confusion matrix."""
+    """A jitted function: parameters, statistics, batch -> loss sums and confusion matrices."""
     nomenclature = card.nomenclature
 
     def eval_step(params: Arrays, stats: Arrays, batch: dict[str, jax.Array]) -> dict:
@@ -95,8 +102,10 @@ def make_eval_step(
         return {
             "loss_sum": jnp.sum(jnp.where(valid, total, 0)),
             "loss_count": jnp.sum(jnp.where(valid, count, 0)),
-            "num_patches": jnp.sum(valid, dtype=jnp.int32),
-            "confusion": confusion_matrix(labels, jnp.argmax(logits, -1), valid, len(nomenclature)),
+            "valid": valid,
+            "confusions": confusion_matrices(
+                labels, jnp.argmax(logits, -1), valid, len(nomenclature)
+            ),
         }
 
     return jax.jit(
@@ -109,20 +118,28 @@ def make_eval_step(
 def accumulate(
     eval_step: EvalStep, params: Arrays, stats: Arrays, data: Iterable[Batch], mesh: Mesh
 ) -> Evaluation:
-    """Runs a split through an evaluation step; sums in int64 and float64 on the host."""
-    confusion: np.ndarray | int = 0
+    """Runs a split through an evaluation step; sums of the losses in float64 on the host."""
     loss_sum = loss_count = 0.0
-    num_patches = 0
-    for counts in _one_behind(
-        eval_step(params, stats, to_global(on_device(batch), mesh)) for batch in data
-    ):
-        confusion = confusion + np.asarray(counts["confusion"], np.int64)
+    confusions, kept = [], []
+
+    def steps() -> Iterable[dict]:
+        for batch in data:
+            kept.append([batch[name] for name in FIELDS if name in batch])
+            yield eval_step(params, stats, to_global(on_device(batch), mesh))
+
+    valid = []
+    for counts in _one_behind(steps()):
         loss_sum += float(counts["loss_sum"])
         loss_count += float(counts["loss_count"])
-        num_patches += int(counts["num_patches"])
-    if not num_patches:
+        valid.append(np.asarray(counts["valid"]))
+        confusions.append(np.asarray(counts["confusions"])[valid[-1]])
+    if not any(map(np.any, valid)):
         raise NoMasksError("no patch of this split has a mask: it can be predicted, but not scored")
-    return Evaluation(np.asarray(confusion), loss_sum / max(loss_count, 1e-12), num_patches)
+    fields = {
+        name: gather_hosts(np.stack(values))[np.concatenate(valid)]
+        for name, values in zip(FIELDS, zip(*kept, strict=True), strict=False)
+    }
+    return Evaluation(np.concatenate(confusions), loss_sum / max(loss_count, 1e-12), fields)
 
 
 def on_device(batch: Batch) -> Batch:
@@ -179,8 +196,9 @@ def evaluate_checkpoint(
         output: folder to write to, or None.
 
     Returns:
-        What `metrics.json` holds: `challenge`, `main`, `confusion_matrix` (rows are the truth),
-        `loss`, `num_patches`, `split`, `step`, `classes`.
+        What `metrics.json` holds: `definitions`, `challenge`, `main`, `intervals`, `by_domain`,
+        `by_camera`, `by_month` (see `breakdown.breakdown`), `confusion_matrix` (rows are the
+        truth), `loss`, `num_patches`, `split`, `step`, `classes`.
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
     card, params, stats, step = load(checkpoint, mesh)
@@ -188,14 +206,18 @@ def evaluate_checkpoint(
     graphdef = nnx.split(card.abstract_model())[0]
     eval_step = make_eval_step(graphdef, card, loss_normalization, mesh)
     data = split_batches(
-        split, card, batch_size, num_workers=num_workers, refused_values=card.refused_values
-    )
+        split, card, batch_size, num_workers=num_workers, refused_values=card.refused_values,
+        keep=FIELDS,
+    )  # fmt: skip
     evaluation = accumulate(eval_step, params, stats, data, mesh)
-    metrics = evaluation.scores(card.nomenclature) | {
+    metrics = {
+        "definitions": DEFINITIONS,
+        **evaluation.scores(card.nomenclature),
+        **breakdown(evaluation.confusions, groups(evaluation.fields), card.nomenclature),
         "confusion_matrix": evaluation.confusion.tolist(),
         "classes": card.nomenclature.names,
         "loss": evaluation.loss,
-        "num_patches": evaluation.num_patches,
+        "num_patches": len(evaluation.confusions),
         "split": split.name,
         "step": step,
     }
@@ -221,7 +243,7 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: epath.Path, name: s
         num_workers=config.num_workers,
         output=workdir / "evaluation" / name,
     )
-    report.say(report.score_table(metrics))
+    report.say(report.score_table(metrics) + "\n\n" + report.part_tables(metrics))
     report.say(f"written to {workdir / 'evaluation' / name}")
     return metrics
 

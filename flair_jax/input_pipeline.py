@@ -95,18 +95,23 @@ class _ReadPatch:
     """Index of a sample -> what the training and scoring steps need of it."""
 
     def __init__(
-        self, split: Split, metadata_encoding: str, refused_values: Sequence[int], keep_place: bool
+        self,
+        split: Split,
+        metadata_encoding: str,
+        refused_values: Sequence[int],
+        keep: Sequence[str],
     ) -> None:
         self._records = split.records
         self._refused = np.isin(np.arange(256), refused_values)
         self._metadata_encoding = metadata_encoding
-        self._keep_place = keep_place
+        self._keep = keep
 
     def __call__(self, index: np.integer) -> dict[str, Any]:
         record = self._records[max(int(index), 0)]
         patch = {
             "image": record["image"],
             "mask": record["mask"],
+            "sample": np.bool_(index != PADDING),
             "valid": np.bool_(index != PADDING and record["has_mask"]),
         }
         if self._refused.any() and record["has_mask"]:
@@ -115,13 +120,9 @@ class _ReadPatch:
             when_and_how = (_text(record[key]) for key in ("date", "time", "camera"))
             numbers = metadata.encode(self._metadata_encoding, record["centroid"], *when_and_how)
             patch["metadata"] = numbers.astype(np.float32)
-        if self._keep_place:
-            patch |= {
-                "id": _text(record["id"]),
-                "transform": record["transform"],
-                "crs": _text(record["crs"]),
-                "sample": np.bool_(index != PADDING),
-            }
+        for key in self._keep:
+            value = record[key]
+            patch[key] = value if isinstance(value, np.ndarray) else _text(value)
         return patch
 
     def _check_values(self, record: dict[str, Any]) -> None:
@@ -174,7 +175,7 @@ def batches(
     *,
     metadata_encoding: str = "",
     refused_values: Sequence[int] = (),
-    keep_place: bool = False,
+    keep: Sequence[str] = (),
     num_workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -186,8 +187,7 @@ def batches(
         order: (steps, batch_size) sample indices; `PADDING` makes a sample with `valid` False.
         metadata_encoding: add `metadata` (n, numbers) float32, see `metadata.encode`.
         refused_values: mask values that end the reading with an error.
-        keep_place: add `id`, `transform` (n, 6) float64, `crs`, and `sample` (n,) bool, False
-            for padding.
+        keep: further features of the data set to add as they are, such as `id` or `transform`.
         num_workers: processes that read; 0 reads in threads of this one.
         process_index, process_count: this host's number, and how many hosts share each batch.
 
@@ -195,15 +195,16 @@ def batches(
         UserError: a mask has one of the refused values; the message names it.
 
     Yields:
-        `image` (n, H, W, bands) uint8, `mask` (n, H, W) uint8, `valid` (n,) bool (False for
-        padding and for patches without mask), with n = batch_size / process_count.
+        `image` (n, H, W, bands) uint8, `mask` (n, H, W) uint8, `sample` (n,) bool (False for
+        padding), `valid` (n,) bool (False for padding and for patches without mask), with
+        n = batch_size / process_count.
     """
     steps, batch_size = order.shape
     share = batch_size // process_count
     mine = order.reshape(steps, process_count, share)[:, process_index].reshape(-1)
     data = (
         grain.MapDataset.source(mine)
-        .map(_ReadPatch(split, metadata_encoding, refused_values, keep_place))
+        .map(_ReadPatch(split, metadata_encoding, refused_values, keep))
         .batch(share)
         .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
     )

@@ -107,7 +107,8 @@ def predict_checkpoint(
         partial.mkdir(parents=True)
     _barrier("predictions: folder made")
     predict_step = make_predict_step(nnx.split(card.abstract_model())[0], card, mesh)
-    for batch in split_batches(split, card, batch_size, num_workers=num_workers, keep_place=True):
+    place = ("id", "transform", "crs")
+    for batch in split_batches(split, card, batch_size, num_workers=num_workers, keep=place):
         classes = local_rows(predict_step(params, stats, to_global(on_device(batch), mesh)))
         for i in np.flatnonzero(batch["sample"]):
             path = partial / f"PRED_{batch['id'][i]}.tif"

@@ -58,3 +58,23 @@ def local_rows(array: jax.Array) -> np.ndarray:
     """This host's share of an array that is split by its first axis, in order."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+def gather_hosts(texts: np.ndarray) -> np.ndarray:
+    """The texts of every host's shares of some batches, in the order of the global batches.
+
+    Args:
+        texts: (steps, share) str, this host's; every host must call, with the same steps.
+
+    Returns:
+        (steps x share x hosts,) str, the same on every host.
+    """
+    if jax.process_count() == 1:
+        return texts.reshape(-1)
+    from jax.experimental.multihost_utils import process_allgather
+
+    encoded = np.char.encode(texts, "utf-8")
+    width = int(process_allgather(np.int32(encoded.dtype.itemsize)).max())
+    as_numbers = encoded.astype(f"S{width}").view(np.uint8).reshape(*texts.shape, width)
+    gathered = np.ascontiguousarray(process_allgather(as_numbers).swapaxes(0, 1))
+    return np.char.decode(gathered.view(f"S{width}").reshape(-1), "utf-8")

@@ -318,7 +318,7 @@ def score_and_predict(run: Run) -> dict | None:
         except NoMasksError as error:
             report.say(f"no test score: {error}")
     if metrics is not None:
-        report.say(report.score_table(metrics))
+        report.say(report.score_table(metrics) + "\n\n" + report.part_tables(metrics))
     if config.predict_after_training:
         predictions = workdir / "predictions"
         if predictions.exists() and _written_for(workdir / "predictions.json", best, "test"):

@@ -37,7 +37,7 @@ def test_eval_order_has_every_sample_once_and_padding():
 def test_batches_hold_the_records_as_they_are(train):
     order = np.array([[3, 1, 0, 7], [2, -1, -1, -1]])
     first, second = input_pipeline.batches(
-        train, order, metadata_encoding="reference", keep_place=True
+        train, order, metadata_encoding="reference", keep=("id", "crs", "transform")
     )
     assert first["image"].shape == (4, 64, 64, 5)
     assert first["image"].dtype == first["mask"].dtype == np.uint8
@@ -46,6 +46,7 @@ def test_batches_hold_the_records_as_they_are(train):
         np.testing.assert_array_equal(first["image"][i], record["image"])
         np.testing.assert_array_equal(first["mask"][i], record["mask"])
         assert first["id"][i] == record["id"].decode()
+        np.testing.assert_array_equal(first["transform"][i], record["transform"])
         expected = metadata.encode(
             "reference",
             record["centroid"],

@@ -46,16 +46,17 @@ def counted():
     labels[rng.random(labels.shape) < 0.1] = 255
     predictions = rng.integers(0, 13, labels.shape).astype(np.int32)
     valid = np.array([True, False, True])
-    expected = np.zeros((13, 13), int)
-    for truth, predicted in zip(labels[valid].flat, predictions[valid].flat, strict=True):
-        if truth < 13:
-            expected[truth, predicted] += 1
+    expected = np.zeros((3, 13, 13), int)
+    for image in np.flatnonzero(valid):
+        for truth, predicted in zip(labels[image].flat, predictions[image].flat, strict=True):
+            if truth < 13:
+                expected[image, truth, predicted] += 1
     return labels, predictions, valid, expected
 
 
-def test_confusion_matrix_counts_every_valid_pixel_once(counted):
+def test_confusion_matrices_count_every_valid_pixel_once(counted):
     *arguments, expected = counted
-    counts = jax.jit(metrics.confusion_matrix, static_argnums=3)(*arguments, 13)
+    counts = jax.jit(metrics.confusion_matrices, static_argnums=3)(*arguments, 13)
     assert counts.dtype == np.int32
     np.testing.assert_array_equal(counts, expected)
 

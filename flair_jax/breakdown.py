@@ -1,0 +1,122 @@
+"""Scores by domain, camera and month, and how sure a score is: a bootstrap over zones.
+
+Patches of one zone are neighbours on the ground, taken in the same minutes, so they are not
+independent: the bootstrap draws whole zones.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from flair_jax.classes import Nomenclature
+from flair_jax.metrics import challenge_scores, main_scores, summary
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+# The features of the data set that `groups` needs.
+FIELDS = ("domain", "zone", "camera", "date")
+
+
+def groups(fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What each patch belongs to.
+
+    Args:
+        fields: (patches,) str arrays by the names of `FIELDS`; dates as YYYY-MM-DD.
+
+    Returns:
+        (patches,) str arrays: `domain`, `camera`, `month` ("01" to "12", of any year), and `zone`,
+        which is led by its domain, since zones of different domains may share a name.
+    """
+    return {
+        "domain": fields["domain"],
+        "camera": fields["camera"],
+        "month": np.array([date[5:7] for date in fields["date"]]),
+        "zone": np.char.add(np.char.add(fields["domain"], "/"), fields["zone"]),
+    }
+
+
+def breakdown(
+    confusions: np.ndarray, groups: Mapping[str, np.ndarray], nomenclature: Nomenclature
+) -> dict[str, Any]:
+    """Scores of the parts of a split, and intervals for the whole.
+
+    Args:
+        confusions: (patches, classes, classes) counts, rows are the truth.
+        groups: see `groups`.
+        nomenclature: the classes.
+
+    Returns:
+        `intervals` (see `intervals`), and `by_domain`, `by_camera`, `by_month`: for each name
+        `num_patches`, `num_zones`, both definitions' scores as in `metrics.summary`, and
+        `challenge_miou_interval`, [low, high], or None for a single zone.
+    """
+    scores: dict[str, Any] = {"intervals": intervals(confusions, groups["zone"], nomenclature)}
+    for kind in ("domain", "camera", "month"):
+        scores[f"by_{kind}"] = {
+            str(name): _part(confusions, groups["zone"], groups[kind] == name, nomenclature)
+            for name in np.unique(groups[kind])
+        }
+    return scores
+
+
+def _part(
+    confusions: np.ndarray, zones: np.ndarray, chosen: np.ndarray, nomenclature: Nomenclature
+) -> dict[str, Any]:
+    total = confusions[chosen].sum(0, dtype=np.int64)
+    return {
+        "num_patches": int(chosen.sum()),
+        "num_zones": len(np.unique(zones[chosen])),
+        **summary(total, nomenclature.names, nomenclature.weights),
+        "challenge_miou_interval": intervals(confusions[chosen], zones[chosen], nomenclature)[
+            "challenge_miou"
+        ],
+    }
+
+
+def intervals(
+    confusions: np.ndarray, zones: np.ndarray, nomenclature: Nomenclature, seed: int = 0
+) -> dict[str, Any]:
+    """Percentile intervals of the scores over zones drawn with replacement (Efron 1979).
+
+    They say how far a score depends on which places were scored, not how it varies from one
+    training to the next.
+
+    Args:
+        confusions: (patches, classes, classes) counts, rows are the truth.
+        zones: (patches,) str, the zone of each patch.
+        nomenclature: the classes.
+        seed: of the draws.
+
+    Returns:
+        `level`, `resamples`, `zones`, and [low, high] for `challenge_miou`, `main_miou` and each
+        class of `challenge_iou`; None where there is a single zone, or nothing of the class.
+    """
+    weights, names = nomenclature.weights, nomenclature.names
+    distinct, zone = np.unique(zones, return_inverse=True)
+    count = len(distinct)
+    by_zone = np.zeros((count, *confusions.shape[1:]), np.int64)
+    np.add.at(by_zone, zone, confusions)
+    found: dict[str, Any] = {"level": LEVEL, "resamples": RESAMPLES, "zones": count}
+    if count < 2:
+        none = dict.fromkeys(names)
+        return found | {"challenge_miou": None, "main_miou": None, "challenge_iou": none}
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
+    drawn = np.tensordot(draws, by_zone, axes=1)
+    challenge = [challenge_scores(confusion, weights) for confusion in drawn]
+    main = [main_scores(confusion, weights)["miou"] for confusion in drawn]
+    iou = np.array([scores["iou"] for scores in challenge])
+    return found | {
+        "challenge_miou": _interval(np.array([scores["miou"] for scores in challenge])),
+        "main_miou": _interval(np.array(main)),
+        "challenge_iou": {name: _interval(iou[:, i]) for i, name in enumerate(names)},
+    }
+
+
+def _interval(values: np.ndarray) -> list[float] | None:
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return None
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return [float(low), float(high)]

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from flair_jax import breakdown
+from flair_jax.classes import BASELINE
+from flair_jax.metrics import challenge_scores, summary
+
+FIELDS = {
+    "domain": np.array(["D012_2019", "D012_2019", "D022_2021", "D022_2021", "D022_2021"]),
+    "zone": np.array(["Z1_AA", "Z1_AA", "Z1_AA", "Z2_UU", "Z3_NF"]),
+    "camera": np.array(["UCE-M3-f120-s07", "CAMERA#1", "CAMERA#1", "CAMERA#1", "CAMERA#1"]),
+    "date": np.array(["2019-07-01", "2018-07-31", "2021-06-02", "2021-06-02", "2021-11-30"]),
+}
+
+
+@pytest.fixture
+def confusions():
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 50, (5, 13, 13)) + 500 * np.eye(13, dtype=np.int64)
+
+
+def test_groups():
+    groups = breakdown.groups(FIELDS)
+    assert groups["month"].tolist() == ["07", "07", "06", "06", "11"]
+    zones = groups["zone"]
+    assert zones[0] == zones[1] == "D012_2019/Z1_AA"
+    assert len(set(zones.tolist())) == 4  # a zone's name may occur in two domains
+
+
+def test_parts_are_scored_as_the_whole_is(confusions):
+    scores = breakdown.breakdown(confusions, breakdown.groups(FIELDS), BASELINE)
+    assert list(scores) == ["intervals", "by_domain", "by_camera", "by_month"]
+    assert list(scores["by_month"]) == ["06", "07", "11"]
+    part = scores["by_camera"]["CAMERA#1"]
+    assert (part["num_patches"], part["num_zones"]) == (4, 4)
+    expected = summary(confusions[1:].sum(0), BASELINE.names, BASELINE.weights)
+    assert part["challenge"] == expected["challenge"]
+    assert part["main"] == expected["main"]
+    one_zone = scores["by_domain"]["D012_2019"]
+    assert (one_zone["num_patches"], one_zone["num_zones"]) == (2, 1)
+    assert one_zone["challenge_miou_interval"] is None
+
+
+def test_interval_is_of_all_draws_of_zones(confusions):
+    """Two zones give three different draws, of probabilities 1/4, 1/2 and 1/4."""
+    zones = np.array(["a", "a", "b", "b", "b"])
+    found = breakdown.intervals(confusions, zones, BASELINE)
+    a, b = confusions[:2].sum(0), confusions[2:].sum(0)
+    possible = [challenge_scores(x, BASELINE.weights)["miou"] for x in (2 * a, a + b, 2 * b)]
+    assert found["challenge_miou"] == pytest.approx([min(possible), max(possible)], abs=1e-12)
+    assert (found["zones"], found["level"], found["resamples"]) == (2, 0.95, 1000)
+
+
+def test_interval_has_the_width_of_the_scores_spread():
+    """For many zones of one class each hit or missed, IoU's deviation is the binomial's."""
+    hits = np.random.default_rng(1).random(400) < 0.7
+    confusions = np.zeros((400, 13, 13), np.int64)
+    confusions[np.arange(400), 0, np.where(hits, 0, 12)] = 100
+    zones = np.arange(400).astype(str)
+    low, high = breakdown.intervals(confusions, zones, BASELINE)["challenge_iou"]["building"]
+    share = hits.mean()
+    deviation = np.sqrt(share * (1 - share) / 400)
+    assert [low, high] == pytest.approx(
+        [share - 1.96 * deviation, share + 1.96 * deviation], abs=0.2 * deviation
+    )
+
+
+def test_what_never_occurs_has_no_interval(confusions):
+    confusions[:, 4] = confusions[:, :, 4] = 0
+    found = breakdown.intervals(confusions, np.array(list("abcde")), BASELINE)
+    assert found["challenge_iou"]["water"] is None
+    assert found["challenge_miou"][0] < found["challenge_miou"][1]
+    again = breakdown.intervals(confusions, np.array(list("abcde")), BASELINE)
+    assert again == found
+    single = breakdown.intervals(confusions, np.array(list("aaaaa")), BASELINE)
+    assert single["challenge_miou"] is None
+    assert single["challenge_iou"]["building"] is None
