@@ -105,5 +105,3 @@ def test_command(runs):
     failed = subprocess.run([*command, "/nowhere"], capture_output=True, text=True, check=False)
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: there is no /nowhere/config.json")
-
-
