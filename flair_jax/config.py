@@ -11,6 +11,7 @@ from flair_jax.classes import nomenclature
 from flair_jax.errors import UserError
 from flair_jax.losses import NORMALIZATIONS
 from flair_jax.metadata import SIZES
+from flair_jax.model_card import BANDS, band_places
 from flair_jax.models.unet import FUSIONS, check_size
 from flair_jax.whole_files import write_whole
 
@@ -39,7 +40,10 @@ def default() -> ml_collections.ConfigDict:
     config.classes = ()
     config.disabled_classes = ()
     config.unlisted_values = "error"
+    # Which of them the model sees, in this order; --config.bands="('red', 'green', 'blue')".
+    config.bands = BANDS
     config.normalization = "scaling"  # "scaling": / 255; "custom": (x - mean) / deviation
+    # Of all five bands, in the order red, green, blue, nir, height.
     config.normalization_means = (105.08, 110.87, 101.82, 106.38, 53.26)
     config.normalization_deviations = (52.17, 45.38, 44.0, 39.69, 79.3)
     config.num_workers = 0  # processes that read; 0 reads in threads
@@ -102,6 +106,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if not holds:
             raise UserError(f"config.{key} is {flat(config)[key]!r}; expected {expected}")
 
+    band_places(config.bands)
+    for key in ("normalization_means", "normalization_deviations"):
+        require(key, len(flat(config)[key]) == len(BANDS), f"{len(BANDS)} numbers, one a band")
     nomenclature(config.nomenclature, config.classes, config.disabled_classes)
     for key, choices in (
         ("normalization", ("scaling", "custom")),

@@ -29,7 +29,7 @@ from flair_jax.input_pipeline import (
 )
 from flair_jax.losses import cross_entropy_sums
 from flair_jax.metrics import DEFINITIONS, confusion_matrices, summary
-from flair_jax.model_card import ModelCard
+from flair_jax.model_card import BANDS, ModelCard, band_places
 from flair_jax.preprocess import normalise, to_labels
 from flair_jax.sharding import (
     batch_sharding,
@@ -167,6 +167,7 @@ def split_batches(
         split,
         order,
         metadata_encoding=card.metadata_encoding,
+        bands=band_places(card.bands),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         **options,
@@ -202,7 +203,7 @@ def evaluate_checkpoint(
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
     card, params, stats, step = load(checkpoint, mesh)
-    check_bands(card, split)
+    check_bands(split)
     graphdef = nnx.split(card.abstract_model())[0]
     eval_step = make_eval_step(graphdef, card, loss_normalization, mesh)
     data = split_batches(
@@ -248,10 +249,10 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: epath.Path, name: s
     return metrics
 
 
-def check_bands(card: ModelCard, split: Split) -> None:
-    """Raises a UserError unless a split has the number of bands that a model takes."""
-    if len(card.bands) != split.bands:
+def check_bands(split: Split) -> None:
+    """Raises a UserError unless a split's patches have FLAIR's bands, from which models choose."""
+    if split.bands != len(BANDS):
         raise UserError(
-            f"the model takes {len(card.bands)} bands ({', '.join(card.bands)}), the patches of "
-            f"{split.directory} have {split.bands}"
+            f"the patches of {split.directory} have {split.bands} bands, not FLAIR's {len(BANDS)}: "
+            f"{', '.join(BANDS)}"
         )

@@ -15,7 +15,7 @@ from flair_jax import classes, pretrained
 from flair_jax import config as configuration
 from flair_jax.checkpoint import save_model
 from flair_jax.errors import UserError
-from flair_jax.model_card import BANDS, ModelCard
+from flair_jax.model_card import BANDS, ModelCard, band_places
 from flair_jax.train_state import split_model
 
 # FLAIR-INC_rgbie_15cl_resnet34-unet_weights.pth
@@ -47,6 +47,11 @@ def card_for(
         channels = tensors["encoder.conv1.weight"].shape[1]
         outputs = tensors["segmentation_head.0.weight"].shape[0]
     except KeyError as error:
+        if "layer1.0.conv1.weight" in tensors:
+            raise UserError(
+                f"{weights} is a bare ResNet, which predicts no land cover: train from it, with "
+                f"--config.encoder_weights={weights}"
+            ) from error
         raise UserError(
             f"{weights} has no {error}: it is not a segmentation-models-pytorch U-Net"
         ) from error
@@ -70,9 +75,7 @@ def card_for(
         raise UserError(
             f"{len(bands)} bands ({', '.join(bands)}), but the weights have {channels} (--bands)"
         )
-    wrong = [band for band in bands if band not in BANDS]
-    if wrong:
-        raise UserError(f"unknown band {wrong[0]!r} (--bands): known are {', '.join(BANDS)}")
+    places = band_places(bands)
     if nomenclature is not None:
         chosen = classes.nomenclature(nomenclature)
     else:
@@ -83,7 +86,6 @@ def card_for(
             f"{outputs} (--nomenclature)"
         )
     defaults = configuration.default()
-    places = [BANDS.index(band) for band in bands]
     takes_metadata = any(key.startswith("enc.enc_mlp") for key in tensors)
     return ModelCard(
         bands=bands,
@@ -94,6 +96,13 @@ def card_for(
         metadata_encoding="reference" if takes_metadata else "",
         metadata_fusion="rows" if takes_metadata else "",
     )
+
+
+def published_card(weights: str, state_dict: dict[str, np.ndarray]) -> ModelCard | None:
+    """The card of a FLAIR-INC file, by its name; None of any other file."""
+    if not _FLAIR_INC.search(pathlib.PurePath(weights).name):
+        return None
+    return card_for(weights, state_dict)
 
 
 def _flair_inc_classes(

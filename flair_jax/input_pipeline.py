@@ -100,16 +100,19 @@ class _ReadPatch:
         metadata_encoding: str,
         refused_values: Sequence[int],
         keep: Sequence[str],
+        bands: Sequence[int],
     ) -> None:
         self._records = split.records
         self._refused = np.isin(np.arange(256), refused_values)
         self._metadata_encoding = metadata_encoding
         self._keep = keep
+        self._bands = None if list(bands) == list(range(split.bands)) else list(bands)
 
     def __call__(self, index: np.integer) -> dict[str, Any]:
         record = self._records[max(int(index), 0)]
+        image = record["image"]
         patch = {
-            "image": record["image"],
+            "image": image if self._bands is None else image[..., self._bands],
             "mask": record["mask"],
             "sample": np.bool_(index != PADDING),
             "valid": np.bool_(index != PADDING and record["has_mask"]),
@@ -176,6 +179,7 @@ def batches(
     metadata_encoding: str = "",
     refused_values: Sequence[int] = (),
     keep: Sequence[str] = (),
+    bands: Sequence[int] | None = None,
     num_workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
@@ -188,6 +192,7 @@ def batches(
         metadata_encoding: add `metadata` (n, numbers) float32, see `metadata.encode`.
         refused_values: mask values that end the reading with an error.
         keep: further features of the data set to add as they are, such as `id` or `transform`.
+        bands: places of the bands to take, in this order; all if None.
         num_workers: processes that read; 0 reads in threads of this one.
         process_index, process_count: this host's number, and how many hosts share each batch.
 
@@ -202,9 +207,11 @@ def batches(
     steps, batch_size = order.shape
     share = batch_size // process_count
     mine = order.reshape(steps, process_count, share)[:, process_index].reshape(-1)
+    bands = range(split.bands) if bands is None else bands
+    read = _ReadPatch(split, metadata_encoding, refused_values, keep, bands)
     data = (
         grain.MapDataset.source(mine)
-        .map(_ReadPatch(split, metadata_encoding, refused_values, keep))
+        .map(read)
         .batch(share)
         .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
     )

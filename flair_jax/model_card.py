@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -19,6 +20,21 @@ from flair_jax.whole_files import write_whole
 
 FILE = "model.json"
 BANDS = ("red", "green", "blue", "nir", "height")
+
+
+def band_places(bands: Sequence[str]) -> list[int]:
+    """Where bands lie in FLAIR's images, from 0.
+
+    Raises:
+        UserError: there is none, one twice, or one that FLAIR does not have.
+    """
+    wrong = [band for band in bands if band not in BANDS or list(bands).count(band) > 1]
+    if wrong or not bands:
+        raise UserError(
+            f"the bands {', '.join(bands) or '(none)'} are not a choice from {', '.join(BANDS)}"
+            + (f": {wrong[0]!r} is unknown or there twice" if wrong else "")
+        )
+    return [BANDS.index(band) for band in bands]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +70,13 @@ class ModelCard:
     ) -> "ModelCard":
         """The card of the model that a configuration describes."""
         use = config.metadata.use
+        places = band_places(config.bands)
         return cls(
-            bands=BANDS,
+            bands=tuple(config.bands),
             nomenclature=nomenclature(config.nomenclature, config.classes, config.disabled_classes),
             normalization=config.normalization,
-            means=tuple(config.normalization_means),
-            deviations=tuple(config.normalization_deviations),
+            means=tuple(config.normalization_means[i] for i in places),
+            deviations=tuple(config.normalization_deviations[i] for i in places),
             metadata_encoding=config.metadata.encoding if use else "",
             metadata_fusion=config.metadata.fusion if use else "",
             dtype=config.dtype,

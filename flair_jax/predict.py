@@ -97,7 +97,7 @@ def predict_checkpoint(
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
     card, params, stats, step = load(checkpoint, mesh)
-    check_bands(card, split)
+    check_bands(split)
     output = epath.Path(output)
     partial = output.with_name(output.name + ".partial")
     first = jax.process_index() == 0

@@ -1,7 +1,6 @@
 """The training loop."""
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,20 +13,14 @@ from jax.sharding import Mesh
 
 from flair_jax import config as configuration
 from flair_jax import input_pipeline, report
+from flair_jax.after_training import score_and_predict
 from flair_jax.checkpoint import Checkpoints, Progress
 from flair_jax.errors import UserError
-from flair_jax.evaluate import (
-    NoMasksError,
-    accumulate,
-    evaluate_checkpoint,
-    make_eval_step,
-    on_device,
-    split_batches,
-)
+from flair_jax.evaluate import accumulate, check_bands, make_eval_step, on_device, split_batches
 from flair_jax.initial_weights import initial_weights
 from flair_jax.input_pipeline import Split
 from flair_jax.metric_writer import MetricWriter
-from flair_jax.model_card import FILE, ModelCard
+from flair_jax.model_card import FILE, ModelCard, band_places
 from flair_jax.models.unet import check_size
 from flair_jax.optimizer import (
     EarlyStop,
@@ -35,7 +28,6 @@ from flair_jax.optimizer import (
     make_optimizer,
     with_learning_rate,
 )
-from flair_jax.predict import predict_checkpoint
 from flair_jax.sharding import check_batch_size, make_mesh, replicate, to_global
 from flair_jax.train_state import TrainState, create_train_state, split_model
 from flair_jax.train_step import TrainStep, make_train_step
@@ -80,7 +72,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
             report.say(f"the training in {run.workdir} is finished ({_why_finished(run)})")
     finally:
         run.checkpoints.close()
-    return score_and_predict(run)
+    return score_and_predict(config, run.workdir, run.mesh)
 
 
 def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
@@ -97,6 +89,7 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     check_batch_size(eval_batch_size, mesh, "config.eval_batch_size")
     directory = input_pipeline.dataset_directory(config.data_dir, config.data_config)
     splits = {name: input_pipeline.open_split(directory, name) for name in ("train", "val")}
+    check_bands(splits["train"])
     height, width = splits["train"].patch_size
     if config.crop_size > min(height, width):
         raise UserError(
@@ -122,12 +115,9 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     said: list[str] = []
     if latest is None:
         params, stats, said = initial_weights(
-            params,
-            stats,
-            init_from=config.init_from,
-            encoder_weights=config.encoder_weights,
-            mesh=mesh,
-        )
+            params, stats, card, init_from=config.init_from,
+            encoder_weights=config.encoder_weights, mesh=mesh,
+        )  # fmt: skip
     optimizer = make_optimizer(config.learning_rate)
     state = replicate(create_train_state(params, stats, optimizer), mesh)
     plateau = Plateau(config.learning_rate, **config.plateau)
@@ -261,6 +251,7 @@ def _epoch_batches(run: Run, first_step: int) -> Iterator[input_pipeline.Batch]:
         split,
         order[first_step:],
         metadata_encoding=run.card.metadata_encoding,
+        bands=band_places(run.card.bands),
         refused_values=run.card.refused_values,
         num_workers=config.num_workers,
         process_index=jax.process_index(),
@@ -288,54 +279,6 @@ def _why_finished(run: Run) -> str:
     if not stop.stopped:
         return f"{epoch} epochs, config.num_epochs={run.config.num_epochs}"
     return f"after {epoch} epochs, {stop.waited} of them without a lower validation loss"
-
-
-def score_and_predict(run: Run) -> dict | None:
-    """Scores the best checkpoint on test, predicts if asked; what is there already is kept."""
-    config, workdir = run.config, run.workdir
-    directory = epath.Path(run.splits["train"].directory)
-    try:
-        test = input_pipeline.open_split(directory, "test")
-    except UserError as error:
-        report.say(f"no test score: {error}")
-        return None
-    batch_size = config.eval_batch_size or config.batch_size
-    options = {"batch_size": batch_size, "num_workers": config.num_workers}
-    checkpoints = workdir / "checkpoints"
-    output = workdir / "evaluation" / "test"
-    reader = Checkpoints(checkpoints, read_only=True)
-    best = reader.best()
-    reader.close()
-    metrics = _written_for(output / "metrics.json", best, "test")
-    if metrics is not None:
-        report.say(f"the test split has been scored: {output}")
-    else:
-        try:
-            metrics = evaluate_checkpoint(
-                checkpoints, test, run.mesh, output=output,
-                loss_normalization=config.loss_normalization, **options,
-            )  # fmt: skip
-        except NoMasksError as error:
-            report.say(f"no test score: {error}")
-    if metrics is not None:
-        report.say(report.score_table(metrics) + "\n\n" + report.part_tables(metrics))
-    if config.predict_after_training:
-        predictions = workdir / "predictions"
-        if predictions.exists() and _written_for(workdir / "predictions.json", best, "test"):
-            report.say(f"the test split has been predicted: {predictions}")
-        else:
-            count = predict_checkpoint(checkpoints, test, run.mesh, output=predictions, **options)
-            report.say(f"{count} predictions in {predictions}")
-    report.say(f"everything is in {workdir}")
-    return metrics
-
-
-def _written_for(path: epath.Path, step: int | None, split: str) -> dict | None:
-    """What a JSON file holds if it was written for this step and split."""
-    if not path.exists():
-        return None
-    values = json.loads(path.read_text())
-    return values if (values["step"], values["split"]) == (step, split) else None
 
 
 def _make_workdir(workdir: epath.Path) -> None:

@@ -44,6 +44,13 @@ def test_baseline_is_the_published_recipe():
         ("plateau.factor", 1.0, "config.plateau.factor is 1.0"),
         ("augment_probability.rotation", 1.5, "expected a probability, 0 to 1"),
         ("metadata.encoding", "learned", "config.metadata.encoding is 'learned'"),
+        (
+            "bands",
+            ("red", "swir"),
+            "are not a choice from red, green, blue, nir, height: 'swir' is",
+        ),
+        ("bands", ("red", "red"), "'red' is unknown or there twice"),
+        ("normalization_means", (1.0, 2.0, 3.0), "expected 5 numbers, one a band"),
     ],
 )
 def test_wrong_values_are_named(config, key, value, expected):

@@ -8,11 +8,14 @@ from golden_arrays import golden_model, state_dict
 from safetensors.numpy import load_file, save_file
 
 import flair_jax
+from flair_jax import input_pipeline
 from flair_jax.checkpoint import find
 from flair_jax.errors import UserError
+from flair_jax.evaluate import evaluate_checkpoint
 from flair_jax.export_torch import export_weights
 from flair_jax.import_torch import import_weights
 from flair_jax.models import UNet
+from flair_jax.sharding import make_mesh
 
 OTHER = {"bands": ("red", "green", "blue", "nir", "height"), "nomenclature": "baseline"}
 
@@ -137,3 +140,32 @@ def test_commands(tmp_path):
         check=True,
     )
     assert done.stdout.startswith("278 tensors in ")
+
+
+def test_a_bare_resnet_is_no_model(tmp_path):
+    weights = state_dict(UNet(3, 13, rngs=nnx.Rngs(0)))
+    weights = {
+        key.removeprefix("encoder."): value
+        for key, value in weights.items()
+        if key.startswith("encoder.")
+    }
+    save_file(weights, tmp_path / "resnet34.safetensors")
+    with pytest.raises(UserError, match=r"bare ResNet.*--config.encoder_weights="):
+        import_weights(str(tmp_path / "resnet34.safetensors"), str(tmp_path / "run"), **OTHER)
+
+
+def test_a_model_of_three_bands_scores_patches_of_five(imported, data_dir):
+    _, run = imported
+    directory = input_pipeline.dataset_directory(str(data_dir), "published")
+    split = input_pipeline.open_split(directory, "test")
+    metrics = evaluate_checkpoint(
+        run, split, make_mesh(), batch_size=5, loss_normalization="pixels"
+    )
+    model = flair_jax.load_model(run)
+    patches = [split.records[i] for i in range(5)]
+    classes = model(np.stack([p["image"][..., :3] for p in patches])).argmax(-1)
+    labels = np.stack([p["mask"] for p in patches]) - 1
+    assert metrics["num_patches"] == 5
+    expected = np.zeros((19, 19), int)
+    np.add.at(expected, (labels, classes), 1)
+    np.testing.assert_array_equal(metrics["confusion_matrix"], expected)

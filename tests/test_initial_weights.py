@@ -28,9 +28,12 @@ def mesh():
     return make_mesh()
 
 
+CARD = ModelCard.from_config(configuration.default(), (64, 64))
+
+
 def start(drawn, mesh, init_from="", encoder_weights=""):
     return initial_weights(
-        *drawn, init_from=str(init_from), encoder_weights=str(encoder_weights), mesh=mesh
+        *drawn, CARD, init_from=str(init_from), encoder_weights=str(encoder_weights), mesh=mesh
     )
 
 
@@ -39,21 +42,41 @@ def test_nothing_asked_nothing_changed(drawn, mesh):
 
 
 def test_from_a_checkpoint_of_other_classes(drawn, mesh, tmp_path):
-    card = ModelCard.from_config(configuration.default(), (64, 64))
-    card = dataclasses.replace(card, nomenclature=FULL)
+    """12 of all 19 classes gather the same mask values; "other" is another class there."""
+    card = dataclasses.replace(CARD, nomenclature=FULL, normalization="custom")
     _, theirs, their_stats = split_model(card.build_model(7))
     save_model(tmp_path / "checkpoints", card, theirs, their_stats)
     params, stats, said = start(drawn, mesh, init_from=tmp_path)
-    head = ("segmentation_head.0.kernel", "segmentation_head.0.bias")
     for name, value in params.items():
-        expected = drawn[0][name] if name in head else theirs[name]
-        np.testing.assert_array_equal(value, expected)
+        if name.startswith("segmentation_head."):
+            np.testing.assert_array_equal(value[..., :12], theirs[name][..., :12])
+            np.testing.assert_array_equal(value[..., 12], drawn[0][name][..., 12])
+        else:
+            np.testing.assert_array_equal(value, theirs[name])
     for name, value in stats.items():
         np.testing.assert_array_equal(value, their_stats[name])
-    assert said[0].startswith("weights  230 tensors from ")
-    assert sorted(said[1:]) == [
-        "  drawn anew: segmentation_head.0.bias (13,)",
-        "  drawn anew: segmentation_head.0.kernel (3, 3, 16, 13)",
+    assert said[0].endswith("tensors from " + str(tmp_path) + ", 0 drawn anew")
+    assert said[1].startswith(
+        "  segmentation_head.0.kernel, segmentation_head.0.bias: classes buil"
+    )
+    assert said[1].endswith("plowed land taken over; other drawn anew")
+    assert "config.normalization='custom', this run uses 'scaling'" in said[2]
+
+
+def test_bands_are_taken_over_by_name(drawn, mesh, tmp_path):
+    card = dataclasses.replace(CARD, bands=("nir", "red", "green"), means=(), deviations=())
+    _, theirs, their_stats = split_model(card.build_model(7))
+    save_model(tmp_path / "checkpoints", card, theirs, their_stats)
+    params, _, said = start(drawn, mesh, init_from=tmp_path)
+    stem, given = params["encoder.conv1.kernel"], theirs["encoder.conv1.kernel"]
+    for ours, place in ((0, 1), (1, 2), (3, 0)):
+        np.testing.assert_array_equal(stem[:, :, ours], given[:, :, place])
+    for ours in (2, 4):
+        np.testing.assert_array_equal(
+            stem[:, :, ours], drawn[0]["encoder.conv1.kernel"][:, :, ours]
+        )
+    assert said[1:] == [
+        "  encoder.conv1.kernel: bands red, green, nir taken over; blue, height drawn anew"
     ]
 
 
@@ -63,11 +86,26 @@ def test_from_a_pytorch_file_of_other_bands(drawn, mesh, tmp_path):
     params, _, said = start(drawn, mesh, init_from=tmp_path / "w.safetensors")
     np.testing.assert_array_equal(params["encoder.conv1.kernel"], drawn[0]["encoder.conv1.kernel"])
     np.testing.assert_array_equal(params["encoder.bn1.scale"], weights["encoder.bn1.weight"])
-    assert said[1:] == ["  drawn anew: encoder.conv1.kernel (7, 7, 5, 64)"]
+    assert said[1] == "  drawn anew: encoder.conv1.kernel (7, 7, 5, 64)"
+    assert "does not name its bands and classes" in said[2]
     del weights["decoder.blocks.0.conv1.0.weight"]
     save_file(weights, tmp_path / "w.safetensors")
     with pytest.raises(UserError, match=r"missing: decoder.blocks.0.conv1.0.weight"):
         start(drawn, mesh, init_from=tmp_path / "w.safetensors")
+
+
+def test_flair_inc_file_says_its_bands_and_classes(drawn, mesh, tmp_path):
+    weights = state_dict(UNet(3, 19, rngs=nnx.Rngs(0)))
+    weights = {f"model.seg_model.{key}": value for key, value in weights.items()}
+    weights["criterion.weight"] = np.array([1.0] * 12 + [0.0] * 7, np.float32)
+    file = tmp_path / "FLAIR-INC_rgb_12cl_resnet34-unet_weights.safetensors"
+    save_file(weights, file)
+    params, _, said = start(drawn, mesh, init_from=file)
+    stem = weights["model.seg_model.encoder.conv1.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(params["encoder.conv1.kernel"][:, :, :3], stem)
+    bias = weights["model.seg_model.segmentation_head.0.bias"]
+    np.testing.assert_array_equal(params["segmentation_head.0.bias"][:12], bias[:12])
+    assert "bands red, green, blue taken over; nir, height drawn anew" in said[1]
 
 
 def test_bare_resnet_for_the_encoder(drawn, mesh, tmp_path):

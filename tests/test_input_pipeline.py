@@ -58,6 +58,14 @@ def test_batches_hold_the_records_as_they_are(train):
     assert second["valid"].tolist() == second["sample"].tolist() == [True, False, False, False]
 
 
+def test_bands_are_chosen_and_ordered(train):
+    order = np.array([[3, 1]])
+    (whole,), (chosen,) = (
+        list(input_pipeline.batches(train, order, bands=bands)) for bands in (None, (3, 0))
+    )
+    np.testing.assert_array_equal(chosen["image"], whole["image"][..., [3, 0]])
+
+
 def test_hosts_share_each_global_batch_in_order(train):
     order = input_pipeline.train_order(16, 8, seed=0, epoch=0)
     whole = list(input_pipeline.batches(train, order))
