@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from flair_jax import input_pipeline, report
 from flair_jax.checkpoint import Checkpoints
 from flair_jax.errors import UserError
-from flair_jax.evaluate import NoMasksError, evaluate_checkpoint
+from flair_jax.evaluate import NoMasksError, evaluate_checkpoint, output_folder
 from flair_jax.predict import predict_checkpoint
 
 
@@ -33,23 +33,26 @@ def score_and_predict(
     batch_size = config.eval_batch_size or config.batch_size
     options = {"batch_size": batch_size, "num_workers": config.num_workers}
     checkpoints = workdir / "checkpoints"
-    output = workdir / "evaluation" / "test"
     reader = Checkpoints(checkpoints, read_only=True)
     best = reader.best()
     reader.close()
-    metrics = _written_for(output / "metrics.json", best, "test")
-    if metrics is not None:
-        report.say(f"the test split has been scored: {output}")
-    else:
-        try:
-            metrics = evaluate_checkpoint(
-                checkpoints, test, mesh, output=output,
-                loss_normalization=config.loss_normalization, **options,
-            )  # fmt: skip
-        except NoMasksError as error:
-            report.say(f"no test score: {error}")
-    if metrics is not None:
-        report.say(report.score_table(metrics) + "\n\n" + report.part_tables(metrics))
+    metrics = None
+    for averaged in (True, False) if config.ema_decay else (False,):
+        output = output_folder(workdir, "test", averaged)
+        metrics = _written_for(output / "metrics.json", best, "test")
+        if metrics is not None:
+            report.say(f"the test split has been scored: {output}")
+        else:
+            try:
+                metrics = evaluate_checkpoint(
+                    checkpoints, test, mesh, output=output, averaged=averaged,
+                    loss_normalization=config.loss_normalization, **options,
+                )  # fmt: skip
+            except NoMasksError as error:
+                report.say(f"no test score: {error}")
+        if metrics is not None:
+            report.say("the moving average of the weights:" if averaged else "")
+            report.say(report.score_table(metrics) + "\n\n" + report.part_tables(metrics))
     if config.predict_after_training:
         predictions = workdir / "predictions"
         if predictions.exists() and _written_for(workdir / "predictions.json", best, "test"):

@@ -1,11 +1,14 @@
 """Checkpoints: every call to Orbax is made here.
 
 A folder of checkpoints holds `model.json` (the card) and one folder per kept step with the items
-`model` (parameters and statistics), `optimizer` and `progress`. The latest ones and the best by
-validation loss are kept. Orbax writes under a temporary name and renames when all is written.
+`model` (parameters and statistics), `optimizer`, `progress` and, if the run keeps one, `average`
+(the moving average of the model). The latest ones and the best by validation loss are kept. Orbax
+writes under a temporary name and renames when all is written.
 """
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -17,7 +20,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from flair_jax.errors import UserError
 from flair_jax.model_card import FILE, ModelCard
 from flair_jax.optimizer import EarlyStop, Plateau
-from flair_jax.sharding import replicated
+from flair_jax.sharding import replicated, wait_for_hosts
 from flair_jax.train_state import Arrays, TrainState, split_model
 
 MONITORED = "val_loss"
@@ -90,11 +93,12 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.directory.resolve(),
             options=options,
-            item_names=("model", "optimizer", "progress"),
+            item_names=("model", "optimizer", "progress", "average"),
             item_handlers={
                 "model": ocp.StandardCheckpointHandler(),
                 "optimizer": ocp.StandardCheckpointHandler(),
                 "progress": ocp.JsonCheckpointHandler(),
+                "average": ocp.StandardCheckpointHandler(),
             },
         )
 
@@ -112,24 +116,91 @@ class Checkpoints:
         return min(losses, key=lambda step: (losses[step], step)) if losses else None
 
     def save(self, state: TrainState, progress: Progress, metrics: dict[str, float] | None) -> None:
-        """Starts saving; the arrays are copied before this returns, the files are written later."""
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                model=ocp.args.StandardSave({"params": state.params, "stats": state.stats}),
-                optimizer=ocp.args.StandardSave(state.opt_state),
-                progress=ocp.args.JsonSave(progress.to_json()),
-            ),
-            metrics=metrics,
-        )
+        """Starts saving; the arrays are copied before this returns, the files are written later.
+
+        Args:
+            state: what to save, under its step; an earlier one of that step is replaced.
+            progress: what goes with it.
+            metrics: with the monitored loss, or None between two validations.
+
+        Raises:
+            UserError: this one or the one before could not be written.
+        """
+        step = int(state.step)
+        items = {
+            "model": ocp.args.StandardSave({"params": state.params, "stats": state.stats}),
+            "optimizer": ocp.args.StandardSave(state.opt_state),
+            "progress": ocp.args.JsonSave(progress.to_json()),
+        }
+        if state.average:
+            items["average"] = ocp.args.StandardSave(state.average)
+        with self._writing():
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
 
     def wait(self) -> None:
-        """Returns when all started saves are on disk."""
-        self._manager.wait_until_finished()
+        """Returns when all started saves are on disk.
+
+        Raises:
+            UserError: one could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            whole = ", ".join(str(step) for step in sorted(self._manager.all_steps())) or "none yet"
+            raise UserError(
+                f"a checkpoint could not be written to {self.directory}: {error}\n"
+                f"Whole checkpoints there: {whole}. Make room (or mend what the message says), and "
+                "give the same command again: it goes on from the last whole one."
+            ) from error
 
     def close(self) -> None:
         """Waits, then ends Orbax's threads."""
-        self._manager.close()
+        with self._writing():
+            self._manager.close()
+
+    def newest_whole(
+        self, like: TrainState, mesh: Mesh
+    ) -> tuple[TrainState, Progress, list[str]] | None:
+        """The newest checkpoint that can be restored; damaged newer ones are put aside.
+
+        Args:
+            like, mesh: see `restore`.
+
+        Returns:
+            State, progress and what to say of damaged ones; None if nothing has been saved.
+
+        Raises:
+            UserError: checkpoints are there, and none can be restored.
+        """
+        said: list[str] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return *self.restore(step, like, mesh), said
+            except UserError as error:
+                said.append(f"damaged: {error}")
+        if said:
+            raise UserError(
+                "\n".join(said) + "\nNo checkpoint of this run can be restored: give another "
+                "--workdir, or remove this one to start afresh."
+            )
+        return None
+
+    def put_aside(self, after: int) -> None:
+        """Renames the folders of all steps after one: they are damaged, and would be in the way."""
+        for step in self._manager.all_steps():
+            if step > after and jax.process_index() == 0:
+                aside = self.directory.parent / "damaged_checkpoints"
+                aside.mkdir(exist_ok=True)
+                (self.directory / str(step)).rename(aside / str(step))
+        wait_for_hosts("checkpoints: damaged ones put aside")
+        self._manager.reload()
 
     def restore(self, step: int, like: TrainState, mesh: Mesh) -> tuple[TrainState, Progress]:
         """Everything that a run needs to go on from a step.
@@ -140,6 +211,11 @@ class Checkpoints:
             mesh: where the arrays shall lie; the checkpoint may come from another number of
                 devices.
         """
+        average = (
+            {"average": ocp.args.StandardRestore(_abstract(like.average, mesh))}
+            if like.average
+            else {}
+        )
         items = self._restore(
             step,
             model=ocp.args.StandardRestore(
@@ -147,6 +223,7 @@ class Checkpoints:
             ),
             optimizer=ocp.args.StandardRestore(_abstract(like.opt_state, mesh)),
             progress=ocp.args.JsonRestore(),
+            **average,
         )
         model = items["model"]
         state = TrainState(
@@ -154,12 +231,20 @@ class Checkpoints:
             params=model["params"],
             stats=model["stats"],
             opt_state=items["optimizer"],
+            average=items["average"] if average else {},
         )
         return state, Progress.from_json(items["progress"])
 
-    def restore_model(self, step: int, card: ModelCard, mesh: Mesh) -> tuple[Arrays, Arrays]:
-        """Parameters and statistics alone, for inference."""
+    def restore_model(
+        self, step: int, card: ModelCard, mesh: Mesh, *, averaged: bool = False
+    ) -> tuple[Arrays, Arrays]:
+        """Parameters and statistics alone, for inference; `averaged`: their moving average."""
         _, params, stats = split_model(card.abstract_model())
+        if averaged:
+            both = {**params, **stats}
+            items = self._restore(step, average=ocp.args.StandardRestore(_abstract(both, mesh)))
+            average = items["average"]
+            return {k: average[k] for k in params}, {k: average[k] for k in stats}
         items = self._restore(
             step,
             model=ocp.args.StandardRestore(_abstract({"params": params, "stats": stats}, mesh)),
@@ -225,7 +310,7 @@ def find(path: epath.PathLike) -> tuple[epath.Path, int | None]:
 
 
 def load(
-    path: epath.PathLike, mesh: Mesh, step: int | None = None
+    path: epath.PathLike, mesh: Mesh, step: int | None = None, *, averaged: bool = False
 ) -> tuple[ModelCard, Arrays, Arrays, int]:
     """Card, parameters, statistics and step of a checkpoint, for inference.
 
@@ -233,6 +318,7 @@ def load(
         path: see `find`.
         mesh: where the arrays shall lie.
         step: which step; by default the one that the path names, or else the best.
+        averaged: the moving average of the weights in place of the weights themselves.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
@@ -248,7 +334,12 @@ def load(
             step = checkpoints.latest()
         if step is None:
             raise UserError(f"no step has been saved in {directory} yet")
-        params, stats = checkpoints.restore_model(step, card, mesh)
+        if averaged and not (directory / str(step) / "average").exists():
+            raise UserError(
+                f"{directory / str(step)} has no moving average of the weights: the run had "
+                "config.ema_decay=0"
+            )
+        params, stats = checkpoints.restore_model(step, card, mesh, averaged=averaged)
     finally:
         checkpoints.close()
     return card, params, stats, step

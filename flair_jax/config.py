@@ -20,6 +20,7 @@ CHANGEABLE = frozenset(
     {
         "data_dir", "num_epochs", "num_workers", "log_every_steps", "eval_batch_size",
         "early_stop_patience", "checkpoint_every_steps", "keep_latest", "predict_after_training",
+        "profile", "compilation_cache",
     }
 )  # fmt: skip
 
@@ -60,7 +61,12 @@ def default() -> ml_collections.ConfigDict:
     # Model. `metadata.encoding`: "reference" (the baseline's 45 numbers, which say little of place
     # and season) or "corrected". `metadata.fusion`: "rows" (the baseline's, 512 x 512 pixels only)
     # or "channels" (any size).
+    # `batch_norm`: statistics of the global batch ("sync"), or of each device's share
+    # ("per_device", as in the reference's distributed training). `remat` computes inner maps twice
+    # to save memory.
     config.dtype = "float32"  # of the activations: "float32" or "bfloat16"
+    config.batch_norm = "sync"
+    config.remat = False
     config.metadata = ml_collections.ConfigDict(
         {"use": False, "encoding": "reference", "fusion": "rows"}
     )
@@ -74,6 +80,8 @@ def default() -> ml_collections.ConfigDict:
     # Optimisation: plain SGD; the rate is lowered when the validation loss stalls.
     config.loss_normalization = "pixels"  # "pixels" (challenge) or "weights" (later code)
     config.learning_rate = 0.02
+    config.accumulate_steps = 1  # parts that a batch is worked through in, one after the other
+    config.ema_decay = 0.0  # moving average of the weights, scored beside them; 0: none, or 0.999
     config.plateau = ml_collections.ConfigDict(
         {"factor": 0.5, "patience": 10, "cooldown": 4, "threshold": 1e-4, "min_rate": 1e-7}
     )
@@ -86,6 +94,10 @@ def default() -> ml_collections.ConfigDict:
     config.checkpoint_every_steps = 0  # 0: after each epoch only
     config.keep_latest = 2  # beside the best
     config.predict_after_training = False
+    config.profile = (0, 0)  # first and last step of a trace for TensorBoard, in profile/; 0: none
+    # Where compiled programs are kept for the next start: a folder; "default" is one in ~/.cache;
+    # "" is nowhere.
+    config.compilation_cache = "default"
 
     # Made-up data, made and built on first use; see synthetic.py.
     config.synthetic = ml_collections.ConfigDict(
@@ -113,6 +125,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key, choices in (
         ("normalization", ("scaling", "custom")),
         ("dtype", ("float32", "bfloat16")),
+        ("batch_norm", ("sync", "per_device")),
         ("unlisted_values", ("error", "ignore")),
         ("loss_normalization", NORMALIZATIONS),
         ("metadata.encoding", tuple(SIZES)),
@@ -123,6 +136,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require("eval_batch_size", config.eval_batch_size >= 0, "0 (as batch_size) or more")
     require("num_epochs", config.num_epochs >= 0, "0 or more")
     require("learning_rate", config.learning_rate > 0, "more than 0")
+    require("accumulate_steps", config.accumulate_steps >= 1, "at least 1")
+    require("ema_decay", 0 <= config.ema_decay < 1, "0 (none) or more, and less than 1")
+    first, last = config.profile
+    require("profile", 0 <= first <= last, "(first step, last step), or (0, 0) for none")
     require("seed", 0 <= config.seed < 2**32, "0 to 4294967295")
     require("crop_size", config.crop_size >= 0, "0 (whole patches) or more")
     require("log_every_steps", config.log_every_steps >= 1, "at least 1")

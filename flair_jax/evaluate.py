@@ -28,7 +28,7 @@ from flair_jax.input_pipeline import (
     open_split,
 )
 from flair_jax.losses import cross_entropy_sums
-from flair_jax.metrics import DEFINITIONS, confusion_matrices, summary
+from flair_jax.metrics import DEFINITIONS, challenge_scores, confusion_matrices, summary
 from flair_jax.model_card import BANDS, ModelCard, band_places
 from flair_jax.preprocess import normalise, to_labels
 from flair_jax.sharding import (
@@ -49,6 +49,10 @@ class NoMasksError(UserError):
     """A split whose patches have no masks cannot be scored."""
 
 
+class StopAskedError(Exception):
+    """A host asked for an end before all was counted."""
+
+
 @dataclasses.dataclass
 class Evaluation:
     """What is counted over a split; patches without mask are not.
@@ -67,6 +71,10 @@ class Evaluation:
     def confusion(self) -> np.ndarray:
         """(classes, classes) int64, over all patches."""
         return self.confusions.sum(0, dtype=np.int64)
+
+    def miou(self, nomenclature: Nomenclature) -> float:
+        """Mean IoU by the challenge's definition."""
+        return challenge_scores(self.confusion, nomenclature.weights)["miou"]
 
     def scores(self, nomenclature: Nomenclature) -> dict[str, Any]:
         """Both definitions of the scores, as plain numbers."""
@@ -103,6 +111,7 @@ def make_eval_step(
             "loss_sum": jnp.sum(jnp.where(valid, total, 0)),
             "loss_count": jnp.sum(jnp.where(valid, count, 0)),
             "valid": valid,
+            "stop": jnp.any(batch["stop"]),
             "confusions": confusion_matrices(
                 labels, jnp.argmax(logits, -1), valid, len(nomenclature)
             ),
@@ -116,21 +125,40 @@ def make_eval_step(
 
 
 def accumulate(
-    eval_step: EvalStep, params: Arrays, stats: Arrays, data: Iterable[Batch], mesh: Mesh
+    eval_step: EvalStep,
+    params: Arrays,
+    stats: Arrays,
+    data: Iterable[Batch],
+    mesh: Mesh,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation:
-    """Runs a split through an evaluation step; sums of the losses in float64 on the host."""
+    """Runs a split through an evaluation step; sums of the losses in float64 on the host.
+
+    Args:
+        eval_step: see `make_eval_step`.
+        params, stats: of the model.
+        data: this host's share of the batches.
+        mesh: the devices.
+        stop: asked before each batch; if it is true on any host, all hosts stop.
+
+    Raises:
+        NoMasksError: no patch has a mask.
+        StopAskedError: see `stop`.
+    """
     loss_sum = loss_count = 0.0
     confusions, kept = [], []
 
     def steps() -> Iterable[dict]:
         for batch in data:
             kept.append([batch[name] for name in FIELDS if name in batch])
-            yield eval_step(params, stats, to_global(on_device(batch), mesh))
+            yield eval_step(params, stats, to_global(on_device(batch, stop=stop()), mesh))
 
     valid = []
     for counts in _one_behind(steps()):
         loss_sum += float(counts["loss_sum"])
         loss_count += float(counts["loss_count"])
+        if counts["stop"]:
+            raise StopAskedError
         valid.append(np.asarray(counts["valid"]))
         confusions.append(np.asarray(counts["confusions"])[valid[-1]])
     if not any(map(np.any, valid)):
@@ -142,9 +170,10 @@ def accumulate(
     return Evaluation(np.concatenate(confusions), loss_sum / max(loss_count, 1e-12), fields)
 
 
-def on_device(batch: Batch) -> Batch:
-    """The fields of a batch that the device gets."""
-    return {key: batch[key] for key in DEVICE_FIELDS if key in batch}
+def on_device(batch: Batch, stop: bool = False) -> Batch:
+    """The fields of a batch that the device gets; `stop` tells all hosts that this one would."""
+    fields = {key: batch[key] for key in DEVICE_FIELDS if key in batch}
+    return fields | {"stop": np.full(len(batch["valid"]), stop)}
 
 
 def _one_behind(results: Iterable[dict]) -> Iterable[dict]:
@@ -184,6 +213,7 @@ def evaluate_checkpoint(
     loss_normalization: str,
     num_workers: int = 0,
     output: epath.PathLike | None = None,
+    averaged: bool = False,
 ) -> dict[str, Any]:
     """Scores a checkpoint on a split, and writes `metrics.json` and `confusion_matrix.png`.
 
@@ -195,6 +225,7 @@ def evaluate_checkpoint(
         loss_normalization: see `losses.cross_entropy_sums`.
         num_workers: see `input_pipeline.batches`.
         output: folder to write to, or None.
+        averaged: score the moving average of the weights.
 
     Returns:
         What `metrics.json` holds: `definitions`, `challenge`, `main`, `intervals`, `by_domain`,
@@ -202,7 +233,7 @@ def evaluate_checkpoint(
         truth), `loss`, `num_patches`, `split`, `step`, `classes`.
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
-    card, params, stats, step = load(checkpoint, mesh)
+    card, params, stats, step = load(checkpoint, mesh, averaged=averaged)
     check_bands(split)
     graphdef = nnx.split(card.abstract_model())[0]
     eval_step = make_eval_step(graphdef, card, loss_normalization, mesh)
@@ -232,9 +263,12 @@ def evaluate_checkpoint(
     return metrics
 
 
-def evaluate_run(config: ml_collections.ConfigDict, workdir: epath.Path, name: str) -> dict:
+def evaluate_run(
+    config: ml_collections.ConfigDict, workdir: epath.Path, name: str, averaged: bool = False
+) -> dict:
     """Scores the best checkpoint of a workdir on a split, into `evaluation/<split>/`."""
     directory = dataset_directory(config.data_dir, config.data_config)
+    output = output_folder(workdir, name, averaged)
     metrics = evaluate_checkpoint(
         workdir,
         open_split(directory, name),
@@ -242,11 +276,17 @@ def evaluate_run(config: ml_collections.ConfigDict, workdir: epath.Path, name: s
         batch_size=config.eval_batch_size or config.batch_size,
         loss_normalization=config.loss_normalization,
         num_workers=config.num_workers,
-        output=workdir / "evaluation" / name,
+        output=output,
+        averaged=averaged,
     )
     report.say(report.score_table(metrics) + "\n\n" + report.part_tables(metrics))
-    report.say(f"written to {workdir / 'evaluation' / name}")
+    report.say(f"written to {output}")
     return metrics
+
+
+def output_folder(workdir: epath.Path, split: str, averaged: bool = False) -> epath.Path:
+    """Where the scores of a run lie: `evaluation/<split>`, or `evaluation/<split>_average`."""
+    return workdir / "evaluation" / (f"{split}_average" if averaged else split)
 
 
 def check_bands(split: Split) -> None:

@@ -3,13 +3,17 @@
 python -m flair_jax.main --config=configs/baseline.py [--workdir=DIR] [--mode=train|eval|predict]
 """
 
+import errno
 import pathlib
+import signal
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from flair_jax import hosts
 from flair_jax.errors import UserError
+from flair_jax.interruption import Interrupted
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Configuration file; --config.KEY=VALUE changes one of its keys."
@@ -24,10 +28,10 @@ _MODE = flags.DEFINE_enum(
 _SPLIT = flags.DEFINE_enum(
     "split", "test", ["train", "val", "test"], "What --mode=eval and --mode=predict work on."
 )
-_MULTIHOST = flags.DEFINE_bool(
-    "multihost", False,
-    "Start jax.distributed first: on each host of a Cloud TPU pod, or under Slurm or Open MPI.",
-)  # fmt: skip
+_AVERAGE = flags.DEFINE_bool(
+    "average", False, "Score or predict with the moving average of the weights (config.ema_decay)."
+)
+hosts.define_flags()
 
 
 def main(argv: list[str]) -> None:
@@ -39,13 +43,12 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax narrates every save
     config = _CONFIG.value
 
-    if _MULTIHOST.value:
-        import jax
-
-        jax.distributed.initialize()
+    hosts.start()
     from etils import epath
 
-    from flair_jax import evaluate, predict, synthetic, train
+    from flair_jax import compilation_cache, evaluate, predict, synthetic, train
+
+    compilation_cache.use(config.compilation_cache)
 
     workdir = epath.Path(_WORKDIR.value or f"runs/{_config_name()}")
     if config.synthetic.use:
@@ -53,9 +56,9 @@ def main(argv: list[str]) -> None:
     if _MODE.value == "train":
         train.train_and_evaluate(config, workdir)
     elif _MODE.value == "eval":
-        evaluate.evaluate_run(config, workdir, _SPLIT.value)
+        evaluate.evaluate_run(config, workdir, _SPLIT.value, _AVERAGE.value)
     else:
-        predict.predict_run(config, workdir, _SPLIT.value)
+        predict.predict_run(config, workdir, _SPLIT.value, _AVERAGE.value)
 
 
 def _config_name() -> str:
@@ -119,13 +122,24 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def run() -> None:
     """Entry point of the command."""
+    # Outside the training loop, which notes them, both signals end the program where it is: what
+    # is written is written whole, and the same command goes on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:
         sys.exit(f"error: {error}")
+    except Interrupted as stop:
+        print(stop)
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        sys.exit(130)
+        print("\nstopped; the same command goes on from what is saved")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        sys.exit(
+            f"error: nothing more can be written ({error}). What was saved before is whole: make "
+            "room, and give the same command again"
+        )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from flair_jax.sharding import (
     make_mesh,
     replicated,
     to_global,
+    wait_for_hosts,
 )
 from flair_jax.train_state import Arrays
 from flair_jax.whole_files import write_whole
@@ -78,6 +79,7 @@ def predict_checkpoint(
     batch_size: int,
     output: epath.PathLike,
     num_workers: int = 0,
+    averaged: bool = False,
 ) -> int:
     """Predicts a split with a checkpoint and writes `PRED_<number>.tif` files.
 
@@ -91,12 +93,13 @@ def predict_checkpoint(
         batch_size: global batch.
         output: folder to make; an earlier one of that name is replaced.
         num_workers: see `input_pipeline.batches`.
+        averaged: predict with the moving average of the weights.
 
     Returns:
         The number of files, over all hosts.
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
-    card, params, stats, step = load(checkpoint, mesh)
+    card, params, stats, step = load(checkpoint, mesh, averaged=averaged)
     check_bands(split)
     output = epath.Path(output)
     partial = output.with_name(output.name + ".partial")
@@ -105,7 +108,7 @@ def predict_checkpoint(
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir(parents=True)
-    _barrier("predictions: folder made")
+    wait_for_hosts("predictions: folder made")
     predict_step = make_predict_step(nnx.split(card.abstract_model())[0], card, mesh)
     place = ("id", "transform", "crs")
     for batch in split_batches(split, card, batch_size, num_workers=num_workers, keep=place):
@@ -117,7 +120,7 @@ def predict_checkpoint(
                     f"two patches of the split {split.name!r} have the number of {path.name}"
                 )
             write_prediction(path, classes[i], batch["transform"][i], str(batch["crs"][i]))
-    _barrier("predictions: files written")
+    wait_for_hosts("predictions: files written")
     if first:
         if output.exists():
             shutil.rmtree(output)
@@ -132,23 +135,23 @@ def predict_checkpoint(
     return len(split)
 
 
-def predict_run(config: ml_collections.ConfigDict, workdir: epath.Path, name: str) -> int:
-    """Predicts a split with the best checkpoint of a workdir, into `predictions/`."""
+def predict_run(
+    config: ml_collections.ConfigDict, workdir: epath.Path, name: str, averaged: bool = False
+) -> int:
+    """Predicts a split with the best checkpoint of a workdir, into `predictions/`.
+
+    With `averaged`, by the moving average of the weights, into `predictions_average/`.
+    """
     directory = dataset_directory(config.data_dir, config.data_config)
+    output = workdir / ("predictions_average" if averaged else "predictions")
     count = predict_checkpoint(
         workdir,
         open_split(directory, name),
         make_mesh(),
         batch_size=config.eval_batch_size or config.batch_size,
-        output=workdir / "predictions",
+        output=output,
         num_workers=config.num_workers,
+        averaged=averaged,
     )
-    report.say(f"{count} predictions of {name!r} in {workdir / 'predictions'}")
+    report.say(f"{count} predictions of {name!r} in {output}")
     return count
-
-
-def _barrier(name: str) -> None:
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)

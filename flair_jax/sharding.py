@@ -30,15 +30,23 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, flag: str) -> None:
-    """Raises a UserError unless the global batch divides over the devices and the hosts."""
-    for count, what in ((mesh.size, "devices"), (jax.process_count(), "hosts")):
-        if batch_size < 1 or batch_size % count:
-            near = max(count, round(batch_size / count) * count)
-            raise UserError(
-                f"{flag}={batch_size} is the global batch and must be a multiple of the "
-                f"{count} {what}: set it to {near}, for example"
-            )
+def check_batch_size(batch_size: int, mesh: Mesh, flag: str, parts: int = 1) -> None:
+    """Raises a UserError unless the global batch divides over the devices, and so over the hosts.
+
+    Args:
+        batch_size: the global batch.
+        mesh: the devices.
+        flag: what sets it.
+        parts: into how many parts it is cut first (`config.accumulate_steps`).
+    """
+    count = mesh.size * parts
+    if batch_size < 1 or batch_size % count:
+        near = max(count, round(batch_size / count) * count)
+        each = f", times config.accumulate_steps={parts}" if parts > 1 else ""
+        raise UserError(
+            f"{flag}={batch_size} is the global batch and must be a multiple of the {mesh.size} "
+            f"devices (of {jax.process_count()} hosts){each}: set it to {near}, for example"
+        )
 
 
 def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -78,3 +86,11 @@ def gather_hosts(texts: np.ndarray) -> np.ndarray:
     as_numbers = encoded.astype(f"S{width}").view(np.uint8).reshape(*texts.shape, width)
     gathered = np.ascontiguousarray(process_allgather(as_numbers).swapaxes(0, 1))
     return np.char.decode(gathered.view(f"S{width}").reshape(-1), "utf-8")
+
+
+def wait_for_hosts(name: str) -> None:
+    """Returns when every host has come to the call of this name."""
+    if jax.process_count() > 1:
+        from jax.experimental.multihost_utils import sync_global_devices
+
+        sync_global_devices(name)

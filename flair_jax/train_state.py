@@ -24,12 +24,14 @@ class TrainState:
         params: parameters by dotted name, float32.
         stats: running statistics of the batch normalisations by dotted name, float32.
         opt_state: the optimizer's own state, with the learning rate among it.
+        average: moving averages of `params` and `stats`, all by name; empty if there are none.
     """
 
     step: jax.Array
     params: Arrays
     stats: Arrays
     opt_state: Any
+    average: Arrays
 
 
 def split_model(model: UNet) -> tuple[nnx.GraphDef, Arrays, Arrays]:
@@ -59,13 +61,16 @@ def create_train_state(
     params: Mapping[str, jax.Array],
     stats: Mapping[str, jax.Array],
     optimizer: optax.GradientTransformation,
+    *,
+    averaged: bool = False,
 ) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step; `averaged` for one that keeps moving averages."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=dict(params),
         stats=dict(stats),
         opt_state=optimizer.init(dict(params)),
+        average={k: jnp.copy(v) for k, v in {**params, **stats}.items()} if averaged else {},
     )
 
 

@@ -56,9 +56,12 @@ class BatchNorm(nnx.Module):
     `nnx.BatchNorm` keeps the biased running variance and another default momentum; PyTorch's
     running variance is the unbiased one (divided by n - 1), the batch itself is normalised by
     the biased one. Under `jax.jit` with a sharded batch the statistics are those of the global
-    batch. Statistics and normalisation are computed in float32 whatever the activations' dtype.
+    batch; with `groups` as many as devices, each device normalises its own share by itself, as
+    PyTorch's DDP does, and the running statistics are averaged over them. Statistics and
+    normalisation are computed in float32 whatever the activations' dtype.
 
     Attributes:
+        groups: into how many equal parts a training batch is cut, each with statistics of its own.
         scale, bias: (C,) float32 parameters (`weight` and `bias` in PyTorch).
         mean, var: (C,) float32 running statistics (`running_mean`, `running_var`).
     """
@@ -71,20 +74,25 @@ class BatchNorm(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((channels,), jnp.float32))
         self.mean = nnx.BatchStat(jnp.zeros((channels,), jnp.float32))
         self.var = nnx.BatchStat(jnp.ones((channels,), jnp.float32))
+        self.groups = 1
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """Normalises x (N, H, W, C); with `train` by the batch's statistics, which it records."""
-        if train:
-            y = x.astype(jnp.float32)
-            mean = jnp.mean(y, (0, 1, 2))
-            var = jnp.mean(jnp.square(y - mean), (0, 1, 2))
-            count = x.size // x.shape[-1]
-            keep = 1 - self.momentum
-            unbiased = var * (count / max(count - 1, 1))
-            self.mean[...] = keep * self.mean[...] + self.momentum * jax.lax.stop_gradient(mean)
-            self.var[...] = keep * self.var[...] + self.momentum * jax.lax.stop_gradient(unbiased)
-        else:
+        if not train:
             mean, var = self.mean[...], self.var[...]
+            return self._normalise(x.astype(jnp.float32), mean, var).astype(x.dtype)
+        y = x.astype(jnp.float32).reshape(self.groups, -1, *x.shape[1:])
+        mean = jnp.mean(y, (1, 2, 3), keepdims=True)
+        var = jnp.mean(jnp.square(y - mean), (1, 2, 3), keepdims=True)
+        count = x.size // (self.groups * x.shape[-1])
+        self._record(self.mean, mean)
+        self._record(self.var, var * (count / max(count - 1, 1)))
+        return self._normalise(y, mean, var).astype(x.dtype).reshape(x.shape)
+
+    def _normalise(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
         scale = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        shift = self.bias[...] - mean * scale
-        return (x.astype(jnp.float32) * scale + shift).astype(x.dtype)
+        return x * scale + (self.bias[...] - mean * scale)
+
+    def _record(self, running: nnx.BatchStat, batch: jax.Array) -> None:
+        of_batch = jax.lax.stop_gradient(jnp.mean(batch.reshape(self.groups, -1), 0))
+        running[...] = (1 - self.momentum) * running[...] + self.momentum * of_batch

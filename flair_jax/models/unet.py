@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from flair_jax.errors import UserError
 from flair_jax.models.layers import BatchNorm, conv, kaiming_uniform_fan_in, xavier_uniform
 from flair_jax.models.metadata_mlp import MetadataMLP, linear
-from flair_jax.models.resnet import ResNet34Encoder
+from flair_jax.models.resnet import ResNet34Encoder, call_block
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 FUSIONS = ("rows", "channels")
@@ -63,7 +63,7 @@ class DecoderBlock(nnx.Module):
         self.conv1 = ConvBlock(in_channels + skip_channels, channels, dtype=dtype, rngs=rngs)
         self.conv2 = ConvBlock(channels, channels, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, skip: jax.Array | None, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, skip: jax.Array | None = None, *, train: bool) -> jax.Array:
         """Maps (N, H, W, in) and a skip (N, 2 H, 2 W, s) to (N, 2 H, 2 W, channels)."""
         x = upsample(x)
         if skip is not None:
@@ -72,7 +72,11 @@ class DecoderBlock(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """The five decoder blocks, coarsest first; the last has no skip."""
+    """The five decoder blocks, coarsest first; the last has no skip.
+
+    Attributes:
+        remat: whether to save memory in training, see `resnet.call_block`.
+    """
 
     def __init__(
         self, encoder_channels: tuple[int, ...], *, dtype: DTypeLike, rngs: nnx.Rngs
@@ -83,12 +87,14 @@ class Decoder(nnx.Module):
             blocks.append(DecoderBlock(before, skip, channels, dtype=dtype, rngs=rngs))
             before = channels
         self.blocks = nnx.List(blocks)
+        self.remat = False
 
     def __call__(self, features: list[jax.Array], train: bool) -> jax.Array:
         """Maps the encoder's maps, finest first, to (N, H, W, 16) at the input's size."""
+        call = call_block(train, self.remat)
         *skips, x = features
         for block, skip in zip(self.blocks, [*reversed(skips), None], strict=True):
-            x = block(x, skip, train)
+            x = call(block, x) if skip is None else call(block, x, skip)
         return x
 
 

@@ -1,0 +1,24 @@
+"""Compiled programs kept on disk, so that the next start need not compile them again."""
+
+import os
+
+import jax
+from etils import epath
+
+
+def use(folder: str) -> None:
+    """Keeps compiled programs in a folder that only its user may read, unless JAX has one set.
+
+    Args:
+        folder: made if missing; "default" is one in the user's cache; "" is none.
+    """
+    if not folder or jax.config.jax_compilation_cache_dir:
+        return
+    if folder == "default":
+        folder = os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/flair_jax/compiled"
+    path = epath.Path(folder).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError:  # a home that cannot be written to is no reason not to train
+        return
+    jax.config.update("jax_compilation_cache_dir", os.fspath(path))

@@ -1,0 +1,71 @@
+"""Several hosts as one machine: the flags of `jax.distributed`, and where it starts by itself."""
+
+import os
+from collections.abc import Mapping
+
+from absl import flags
+
+from flair_jax.errors import UserError
+
+
+def define_flags() -> None:
+    """Defines `--multihost`, and the three flags of clusters that JAX cannot recognise."""
+    flags.DEFINE_bool(
+        "multihost", None,
+        "Work as one of several hosts. Under Slurm, Open MPI and on GKE's TPU slices this needs no "
+        "flag; give --multihost on each host of a Cloud TPU pod.",
+    )  # fmt: skip
+    flags.DEFINE_string(
+        "coordinator", None, "host:port of process 0, on clusters that JAX does not recognise."
+    )
+    flags.DEFINE_integer("num_processes", None, "Number of hosts, with --coordinator.")
+    flags.DEFINE_integer("process_id", None, "This host's number from 0, with --coordinator.")
+
+
+def start() -> None:
+    """Starts `jax.distributed` if the flags or the environment say that there are several hosts.
+
+    Raises:
+        UserError: the flags do not go together, or the hosts do not find each other.
+    """
+    values = flags.FLAGS
+    given = {
+        "coordinator": values.coordinator,
+        "num_processes": values.num_processes,
+        "process_id": values.process_id,
+    }
+    absent = [f"--{name}" for name, value in given.items() if value is None]
+    if 0 < len(absent) < len(given):
+        raise UserError(
+            "--coordinator, --num_processes and --process_id belong together; missing: "
+            + ", ".join(absent)
+        )
+    by_itself = values.multihost is None and recognised(os.environ)
+    if absent and not values.multihost and not by_itself:
+        return
+    import jax
+
+    try:
+        if absent:
+            jax.distributed.initialize()
+        else:
+            jax.distributed.initialize(values.coordinator, values.num_processes, values.process_id)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the hosts could not be joined: {error}\\nCheck that every host runs the same command "
+            "and reaches the first one; --coordinator=HOST:PORT --num_processes=N --process_id=I "
+            "says it explicitly, --nomultihost works alone."
+        ) from error
+
+
+def recognised(environment: Mapping[str, str]) -> bool:
+    """Whether an environment is that of one of several processes, which JAX then joins by itself.
+
+    Args:
+        environment: of this process: Slurm's `srun`, Open MPI's `mpirun`, or a multi-host TPU
+            slice on GKE. A Cloud TPU pod's virtual machines cannot be told from single ones.
+    """
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    if any(environment.get(name, "1") not in ("", "1") for name in counts):
+        return True
+    return "," in environment.get("TPU_WORKER_HOSTNAMES", "")

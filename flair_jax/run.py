@@ -1,0 +1,133 @@
+"""What a training needs: checked and made before its first step."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import ml_collections
+from etils import epath
+from jax.sharding import Mesh
+
+from flair_jax import config as configuration
+from flair_jax import input_pipeline, report
+from flair_jax.checkpoint import Checkpoints, Progress
+from flair_jax.errors import UserError
+from flair_jax.evaluate import Evaluation, accumulate, check_bands, make_eval_step, split_batches
+from flair_jax.initial_weights import initial_weights
+from flair_jax.input_pipeline import Split
+from flair_jax.model_card import FILE, ModelCard
+from flair_jax.models.unet import check_size
+from flair_jax.optimizer import EarlyStop, Plateau, make_optimizer
+from flair_jax.sharding import check_batch_size, make_mesh, replicate
+from flair_jax.train_state import Arrays, TrainState, create_train_state, split_model
+from flair_jax.train_step import TrainStep, make_train_step, set_training_options
+
+
+@dataclasses.dataclass
+class Run:
+    """The parts of a run that its loop uses; made once by `set_up`."""
+
+    config: ml_collections.ConfigDict
+    workdir: epath.Path
+    mesh: Mesh
+    card: ModelCard
+    splits: dict[str, Split]
+    checkpoints: Checkpoints
+    state: TrainState
+    progress: Progress
+    train_step: TrainStep
+    validate: Callable[[Arrays, Arrays, Callable[[], bool]], Evaluation]
+    steps_per_epoch: int
+    compiled: bool = False
+
+
+def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
+    """Checks everything that can be checked before the first step, and makes the run's parts.
+
+    The restore order: the workdir's own latest checkpoint, else `config.init_from`, else fresh
+    weights, with an encoder from `config.encoder_weights`.
+    """
+    configuration.validate(config)
+    configuration.check_unchanged(config, workdir)
+    mesh = make_mesh()
+    check_batch_size(config.batch_size, mesh, "config.batch_size", config.accumulate_steps)
+    eval_batch_size = config.eval_batch_size or config.batch_size
+    check_batch_size(eval_batch_size, mesh, "config.eval_batch_size")
+    directory = input_pipeline.dataset_directory(config.data_dir, config.data_config)
+    splits = {name: input_pipeline.open_split(directory, name) for name in ("train", "val")}
+    check_bands(splits["train"])
+    height, width = splits["train"].patch_size
+    if config.crop_size > min(height, width):
+        raise UserError(
+            f"config.crop_size={config.crop_size} is more than the patches' {height} x {width}"
+        )
+    # Validation and test work on whole patches, whatever the crops.
+    check_size(height, width, by_rows=configuration.fuses_by_rows(config))
+    if config.augment and not config.crop_size and height != width:
+        raise UserError(
+            f"config.augment rotates by 90 degrees, which needs square patches, not {height} x "
+            f"{width}: set config.crop_size"
+        )
+    card = ModelCard.from_config(config, (height, width))
+    steps = input_pipeline.steps_per_epoch(splits["train"], config.batch_size)
+
+    model = set_training_options(card.build_model(config.seed), config, mesh)
+    graphdef, params, stats = split_model(model)
+    if (workdir / "checkpoints" / FILE).exists():
+        saved = ModelCard.load(workdir / "checkpoints")
+        card.check_same_model(saved, str(workdir / "checkpoints"))
+    _make_workdir(workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep_latest=config.keep_latest)
+    said: list[str] = []
+    if checkpoints.latest() is None:
+        params, stats, said = initial_weights(
+            params, stats, card, init_from=config.init_from,
+            encoder_weights=config.encoder_weights, mesh=mesh,
+        )  # fmt: skip
+    optimizer = make_optimizer(config.learning_rate)
+    averaged = config.ema_decay > 0
+    state = replicate(create_train_state(params, stats, optimizer, averaged=averaged), mesh)
+    plateau = Plateau(config.learning_rate, **config.plateau)
+    progress = Progress(0, 0.0, plateau, EarlyStop(config.early_stop_patience))
+    found = checkpoints.newest_whole(state, mesh)
+    if found is not None:
+        state, progress, damaged = found
+        progress.early_stop.patience = config.early_stop_patience
+        if damaged:
+            checkpoints.put_aside(after=int(state.step))
+            said += [*damaged, f"put aside into {workdir / 'damaged_checkpoints'}"]
+    if jax.process_index() == 0:
+        configuration.save(config, workdir)
+        card.save(workdir / "checkpoints")
+
+    eval_step = make_eval_step(graphdef, card, config.loss_normalization, mesh)
+
+    def validate(params: Arrays, stats: Arrays, stop: Callable[[], bool]) -> Evaluation:
+        data = split_batches(
+            splits["val"], card, eval_batch_size, num_workers=config.num_workers,
+            refused_values=card.refused_values,
+        )  # fmt: skip
+        return accumulate(eval_step, params, stats, data, mesh, stop)
+
+    train_step = make_train_step(graphdef, card, config, optimizer, mesh)
+    run = Run(
+        config, workdir, mesh, card, splits, checkpoints, state, progress, train_step, validate,
+        steps,
+    )  # fmt: skip
+    report.introduce(card, splits, config, steps)
+    report.say("\n".join([*said, f"workdir  {workdir}"]))
+    if found is not None:
+        report.say(f"going on from step {int(state.step)} ({progress.epoch} epochs finished)")
+    return run
+
+
+def _make_workdir(workdir: epath.Path) -> None:
+    try:
+        (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".writable-{jax.process_index()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"the workdir {workdir} cannot be written to ({error}): choose another --workdir"
+        ) from error
