@@ -1,0 +1,74 @@
+"""One training, whatever the machine: virtual devices in a process, processes over loopback."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# At the recipe's rate a difference of 1e-7 grows tenfold a step; at this one rounding stays small.
+DEVICES = """
+import json, sys
+import jax, numpy as np
+from flair_jax import config as configuration
+from flair_jax.model_card import ModelCard
+from flair_jax.optimizer import make_optimizer
+from flair_jax.sharding import make_mesh, replicate, to_global
+from flair_jax.train_state import create_train_state, split_model
+from flair_jax.train_step import make_train_step, set_training_options
+
+def batch(seed):
+    rng = np.random.default_rng(seed)
+    return {"image": rng.integers(0, 256, (16, 48, 48, 5), dtype=np.uint8),
+            "mask": rng.integers(1, 20, (16, 48, 48), dtype=np.uint8),
+            "metadata": rng.normal(size=(16, 40)).astype(np.float32),
+            "stop": np.zeros(16, bool)}
+
+for devices, steps, changes in json.loads(sys.argv[1]):
+    config = configuration.default()
+    config.batch_size, config.augment, config.crop_size = 16, True, 32
+    config.metadata.update({"use": True, "encoding": "corrected", "fusion": "channels"})
+    config.learning_rate = 0.001
+    config.update(changes)
+    card = ModelCard.from_config(config, (48, 48))
+    mesh = make_mesh(jax.devices()[:devices])
+    model = set_training_options(card.build_model(), config, mesh)
+    graphdef, params, stats = split_model(model)
+    optimizer = make_optimizer(config.learning_rate)
+    averaged = config.ema_decay > 0
+    state = create_train_state(params, stats, optimizer, averaged=averaged)
+    state = replicate(state, mesh)
+    step = make_train_step(graphdef, card, config, optimizer, mesh)
+    losses = []
+    for k in range(steps):
+        state, numbers = step(state, to_global(batch(k), mesh))
+        losses.append(float(numbers["loss"]))
+    var = np.asarray(state.stats["encoder.layer4.2.bn2.var"]).tolist()
+    print(json.dumps([losses, var]), flush=True)
+"""
+
+
+def train(*settings):
+    """Losses, and one layer's running variance, of each (devices, steps, changed settings)."""
+    done = subprocess.run(
+        [sys.executable, "-c", DEVICES, json.dumps(settings)], capture_output=True, text=True,
+        check=False, cwd=ROOT, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def eight_devices(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+
+def test_any_number_of_devices_trains_as_one_does():
+    (one, var), *others = train(*((devices, 20, {}) for devices in (1, 2, 4, 8)))
+    assert len(set(one)) == 20
+    for losses, other_var in others:
+        assert losses == pytest.approx(one, rel=1e-5)
+        assert other_var == pytest.approx(var, rel=1e-4)
