@@ -35,6 +35,8 @@ def build(
     num_workers: int | None = None,
     on_error: str = "fail",
     shard_mb: float = 128,
+    beam_runner: str | None = None,
+    beam_options: str | None = None,
     progress: bool = True,
 ) -> pathlib.Path:
     """Builds the data set, or finds it built.
@@ -49,6 +51,8 @@ def build(
       num_workers: how many processes write; None takes one for each CPU.
       on_error: "fail", or "skip" to leave faulty patches out and list them in `skipped.csv`.
       shard_mb: the size of a shard's pixels, in MiB.
+      beam_runner: writes with this runner of Apache Beam, in place of processes of this machine.
+      beam_options: the runner's options, `key=value,...`.
       progress: whether to say on stdout what is done, with a progress bar on stderr.
 
     Returns:
@@ -62,10 +66,12 @@ def build(
         raise BuildError(f"on_error is {on_error!r}, neither 'fail' nor 'skip'")
     if not shard_mb > 0 or (num_workers is not None and num_workers < 1):
         raise BuildError("shard_mb must be above 0, and num_workers at least 1")
-    if "://" in str(data_dir):
-        raise BuildError(
-            f"data_dir must be a folder of this machine, not {data_dir}: build, then copy"
-        )
+    for flag, folder in (("source", source), ("data_dir", data_dir)):
+        if "://" in str(folder):
+            raise BuildError(
+                f"{flag} must be a folder of this machine, not {folder}: copy, or mount the bucket"
+            )
+    beam = _beam(beam_runner, beam_options, num_workers)
     data_dir = pathlib.Path(
         os.path.abspath(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
     )
@@ -97,11 +103,16 @@ def build(
         free = shutil.disk_usage(folder.parent).free
         if plan.nbytes() > free:
             say(f"note: {_size(plan.nbytes())} of pixels, and {_size(free)} free in {data_dir}")
+        if beam_runner:
+            count = sum(map(len, plan.shards.values()))
+            say(f"writing {count:,} shards with Beam's {beam_runner}")
         sys.stdout.flush()
         try:
             # TFDS makes a folder for downloads, of which there are none.
             with tempfile.TemporaryDirectory() as downloads:
-                builder.download_and_prepare(download_dir=downloads, file_format="array_record")
+                builder.download_and_prepare(
+                    download_dir=downloads, file_format="array_record", download_config=beam
+                )
         except OSError as error:
             raise BuildError(f"cannot write in {data_dir}: {error}") from error
     _say_done(say, builder, folder, time.monotonic() - started)
@@ -133,6 +144,32 @@ def _config(name: str | None, lists: dict[str, Any]) -> str | flair.FlairConfig:
         raise BuildError(f"config {name!r} is to be a folder: use letters, digits, _ and -")
     return flair.FlairConfig(
         name=name, lists=given, description="Split by lists of the user's own."
+    )
+
+
+def _beam(
+    runner: str | None, options: str | None, num_workers: int | None
+) -> tfds.download.DownloadConfig:
+    """Returns TFDS's way to name a Beam runner, or none."""
+    if not runner:
+        if options:
+            raise BuildError("beam_options are given, but no beam_runner")
+        return tfds.download.DownloadConfig()
+    if num_workers is not None:
+        raise BuildError(
+            "num_workers is for a build without Beam; with DirectRunner, give"
+            " --beam_options=direct_num_workers=N,direct_running_mode=multi_processing"
+        )
+    try:
+        from tfds_builder.flair.beam import pipeline_options
+    except ModuleNotFoundError as error:
+        if error.name != "apache_beam":
+            raise
+        raise BuildError(
+            '--beam_runner needs Apache Beam, which is not installed: pip install -e ".[beam]"'
+        ) from error
+    return tfds.download.DownloadConfig(
+        beam_runner=runner, beam_options=pipeline_options(runner, options)
     )
 
 
@@ -266,6 +303,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--num_workers", type=int, help="processes (default: one for each CPU)")
     parser.add_argument("--on_error", choices=("fail", "skip"), default="fail")
     parser.add_argument("--shard_mb", type=float, default=128, help="pixels in a shard (128 MiB)")
+    parser.add_argument("--beam_runner", help="a runner of Apache Beam, such as DirectRunner")
+    parser.add_argument("--beam_options", help="key=value,... for the runner")
     try:
         build(**vars(parser.parse_args(argv)))
     except BuildError as error:

@@ -3,12 +3,14 @@
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_builder
 
 from tfds_builder.flair import source as source_lib
 from tfds_builder.flair.faults import BuildError, Fault, report, write_skipped
@@ -49,7 +51,7 @@ class Plan:
         return sum(self.num_patches.values()) * rows * columns * (BANDS + 1)
 
 
-class Flair(tfds.core.ShardBasedBuilder):
+class Flair(dataset_builder.FileReaderBuilder):
     """FLAIR #1: aerial image patches of France and their land-cover masks.
 
     Patches come from a folder that holds the download, unopened or unpacked; `README.md` beside
@@ -148,41 +150,44 @@ class Flair(tfds.core.ShardBasedBuilder):
             )
         return self._plan
 
-    def _shard_iterators_per_split(
-        self, dl_manager: tfds.download.DownloadManager
-    ) -> Mapping[str, Sequence[Shard]]:
-        """What TFDS itself writes from, when the build is given a Beam runner."""
-        del dl_manager
-        plan = self.plan()
-        if plan.faults and not self._skip:
-            raise BuildError(self._failure(plan, plan.faults))
-        return plan.shards
-
     def _download_and_prepare(
         self,
         dl_manager: tfds.download.DownloadManager,
         download_config: tfds.download.DownloadConfig | None = None,
     ) -> None:
+        del dl_manager
         plan = self.plan()
-        if download_config and download_config.beam_runner:
-            super()._download_and_prepare(dl_manager, download_config)
-            self._describe(plan)
-            return
         folder = pathlib.Path(self.data_dir)  # the incomplete one, until it is renamed
         with _locked(folder / LOCK):
-            jobs = [
-                (shard, self._shard_path(split, index, len(shards)))
-                for split, shards in plan.shards.items()
-                for index, shard in enumerate(shards)
+            shards = list(itertools.chain.from_iterable(plan.shards.values()))
+            paths = [
+                str(self._shard_path(split, index, len(of_split)))
+                for split, of_split in plan.shards.items()
+                for index in range(len(of_split))
             ]
-            results = write_shards(
-                [shard for shard, _ in jobs],
-                [str(path) for _, path in jobs],
-                num_workers=self._num_workers,
-                skip=self._skip,
-                check_only=bool(plan.faults) and not self._skip,
-                progress=self._progress,
-            )
+            check_only = bool(plan.faults) and not self._skip
+            if download_config and download_config.beam_runner:
+                from tfds_builder.flair import beam  # an extra, which need not be installed
+
+                results = beam.write_shards_with_beam(
+                    shards,
+                    paths,
+                    runner=download_config.beam_runner,
+                    options=download_config.beam_options,
+                    source=os.path.abspath(self._source or ""),
+                    skip=self._skip,
+                    check_only=check_only,
+                    progress=self._progress,
+                )
+            else:
+                results = write_shards(
+                    shards,
+                    paths,
+                    num_workers=self._num_workers,
+                    skip=self._skip,
+                    check_only=check_only,
+                    progress=self._progress,
+                )
             faults = [*plan.faults, *(fault for _, found in results for fault in found)]
             self.faults = faults
             if faults and not self._skip:

@@ -1,6 +1,7 @@
 """Writes the shards of a data set, several at a time, each straight to its file."""
 
 import contextlib
+import ctypes
 import dataclasses
 import itertools
 import math
@@ -9,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     Executor,
@@ -18,32 +19,24 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
 
 import tensorflow_datasets as tfds
 import tqdm
 from tensorflow_datasets.core import example_serializer, writer
 
-from tfds_builder.flair.faults import BuildError, Fault, report
+from tfds_builder.flair.faults import BuildError, Fault
 from tfds_builder.flair.patches import BANDS, Size, features, gdal, read_patch
 from tfds_builder.flair.source import Patch
+
+WRITE, CHECK_ONLY, STOP = range(3)
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """The patches of one shard; called, it yields their keys and examples, as TFDS wants it."""
+    """The patches of one shard, and the size that they have."""
 
     patches: tuple[Patch, ...]
     size: Size | None
-
-    def __call__(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yields (key, example); raises BuildError at the first fault."""
-        with gdal():
-            for key, patch in enumerate(self.patches):
-                example, faults = read_patch(patch, self.size)
-                if example is None:
-                    raise BuildError(f"faulty patch:\n{report(faults)}")
-                yield key, example
 
 
 def cut(patches: Sequence[Patch], size: Size | None, shard_mb: float) -> list[Shard]:
@@ -55,15 +48,69 @@ def cut(patches: Sequence[Patch], size: Size | None, shard_mb: float) -> list[Sh
     return [Shard(tuple(patches[a:b]), size) for a, b in itertools.pairwise(ends)]
 
 
-class _Control:
-    """What the writers and the process that waits for them share."""
+def write_shard(
+    shard: Shard,
+    path: str,
+    *,
+    skip: bool,
+    state: ctypes.c_byte,
+    count: Callable[[], None] = lambda: None,
+) -> tuple[int, list[Fault]]:
+    """Writes one shard.
 
-    WRITE, CHECK_ONLY, STOP = range(3)
+    Args:
+      shard: what to write.
+      path: its file.
+      skip: whether to go on writing after a fault.
+      state: holds WRITE, CHECK_ONLY or STOP; set to CHECK_ONLY at a fault, unless `skip`.
+      count: called after every patch that was checked.
+
+    Returns:
+      The number of examples written, and the faults of the patches.
+
+    Raises:
+      BuildError: if the file cannot be written.
+    """
+    serializer = example_serializer.ExampleSerializer(features().get_serialized_info())
+    encode = features().encode_example
+    faults: list[Fault] = []
+    written = 0
+
+    def examples() -> Iterator[tuple[int, bytes]]:
+        nonlocal written
+        for patch in shard.patches:
+            example, found = read_patch(patch, shard.size)
+            count()
+            faults.extend(found)
+            if state.value == STOP:
+                return
+            if found and not skip:
+                state.value = CHECK_ONLY
+            if example is not None and state.value == WRITE:
+                record = serializer.get_tf_example(encode(example))
+                # Or else the order of the fields, and so the file, would differ from run to run.
+                yield written, record.SerializeToString(deterministic=True)
+                written += 1
+
+    try:
+        with gdal():
+            writer.ExampleWriter(tfds.core.FileFormat.ARRAY_RECORD).write(path, examples())
+    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError when a disk is full
+        raise BuildError(f"cannot write {path}: {error}") from error
+    return written, faults
+
+
+class _Control:
+    """What the processes that write share with the one that waits for them."""
 
     def __init__(self, state: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.checked = context.Value("q", 0)  # patches, over all writers
         self.state = context.RawValue("b", state)
+
+    def count(self) -> None:
+        with self.checked.get_lock():
+            self.checked.value += 1
 
 
 _control: _Control
@@ -89,35 +136,7 @@ def _end_with_parent() -> None:
 
 
 def _write(shard: Shard, path: str, skip: bool) -> tuple[int, list[Fault]]:
-    """Writes one shard; returns the number of examples in it and the faults found."""
-    serializer = example_serializer.ExampleSerializer(features().get_serialized_info())
-    encode = features().encode_example
-    faults: list[Fault] = []
-    written = 0
-
-    def examples() -> Iterator[tuple[int, bytes]]:
-        nonlocal written
-        for patch in shard.patches:
-            example, found = read_patch(patch, shard.size)
-            with _control.checked.get_lock():
-                _control.checked.value += 1
-            faults.extend(found)
-            if _control.state.value == _Control.STOP:
-                return
-            if found and not skip:
-                _control.state.value = _Control.CHECK_ONLY
-            if example is not None and _control.state.value == _Control.WRITE:
-                record = serializer.get_tf_example(encode(example))
-                # Or else the order of the fields, and so the file, would differ from run to run.
-                yield written, record.SerializeToString(deterministic=True)
-                written += 1
-
-    try:
-        with gdal():
-            writer.ExampleWriter(tfds.core.FileFormat.ARRAY_RECORD).write(path, examples())
-    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError when a disk is full
-        raise BuildError(f"cannot write {path}: {error}") from error
-    return written, faults
+    return write_shard(shard, path, skip=skip, state=_control.state, count=_control.count)
 
 
 def write_shards(
@@ -145,7 +164,7 @@ def write_shards(
     Raises:
       BuildError: if a shard cannot be written or a process dies.
     """
-    control = _Control(_Control.CHECK_ONLY if check_only else _Control.WRITE)
+    control = _Control(CHECK_ONLY if check_only else WRITE)
     num_workers = max(1, min(num_workers, len(shards)))
     executor: Executor
     if num_workers == 1:
@@ -186,6 +205,6 @@ def write_shards(
                 " try with fewer, down to --num_workers=1"
             ) from error
         finally:
-            control.state.value = _Control.STOP
+            control.state.value = STOP
             with contextlib.suppress(BrokenProcessPool):
                 executor.shutdown(wait=True, cancel_futures=True)
