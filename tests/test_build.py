@@ -242,6 +242,8 @@ def test_lists(source, tmp_path, capfd):
         ({"num_workers": 0}, "num_workers at least 1"),
         ({"shard_mb": 0}, "shard_mb must be above 0"),
         ({"data_dir": "gs://bucket/data"}, "data_dir must be a folder of this machine"),
+        ({"source": "gs://bucket/flair"}, "source must be a folder of this machine"),
+        ({"beam_options": "project=x"}, "beam_options are given, but no beam_runner"),
         ({"source": "/nowhere"}, "the source /nowhere does not exist"),
     ],
 )
@@ -249,6 +251,14 @@ def test_wrong_options(tmp_path, options, message):
     arguments = {"source": DUMMY_DATA, "data_dir": tmp_path / "data", "progress": False}
     with pytest.raises(BuildError, match=message):
         build(**arguments | options)
+    assert not (tmp_path / "data").exists()
+
+
+def test_beam_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    monkeypatch.delitem(sys.modules, "tfds_builder.flair.beam", raising=False)
+    with pytest.raises(BuildError, match=r'not installed: pip install -e "\.\[beam\]"'):
+        build(DUMMY_DATA, tmp_path / "data", beam_runner="DirectRunner")
     assert not (tmp_path / "data").exists()
 
 

@@ -153,10 +153,3 @@ def test_skipped_shard_and_split(tmp_path):
 def test_needs_a_source(tmp_path):
     with pytest.raises(BuildError, match="no source given"):
         build(None, tmp_path)
-
-
-def test_shards_for_beam():
-    builder = Flair(data_dir="unused", source=DUMMY_DATA)
-    (shard,) = builder._shard_iterators_per_split(None)["val"]
-    examples = dict(shard())
-    assert [examples[key]["id"] for key in (0, 1)] == NUMBERS["val"]
