@@ -104,7 +104,7 @@ def write_shards_with_beam(
       BuildError: if the pipeline fails.
     """
     folder = pathlib.Path(paths[0]).parent
-    # Compressed, as a job may have 20 MB on Dataflow, and that of all FLAIR #1 would have 30.
+    # Compressed, as some services take jobs of 20 MB, and all of FLAIR #1 would make 30.
     elements = [
         zlib.compress(pickle.dumps(element))
         for element in zip(range(len(shards)), shards, paths, strict=True)
@@ -143,8 +143,9 @@ def write_shards_with_beam(
             raise
         finally:
             process.join(STOP_SECONDS)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid or 0, signal.SIGKILL)
+            if process.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
     if failure:
         raise BuildError(f"the Beam pipeline failed: {failure}")
     try:
