@@ -144,7 +144,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require("crop_size", config.crop_size >= 0, "0 (whole patches) or more")
     require("log_every_steps", config.log_every_steps >= 1, "at least 1")
     require("checkpoint_every_steps", config.checkpoint_every_steps >= 0, "0 or more")
-    require("keep_latest", config.keep_latest >= 1, "at least 1")
+    # Orbax removes the oldest before the newest is whole: one must be left if that never comes.
+    require("keep_latest", config.keep_latest >= 2, "at least 2")
     require("num_workers", config.num_workers >= 0, "0 or more")
     require("plateau.factor", 0 < config.plateau.factor < 1, "between 0 and 1")
     for key, value in flat(config.augment_probability).items():

@@ -31,7 +31,7 @@ class TrainState:
     params: Arrays
     stats: Arrays
     opt_state: Any
-    average: Arrays
+    average: Arrays = dataclasses.field(default_factory=dict)
 
 
 def split_model(model: UNet) -> tuple[nnx.GraphDef, Arrays, Arrays]:

@@ -1,4 +1,6 @@
 import dataclasses
+import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -98,3 +100,96 @@ def test_replicated_over_the_mesh(folder, card, mesh):
     _, params, _, _ = checkpoint.load(folder, mesh)
     assert all(p.sharding.mesh == mesh for p in params.values())
     assert len(jax.devices()) == mesh.size
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    """A run of its own with the six steps' checkpoints."""
+    shutil.copytree(folder, tmp_path / "run" / "checkpoints")
+    return tmp_path / "run" / "checkpoints"
+
+
+def damage(step_folder):
+    """Cuts every file of the model's arrays short, as a crash of the machine may."""
+    for path in (step_folder / "model").rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(path.read_bytes()[:500])
+
+
+def test_a_damaged_checkpoint_is_put_aside_for_the_one_before(copied, state, mesh):
+    damage(copied / "6")
+    checkpoints = checkpoint.Checkpoints(copied)
+    restored, progress, said = checkpoints.newest_whole(state, mesh)
+    assert (int(restored.step), progress.epoch) == (5, 2)
+    assert len(said) == 1
+    assert "checkpoints/6 cannot be restored" in said[0]
+    checkpoints.put_aside(after=5)
+    assert checkpoints.latest() == 5
+    assert (copied.parent / "damaged_checkpoints" / "6").is_dir()
+    again = dataclasses.replace(state, step=jnp.int32(6))
+    checkpoints.save(again, progress, None)
+    checkpoints.close()
+    assert sorted(p.name for p in copied.iterdir() if p.is_dir()) == ["2", "5", "6"]
+
+
+def test_nothing_whole_is_not_a_fresh_start(copied, state, mesh):
+    for step in ("2", "5", "6"):
+        damage(copied / step)
+    checkpoints = checkpoint.Checkpoints(copied)
+    with pytest.raises(UserError, match="No checkpoint of this run can be restored") as caught:
+        checkpoints.newest_whole(state, mesh)
+    checkpoints.close()
+    assert str(caught.value).count("cannot be restored") == 3
+
+
+def test_a_step_that_is_saved_again_is_replaced(copied, state, mesh):
+    checkpoints = checkpoint.Checkpoints(copied)
+    progress = checkpoint.Progress(3, 0.0, Plateau(0.02), EarlyStop(30))
+    again = dataclasses.replace(state, step=jnp.int32(6))
+    checkpoints.save(again, progress, {"val_loss": 1.0})
+    checkpoints.wait()
+    assert (checkpoints.latest(), checkpoints.best()) == (6, 6)
+    restored, _ = checkpoints.restore(6, state, mesh)
+    checkpoints.close()
+    name = "segmentation_head.0.bias"
+    np.testing.assert_array_equal(restored.params[name], state.params[name])
+
+
+def test_averages_are_kept_and_loaded(tmp_path, card, state, mesh):
+    averaged = dataclasses.replace(
+        state, average={k: v + 1 for k, v in {**state.params, **state.stats}.items()}
+    )
+    checkpoints = checkpoint.Checkpoints(tmp_path / "checkpoints")
+    card.save(tmp_path / "checkpoints")
+    progress = checkpoint.Progress(1, 0.0, Plateau(0.02), EarlyStop(30))
+    checkpoints.save(averaged, progress, {"val_loss": 1.0})
+    restored, _, _ = checkpoints.newest_whole(averaged, mesh)
+    checkpoints.close()
+    name = "encoder.bn1.var"
+    np.testing.assert_array_equal(restored.average[name], state.stats[name] + 1)
+    _, _, stats, _ = checkpoint.load(tmp_path, mesh, averaged=True)
+    np.testing.assert_array_equal(stats[name], state.stats[name] + 1)
+
+
+def test_no_average_was_kept(folder, mesh):
+    with pytest.raises(UserError, match="has no moving average of the weights"):
+        checkpoint.load(folder, mesh, averaged=True)
+
+
+def test_a_full_disk_leaves_the_earlier_checkpoints_whole(copied, state, mesh):
+    """A limit on the size of files stands in for the disk: both refuse a write."""
+    checkpoints = checkpoint.Checkpoints(copied)
+    progress = checkpoint.Progress(4, 0.0, Plateau(0.02), EarlyStop(30))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        checkpoints.save(dataclasses.replace(state, step=jnp.int32(7)), progress, None)
+        with pytest.raises(UserError, match="could not be written") as caught:
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "Whole checkpoints there: 2, 6." in str(caught.value)
+    reader = checkpoint.Checkpoints(copied, read_only=True)
+    restored, _ = reader.restore(6, state, mesh)
+    assert int(restored.step) == 6
+    reader.close()
