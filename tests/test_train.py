@@ -18,6 +18,7 @@ from flair_jax.checkpoint import Checkpoints, load
 from flair_jax.classes import BASELINE
 from flair_jax.errors import UserError
 from flair_jax.evaluate import evaluate_checkpoint
+from flair_jax.interruption import Interrupted, StopSignals
 from flair_jax.predict import predict_checkpoint
 from flair_jax.sharding import make_mesh
 
@@ -157,6 +158,96 @@ def test_killed_run_goes_on_exactly(config, workdir, metrics, tmp_path):
     assert again == metrics
     for path in (workdir / "predictions").iterdir():
         assert (tmp_path / "predictions" / path.name).read_bytes() == path.read_bytes()
+
+
+class SignalAfter(StopSignals):
+    """Says that SIGTERM has come from the `reads`-th time on that it is asked."""
+
+    reads = 0
+
+    @property
+    def received(self):
+        SignalAfter.reads -= 1
+        return "SIGTERM" if SignalAfter.reads < 0 else ""
+
+    @received.setter
+    def received(self, _):
+        pass
+
+
+# An epoch asks four times while training and once for the only batch of the validation.
+@pytest.mark.parametrize("reads", [0, 2, 3, 4, 6])
+def test_stopped_anywhere_it_goes_on_exactly(
+    config, workdir, metrics, tmp_path, monkeypatch, reads
+):
+    short = config.copy_and_resolve_references()
+    short.predict_after_training = False
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "StopSignals", SignalAfter)
+        SignalAfter.reads = reads
+        with pytest.raises(Interrupted, match=r"stopped by SIGTERM: step \d is saved") as caught:
+            train.train_and_evaluate(short, tmp_path)
+    step = {0: 2, 2: 4, 3: 4, 4: 4, 6: 7}[reads]  # the one after the step that was told
+    assert f"step {step} is saved" in str(caught.value)
+    assert not (tmp_path / "evaluation").exists()
+    assert train.train_and_evaluate(short, tmp_path) == metrics
+    assert losses(tmp_path) == losses(workdir)
+    assert epochs(tmp_path) == epochs(workdir)
+
+
+def test_sigterm_saves_and_exits_with_0(config, workdir, metrics, tmp_path):
+    flags = [f"--config.{k}={config[k]}" for k in ("data_dir", "batch_size", "num_epochs")]
+    command = [
+        sys.executable, "-m", "flair_jax.main", "--config=configs/baseline.py", *flags,
+        f"--workdir={tmp_path}", "--config.log_every_steps=1",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("  step 2:"):
+            process.terminate()
+            break
+    rest = process.stdout.read()
+    assert process.wait() == 0
+    assert "stopped by SIGTERM: step" in rest
+    assert "the same command goes on from there" in rest
+    train.train_and_evaluate(config, tmp_path)
+    assert losses(tmp_path) == losses(workdir)
+    assert epochs(tmp_path) == epochs(workdir)
+
+
+def test_a_damaged_latest_checkpoint_costs_an_epoch_and_nothing_else(
+    config, workdir, metrics, tmp_path, capsys
+):
+    shutil.copytree(workdir / "checkpoints", tmp_path / "checkpoints")
+    shutil.copy(workdir / "config.json", tmp_path)
+    shutil.copy(workdir / "metrics.jsonl", tmp_path)
+    for path in (tmp_path / "checkpoints" / "8" / "model").rglob("*"):
+        if path.is_file() and path.stat().st_size > 1000:
+            path.write_bytes(b"")
+    assert train.train_and_evaluate(config, tmp_path) == metrics
+    said = capsys.readouterr().out
+    assert "checkpoints/8 cannot be restored" in said
+    assert "going on from step 4 (1 epochs finished)" in said
+    assert losses(tmp_path) == losses(workdir)
+
+
+def test_averages_timings_and_a_trace(config, tmp_path):
+    more = config.copy_and_resolve_references()
+    more.ema_decay, more.profile, more.predict_after_training = 0.9, (2, 3), False
+    more.num_epochs, more.accumulate_steps = 1, 2
+    train.train_and_evaluate(more, tmp_path)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    written = lines(tmp_path)
+    validated = next(line for line in written if "val_loss" in line)
+    assert validated["val_loss_average"] != validated["val_loss"]
+    assert 0 <= validated["val_miou_average"] <= 1
+    timed = [line for line in written if "step_seconds" in line]
+    assert len(timed) == 4
+    assert all(0 <= line["data_wait_seconds"] <= line["step_seconds"] for line in timed)
+    assert sum("compile_seconds" in line for line in written) == 1
+    assert sum("save_seconds" in line for line in written) == 1
+    scores = json.loads((tmp_path / "evaluation/test_average/metrics.json").read_text())
+    assert scores["num_patches"] == 5
 
 
 def test_loss_that_is_not_finite_ends_the_run(config, tmp_path):
