@@ -154,6 +154,21 @@ def validate(config: ml_collections.ConfigDict) -> None:
         check_size(config.crop_size, config.crop_size, by_rows=fuses_by_rows(config))
 
 
+def check_patch_size(config: ml_collections.ConfigDict, height: int, width: int) -> None:
+    """Raises a UserError unless a run of this configuration takes patches of this size."""
+    if config.crop_size > min(height, width):
+        raise UserError(
+            f"config.crop_size={config.crop_size} is more than the patches' {height} x {width}"
+        )
+    # Validation and test work on whole patches, whatever the crops.
+    check_size(height, width, by_rows=fuses_by_rows(config))
+    if config.augment and not config.crop_size and height != width:
+        raise UserError(
+            f"config.augment rotates by 90 degrees, which needs square patches, not {height} x "
+            f"{width}: set config.crop_size"
+        )
+
+
 def fuses_by_rows(config: ml_collections.ConfigDict) -> bool:
     """Whether the metadata is fused along the bottleneck's rows, for 512 x 512 pixels only."""
     return config.metadata.use and config.metadata.fusion == "rows"

@@ -16,7 +16,6 @@ from flair_jax.evaluate import Evaluation, accumulate, check_bands, make_eval_st
 from flair_jax.initial_weights import initial_weights
 from flair_jax.input_pipeline import Split
 from flair_jax.model_card import FILE, ModelCard
-from flair_jax.models.unet import check_size
 from flair_jax.optimizer import EarlyStop, Plateau, make_optimizer
 from flair_jax.sharding import check_batch_size, make_mesh, replicate
 from flair_jax.train_state import Arrays, TrainState, create_train_state, split_model
@@ -57,17 +56,7 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     splits = {name: input_pipeline.open_split(directory, name) for name in ("train", "val")}
     check_bands(splits["train"])
     height, width = splits["train"].patch_size
-    if config.crop_size > min(height, width):
-        raise UserError(
-            f"config.crop_size={config.crop_size} is more than the patches' {height} x {width}"
-        )
-    # Validation and test work on whole patches, whatever the crops.
-    check_size(height, width, by_rows=configuration.fuses_by_rows(config))
-    if config.augment and not config.crop_size and height != width:
-        raise UserError(
-            f"config.augment rotates by 90 degrees, which needs square patches, not {height} x "
-            f"{width}: set config.crop_size"
-        )
+    configuration.check_patch_size(config, height, width)
     card = ModelCard.from_config(config, (height, width))
     steps = input_pipeline.steps_per_epoch(splits["train"], config.batch_size)
 
