@@ -36,12 +36,14 @@ _BATCH_SIZE = flags.DEFINE_integer(
 )
 _PATCH_SIZE = flags.DEFINE_integer("patch_size", 512, "Side of the square patches in pixels.")
 
-# What libtpu and JAX would otherwise ask the machine, which has no TPU to tell of.
+# What libtpu and JAX would otherwise ask the machine, which has no TPU to tell of. No TPU is
+# opened, so that libtpu's lock, which lets one process use a machine's TPUs, is not needed.
 NO_TPU_HERE = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 
@@ -85,8 +87,8 @@ def topology_devices(name: str) -> "list[jax.Device]":
         return topologies.get_topology_desc(name, platform="tpu", **options).devices
     except RuntimeError as error:
         raise UserError(
-            f"the TPU compiler has no --topology={name} ({error}): give generation:shape, such as "
-            "v5e:2x4, v5p:2x2x2 or v6e:16x16"
+            f"the TPU compiler takes no --topology={name} ({error}): a topology is "
+            "generation:shape, such as v5e:2x4, v5p:2x2x2 or v6e:16x16"
         ) from error
 
 
