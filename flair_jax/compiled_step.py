@@ -17,7 +17,7 @@ from flair_jax.model_card import ModelCard
 from flair_jax.optimizer import make_optimizer
 from flair_jax.sharding import batch_sharding, replicated
 from flair_jax.train_state import create_train_state, split_model
-from flair_jax.train_step import make_train_step
+from flair_jax.train_step import make_train_step, set_training_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,21 +68,25 @@ def lower_train_step(
         mesh: over the devices to compile for.
     """
     card = ModelCard.from_config(config, (patch_size, patch_size))
-    graphdef, params, stats = split_model(card.abstract_model())
+    model = set_training_options(card.abstract_model(), config, mesh)
+    graphdef, params, stats = split_model(model)
     optimizer = make_optimizer(config.learning_rate)
-    state = jax.eval_shape(lambda p, s: create_train_state(p, s, optimizer), params, stats)
+    averaged = config.ema_decay > 0
+    state = jax.eval_shape(
+        lambda p, s: create_train_state(p, s, optimizer, averaged=averaged), params, stats
+    )
     n, image = config.batch_size, (config.batch_size, patch_size, patch_size)
     batch = {
         "image": jax.ShapeDtypeStruct((*image, len(card.bands)), jnp.uint8),
         "mask": jax.ShapeDtypeStruct(image, jnp.uint8),
-        "valid": jax.ShapeDtypeStruct((n,), jnp.bool_),
+        "stop": jax.ShapeDtypeStruct((n,), jnp.bool_),
     }
     if card.takes_metadata:
         numbers = metadata.SIZES[card.metadata_encoding]
         batch["metadata"] = jax.ShapeDtypeStruct((n, numbers), jnp.float32)
     step = make_train_step(graphdef, card, config, optimizer, mesh)
     placed = _placed(state, replicated(mesh)), _placed(batch, batch_sharding(mesh))
-    return step.lower(*placed)  # type: ignore[attr-defined]  # a jitted function has it
+    return step.lower(*placed)
 
 
 def _placed(tree: Any, sharding: Sharding) -> Any:

@@ -62,7 +62,7 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         raise UserError(f"--patch_size={_PATCH_SIZE.value}: {error}") from error
     mesh = make_mesh(topology_devices(_TOPOLOGY.value) if _TOPOLOGY.value else None)
-    check_batch_size(config.batch_size, mesh, flag)
+    check_batch_size(config.batch_size, mesh, flag, config.accumulate_steps)
     _show(("train step of", command_line.config_name()))
     if not compile_and_show(config, _PATCH_SIZE.value, mesh):
         sys.exit(1)
