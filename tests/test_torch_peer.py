@@ -1,83 +1,229 @@
 """Against segmentation-models-pytorch itself; skipped where it is not installed."""
 
+import copy
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 smp = pytest.importorskip("segmentation_models_pytorch")
 
-import flair_jax
-from flair_jax import classes
+from safetensors.torch import load_file, save_file
+
+from flair_jax import checkpoint, classes
+from flair_jax import config as configuration
 from flair_jax.errors import UserError
 from flair_jax.evaluate import forward
 from flair_jax.export_torch import export_weights
 from flair_jax.import_torch import import_weights
+from flair_jax.metadata import encode_reference
 from flair_jax.model_card import BANDS
+from flair_jax.optimizer import EarlyStop, Plateau, make_optimizer
 from flair_jax.pretrained import read
-from flair_jax.train_state import split_model
+from flair_jax.sharding import make_mesh, replicate, to_global
+from flair_jax.train_state import create_train_state, split_model
+from flair_jax.train_step import make_train_step
+
+TOLERANCE = 1e-5  # of the largest logit
+PATCHES = [
+    ((924009.6, 6339451.2, 1661.94), "2021-05-28", "08h06", "UCE-M3-f120-s07"),
+    ((380265.6, 6571796.8, 4.29), "2018-04-19", "09h23", "CAMERA#017"),
+]
 
 
-@pytest.fixture(scope="module", params=[(3, 13), (4, 19), (5, 13)])
-def peer(request):
-    """A random peer model whose running statistics are not the first ones either."""
-    channels, outputs = request.param
-    torch.manual_seed(channels)
-    model = smp.create_model(
-        "unet", "resnet34", encoder_weights=None, in_channels=channels, classes=outputs
-    )
-    for name, buffer in model.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.uniform_(-0.1, 0.1)
-        elif name.endswith("running_var"):
-            buffer.uniform_(0.8, 1.2)
-    return model.eval(), channels, outputs
+class MetadataMLP(torch.nn.Module):
+    """45 numbers -> 16: linear, dropout, ReLU, three times; the linear layers are 0, 3 and 6."""
+
+    def __init__(self):
+        super().__init__()
+        layers = []
+        for inputs, outputs in ((45, 64), (64, 32), (32, 16)):
+            layers += [torch.nn.Linear(inputs, outputs), torch.nn.Dropout(0.4), torch.nn.ReLU()]
+        self.enc_mlp = torch.nn.Sequential(*layers)
 
 
-def logits_of(peer, image):
-    """(N, H, W, bands) uint8 -> the peer's logits, channels last."""
-    x = torch.from_numpy(image.astype(np.float32) / 255).permute(0, 3, 1, 2)
-    with torch.no_grad():
-        return peer(x).permute(0, 2, 3, 1).numpy()
+class PeerWithMetadata(torch.nn.Module):
+    """The U-Net with the MLP's 16 numbers added along the 16 rows of its bottleneck."""
+
+    def __init__(self, seg_model):
+        super().__init__()
+        self.seg_model = seg_model
+        self.enc = MetadataMLP()
+
+    def forward(self, x, metadata):
+        features = self.seg_model.encoder(x)
+        code = self.enc.enc_mlp(metadata)
+        features[-1] = features[-1] + code[:, None, :, None]  # (N, channels, rows, columns)
+        return self.seg_model.segmentation_head(self.seg_model.decoder(features))
 
 
-def ours(run, image):
-    model = flair_jax.load_model(run)
-    graphdef = split_model(model.card.abstract_model())[0]
-    return np.asarray(forward(graphdef, model.card, *model._arrays, {"image": image}))
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Form of a model; metadata is for 512 x 512 pixels."""
+
+    bands: int
+    outputs: int
+    metadata: bool
+
+    def model(self, seed=0):
+        """A peer with random weights, whose running statistics are not the first ones either."""
+        torch.manual_seed(seed)
+        model = smp.create_model(
+            "unet",
+            "resnet34",
+            encoder_weights=None,
+            in_channels=self.bands,
+            classes=self.outputs,
+        )
+        if self.metadata:
+            model = PeerWithMetadata(model)
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if name.endswith("running_mean"):
+                    tensor.uniform_(-0.1, 0.1)
+                elif name.endswith("running_var"):
+                    tensor.uniform_(0.8, 1.2)
+                elif name.endswith("enc_mlp.6.bias"):
+                    tensor.uniform_(0, 1)  # a code that the logits show
+        return model.eval()
+
+    def batch(self, seed=0):
+        """Random images and masks, and the metadata of real patches."""
+        rng = np.random.default_rng(seed)
+        n, height, width = (1, 512, 512) if self.metadata else (2, 96, 64)
+        batch = {
+            "image": rng.integers(0, 256, (n, height, width, self.bands), dtype=np.uint8),
+            "mask": rng.integers(1, 20, (n, height, width), dtype=np.uint8),
+            "valid": np.ones(n, bool),
+        }
+        if self.metadata:
+            batch["metadata"] = np.float32([encode_reference(*PATCHES[seed % 2])])
+        return batch
+
+    def logits(self, model, batch):
+        """The peer's, (N, H, W, classes), computed in float64.
+
+        In float32 the peer itself is up to 8e-6 of the largest logit away from these, and this
+        project up to 4e-6: the two float32 results would leave 1e-5 no room for chance.
+        """
+        x = torch.from_numpy(batch["image"].astype(np.float32) / 255).permute(0, 3, 1, 2)
+        inputs = [x, torch.from_numpy(batch["metadata"])] if self.metadata else [x]
+        with torch.no_grad():
+            logits = copy.deepcopy(model).double()(*(tensor.double() for tensor in inputs))
+        return logits.permute(0, 2, 3, 1).numpy()
+
+    def import_options(self):
+        return {
+            "bands": BANDS[: self.bands],
+            "nomenclature": "baseline" if self.outputs == 13 else "full",
+            "normalization": "scaling",
+        }
 
 
-def test_import_gives_the_same_logits_from_every_format_and_export_loads_strictly(peer, tmp_path):
-    model, channels, outputs = peer
-    state_dict = model.state_dict()
-    from safetensors.torch import save_file
+# Any two of bands, classes and metadata meet in every combination.
+PLAIN = [Case(3, 13, False), Case(4, 19, False), Case(5, 13, False)]
+WITH_METADATA = [Case(3, 19, True), Case(4, 13, True), Case(5, 19, True)]
+FORMATS = ("pth", "ckpt", "safetensors")
 
-    save_file(state_dict, tmp_path / "w.safetensors")
-    torch.save(state_dict, tmp_path / "w.pth")
-    wrapped = {f"model.seg_model.{key}": value for key, value in state_dict.items()}
-    torch.save({"state_dict": wrapped, "epoch": 3}, tmp_path / "w.ckpt")
 
-    image = np.random.default_rng(0).integers(0, 256, (2, 96, 64, channels), dtype=np.uint8)
-    expected = logits_of(model, image)
-    choices = {
-        "bands": BANDS[:channels],
-        "nomenclature": "baseline" if outputs == 13 else "full",
-        "normalization": "scaling",
+@pytest.fixture(scope="module")
+def imported(request, tmp_path_factory):
+    """A case, its random peer, and a folder with the peer imported from every format."""
+    case = request.param
+    folder = tmp_path_factory.mktemp("imported")
+    model = case.model()
+    torch.save(model.state_dict(), folder / "w.pth")
+    torch.save(as_lightning(model.state_dict()), folder / "w.ckpt")
+    save_file(model.state_dict(), folder / "w.safetensors")
+    for kind in FORMATS:
+        import_weights(str(folder / f"w.{kind}"), str(folder / kind), **case.import_options())
+    return case, model, folder
+
+
+our_forward = jax.jit(forward, static_argnums=(0, 1))
+
+
+def our_logits(run, batch):
+    card, params, stats, _ = checkpoint.load(run, make_mesh())
+    graphdef = split_model(card.abstract_model())[0]
+    inputs = {k: batch[k] for k in ("image", "metadata") if k in batch}
+    return np.asarray(our_forward(graphdef, card, params, stats, inputs))
+
+
+def assert_agree(ours, peers):
+    assert ours.shape == peers.shape
+    assert np.abs(ours - peers).max() <= TOLERANCE * np.abs(peers).max()
+
+
+def as_lightning(state_dict):
+    """What a Lightning checkpoint of the reference holds."""
+    wrapped = {f"model.{key}": value for key, value in state_dict.items()}
+    if not any(key.startswith("seg_model.") for key in state_dict):
+        wrapped = {f"model.seg_model.{key}": value for key, value in state_dict.items()}
+    return {
+        "epoch": 3,
+        "global_step": 12,
+        "pytorch-lightning_version": "2.0.0",
+        "state_dict": wrapped,
+        "lr_schedulers": [{"best": torch.tensor(1.0)}],
     }
-    for name in ("w.safetensors", "w.pth", "w.ckpt"):
-        run = tmp_path / f"run-{name}"
-        card = import_weights(str(tmp_path / name), str(run), **choices)
-        assert len(card.nomenclature) == outputs
-        difference = np.abs(ours(run, image) - expected).max()
-        assert difference <= 1e-5 * np.abs(expected).max(), name
 
-    export_weights(str(run), str(tmp_path / "out.pth"))
-    again = smp.create_model(
-        "unet", "resnet34", encoder_weights=None, in_channels=channels, classes=outputs
-    )
-    again.load_state_dict(torch.load(tmp_path / "out.pth", weights_only=True), strict=True)
-    np.testing.assert_array_equal(logits_of(again.eval(), image), expected)
+
+@pytest.mark.parametrize("imported", PLAIN + WITH_METADATA, indirect=True, ids=str, scope="module")
+def test_import_gives_the_same_logits_from_every_format(imported):
+    case, model, folder = imported
+    batch = case.batch()
+    expected = case.logits(model, batch)
+    for kind in FORMATS:
+        card = checkpoint.load(folder / kind, make_mesh())[0]
+        assert (len(card.bands), len(card.nomenclature)) == (case.bands, case.outputs)
+        metadata = ("reference", "rows") if case.metadata else ("", "")
+        assert (card.metadata_encoding, card.metadata_fusion) == metadata
+        assert_agree(our_logits(folder / kind, batch), expected)
+    if case.metadata:  # the comparison would see a code that is wrong, or in a wrong place
+        other = case.logits(model, batch | {"metadata": case.batch(1)["metadata"]})
+        assert np.abs(other - expected).max() > 10 * TOLERANCE * np.abs(expected).max()
+
+
+# A step of 512 x 512 pixels takes seconds, so that one model with metadata has to do.
+@pytest.mark.parametrize(
+    "imported", PLAIN + WITH_METADATA[-1:], indirect=True, ids=str, scope="module"
+)
+def test_export_of_a_trained_model_loads_strictly_with_the_same_logits(imported, tmp_path):
+    case, first, folder = imported
+    train_a_little(case, folder / "pth", tmp_path)
+    export_weights(str(tmp_path), str(tmp_path / "out.safetensors"))
+    export_weights(str(tmp_path), str(tmp_path / "out.pth"))
+    batch = case.batch()
+    ours = our_logits(tmp_path, batch)
+    for tensors in (
+        load_file(tmp_path / "out.safetensors"),
+        torch.load(tmp_path / "out.pth", weights_only=True),
+    ):
+        peer = case.model(seed=1)
+        peer.load_state_dict(tensors, strict=True)
+        assert_agree(ours, case.logits(peer, batch))
+    counters = "num_batches_tracked"
+    unchanged = {k for k, v in first.state_dict().items() if torch.equal(v, tensors[k])}
+    assert all(key.endswith(counters) for key in unchanged), unchanged  # it did learn
+
+
+def train_a_little(case, source, workdir):
+    """Two SGD steps from a checkpoint on, and a checkpoint of them with its card."""
+    mesh, optimizer = make_mesh(), make_optimizer(1e-3)
+    card, params, stats, _ = checkpoint.load(source, mesh)
+    graphdef = split_model(card.abstract_model())[0]
+    step = make_train_step(graphdef, card, configuration.default(), optimizer, mesh)
+    state = replicate(create_train_state(params, stats, optimizer), mesh)
+    for seed in range(2):
+        state, _ = step(state, to_global(case.batch(seed), mesh))
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
+    card.save(workdir / "checkpoints")
+    progress = checkpoint.Progress(1, 0.0, Plateau(1e-3), EarlyStop())
+    checkpoints.save(state, progress, {"val_loss": 1.0})
+    checkpoints.close()
 
 
 def test_pickled_code_is_not_executed(tmp_path):
