@@ -1,0 +1,266 @@
+"""The whole learning recipe against PyTorch: losses step by step, and the time of a step.
+
+    pip install -e ".[torch]" segmentation-models-pytorch
+    python benchmarks/learning_recipe.py --data_dir=WHERE_YOU_BUILT_IT --output=DIR
+
+Both sides get the same first weights (this project's, by its export), the same batches and the
+same pixels: the training split in this project's own order, crops cut once on the host, no
+augmentation. Both take plain SGD steps with batch statistics on the baseline's 13 classes, with
+weights 1 x 12 + 0 and the loss divided by the number of pixels.
+
+SGD amplifies rounding: two float32 programs that are both right drift apart. To tell that from an
+error, PyTorch also runs against itself, with its memory laid out channels last, and with its first
+weights disturbed by one part in 1e7. All learners take turns in one process, a block of steps
+each, so that no two compute at once. Beside the wall time of a step its processor time is taken,
+which other programs on the machine disturb less; with OMP_WAIT_POLICY=PASSIVE in the environment
+it does not count PyTorch's threads while they wait for each other.
+
+Writes `learning_recipe.json` and `learning_recipe.png` into the output folder.
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import matplotlib
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+
+from flair_jax import config as configuration
+from flair_jax import input_pipeline
+from flair_jax.model_card import BANDS, ModelCard
+from flair_jax.optimizer import make_optimizer
+from flair_jax.pretrained import state_dict_of
+from flair_jax.sharding import make_mesh, replicate, to_global
+from flair_jax.train_state import create_train_state, split_model
+from flair_jax.train_step import make_train_step
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+
+Batch = dict[str, np.ndarray]
+Learner = Callable[[Batch], float]  # takes one step on a batch; returns the loss before it
+LEARNING_RATE = 0.02
+OURS, PEER = "flair-jax", "PyTorch"
+CHANNELS_LAST = "PyTorch, channels last"
+DISTURBED = "PyTorch, first weights disturbed by 1e-7"
+LEARNERS = (OURS, PEER, CHANNELS_LAST, DISTURBED)
+
+
+def training_batches(args: argparse.Namespace) -> Iterator[Batch]:
+    """The batches of this project's order, epoch after epoch; every crop is drawn once, here."""
+    directory = input_pipeline.dataset_directory(args.data_dir, args.data_config)
+    split = input_pipeline.open_split(directory, "train")
+    epochs = -(-args.steps // input_pipeline.steps_per_epoch(split, args.batch_size))
+    order = np.concatenate(
+        [
+            input_pipeline.train_order(len(split), args.batch_size, args.seed, epoch)
+            for epoch in range(epochs)
+        ]
+    )[: args.steps]
+    rng = np.random.default_rng(args.seed)
+    for batch in input_pipeline.batches(split, order):
+        image, mask = batch["image"], batch["mask"]
+        if size := args.crop_size:
+            low, high = (0, 0), (image.shape[1] - size + 1, image.shape[2] - size + 1)
+            squares = [
+                np.s_[i, top : top + size, left : left + size]
+                for i, (top, left) in enumerate(rng.integers(low, high, (len(image), 2)))
+            ]
+            image = np.stack([image[square] for square in squares])
+            mask = np.stack([mask[square] for square in squares])
+        yield {"image": image, "mask": mask, "valid": batch["valid"]}
+
+
+def our_learner(card: ModelCard, seed: int) -> tuple[Learner, dict[str, np.ndarray]]:
+    """This project's train step as `train.py` uses it, and its first weights as PyTorch's."""
+    config, mesh = configuration.default(), make_mesh()
+    graphdef, params, stats = split_model(card.build_model(seed))
+    weights = state_dict_of(params, stats)
+    optimizer = make_optimizer(LEARNING_RATE)
+    step = make_train_step(graphdef, card, config, optimizer, mesh)
+    state = replicate(create_train_state(params, stats, optimizer), mesh)
+
+    def learn(batch: Batch) -> float:
+        nonlocal state
+        state, loss = step(state, to_global(batch, mesh))
+        return float(loss)
+
+    return learn, weights
+
+
+def torch_learner(
+    weights: dict[str, np.ndarray],
+    *,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    disturbance: float = 0.0,
+) -> Learner:
+    """segmentation-models-pytorch's U-Net and torch.optim.SGD on these first weights."""
+    model = smp.create_model(
+        "unet", "resnet34", encoder_weights=None, in_channels=len(BANDS), classes=13
+    )
+    tensors = {key: torch.tensor(value) for key, value in weights.items()}
+    model.load_state_dict(tensors, strict=True)
+    if disturbance:
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                signs = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
+                parameter.mul_(1 + disturbance * signs)
+    model = model.train().to(memory_format=memory_format)
+    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
+    class_weights = torch.tensor([1.0] * 12 + [0.0])
+
+    def learn(batch: Batch) -> float:
+        image = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2)
+        image = (image.float() / 255).contiguous(memory_format=memory_format)
+        labels = torch.from_numpy(np.minimum(batch["mask"], 13).astype(np.int64) - 1)
+        optimizer.zero_grad()
+        total = torch.nn.functional.cross_entropy(
+            model(image), labels, class_weights, reduction="sum"
+        )
+        loss = total / labels.numel()
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return learn
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Lets all learners take all steps, block by block; returns losses and times."""
+    batches = list(training_batches(args))
+    card = ModelCard.from_config(configuration.default(), batches[0]["mask"].shape[1:])
+    ours, weights = our_learner(card, args.seed)
+    learners = {
+        OURS: ours,
+        PEER: torch_learner(weights),
+        CHANNELS_LAST: torch_learner(weights, memory_format=torch.channels_last),
+        DISTURBED: torch_learner(weights, disturbance=1e-7),
+    }
+    results: dict[str, Any] = {
+        name: {"losses": [], "wall": [], "processor": []} for name in LEARNERS
+    }
+    for start in range(0, args.steps, args.block):
+        for name, learn in learners.items():
+            result = results[name]
+            for batch in batches[start : start + args.block]:
+                wall, processor = time.perf_counter(), time.process_time()
+                result["losses"].append(learn(batch))
+                result["wall"].append(time.perf_counter() - wall)
+                result["processor"].append(time.process_time() - processor)
+            print(
+                f"step {len(result['losses'])}, {name}: loss {result['losses'][-1]:.6f}, "
+                f"{statistics.median(result['wall'][-args.block :]):.2f} s a step",
+                flush=True,
+            )
+    return results
+
+
+def summary(args: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
+    """What `learning_recipe.json` holds."""
+    peer = np.array(results[PEER]["losses"])
+    differences, seconds = {}, {}
+    for name, result in results.items():
+        relative = np.abs(np.array(result["losses"]) - peer) / peer
+        if name != PEER:
+            differences[name] = {
+                "largest": float(relative.max()),
+                "at_step": int(relative.argmax()) + 1,
+                "first_step": float(relative[0]),
+                "by_step": relative.tolist(),
+            }
+        # The first step compiles here and warms caches there.
+        seconds[name] = {"first": result["wall"][0]} | {
+            f"{which}_{kind}": float(function(result[kind][1:]))
+            for kind in ("wall", "processor")
+            for which, function in (("median", statistics.median), ("mean", statistics.mean))
+        }
+    versions = ("jax", "jaxlib", "flax", "torch", "segmentation-models-pytorch", "numpy")
+    return {
+        "date": datetime.date.today().isoformat(),
+        "arguments": {k: v for k, v in vars(args).items() if k not in ("data_dir", "output")},
+        "learning_rate": LEARNING_RATE,
+        "machine": _processor(),
+        "cores": os.cpu_count(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
+        "torch_threads": torch.get_num_threads(),
+        "jax_devices": [str(device) for device in jax.devices()],
+        "load_average_at_the_end": os.getloadavg(),
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in versions},
+        "relative_difference_to_pytorch": differences,
+        "seconds_per_step": seconds,
+        "losses": {name: result["losses"] for name, result in results.items()},
+    }
+
+
+def _processor() -> str:
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def plot(record: dict[str, Any], path: pathlib.Path) -> None:
+    """Both loss curves, and below them how far each learner is from PyTorch."""
+    figure, (above, below) = plt.subplots(
+        2, 1, figsize=(7, 6), sharex=True, layout="constrained", height_ratios=(1, 1.2)
+    )
+    losses = record["losses"]
+    steps = np.arange(1, len(losses[PEER]) + 1)
+    above.plot(steps, losses[PEER], color="tab:orange", linewidth=3, label=PEER)
+    above.plot(steps, losses[OURS], color="tab:blue", linewidth=1, label=OURS)
+    above.set_ylabel("training loss")
+    above.legend()
+    colours = {OURS: "tab:blue", CHANNELS_LAST: "tab:gray", DISTURBED: "tab:green"}
+    for name, colour in colours.items():
+        relative = np.array(record["relative_difference_to_pytorch"][name]["by_step"])
+        below.semilogy(steps, np.where(relative > 0, relative, np.nan), color=colour, label=name)
+    below.set_ylabel("relative difference to PyTorch's loss")
+    below.set_xlabel("step")
+    below.grid(alpha=0.3)
+    below.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Learning and step time against PyTorch.")
+    parser.add_argument("--data_dir", required=True, help="the --data_dir of the build")
+    parser.add_argument("--data_config", default="published", help="the --config of the build")
+    parser.add_argument("--output", required=True, help="folder for the JSON and the plot")
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--crop_size", type=int, default=256, help="pixels; 0: whole patches")
+    parser.add_argument("--block", type=int, default=10, help="steps of a learner's turn")
+    parser.add_argument("--seed", type=int, default=2022)
+    parser.add_argument("--note", default="", help="for the record: what else ran, for example")
+    args = parser.parse_args()
+    output = pathlib.Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    record = summary(args, run(args))
+    (output / "learning_recipe.json").write_text(json.dumps(record, indent=1) + "\n")
+    plot(record, output / "learning_recipe.png")
+    for name, value in record["relative_difference_to_pytorch"].items():
+        print(f"{name}: {value['largest']:.1e} from PyTorch at most, at step {value['at_step']}")
+    for name, value in record["seconds_per_step"].items():
+        print(
+            f"{name}: median {value['median_wall']:.2f} s a step, "
+            f"{value['median_processor']:.2f} s of processor time"
+        )
+
+
+if __name__ == "__main__":
+    main()
