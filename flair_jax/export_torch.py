@@ -48,7 +48,7 @@ def export_weights(checkpoint: str, out: str) -> int:
                 f"writing {path.name} needs PyTorch: pip install 'flair-jax[torch]', or give a "
                 "name that ends in .safetensors"
             ) from error
-        torch.save({key: torch.from_numpy(value) for key, value in tensors.items()}, partial)
+        torch.save({key: torch.tensor(value) for key, value in tensors.items()}, partial)
     os.replace(partial, path)
     return len(tensors)
 

@@ -187,6 +187,7 @@ def test_import_gives_the_same_logits_from_every_format(imported):
         assert np.abs(other - expected).max() > 10 * TOLERANCE * np.abs(expected).max()
 
 
+@pytest.mark.filterwarnings("error:The given NumPy array")  # PyTorch's, of arrays not copied
 # A step of 512 x 512 pixels takes seconds, so that one model with metadata has to do.
 @pytest.mark.parametrize(
     "imported", PLAIN + WITH_METADATA[-1:], indirect=True, ids=str, scope="module"
