@@ -79,7 +79,7 @@ def training_batches(args: argparse.Namespace) -> Iterator[Batch]:
             ]
             image = np.stack([image[square] for square in squares])
             mask = np.stack([mask[square] for square in squares])
-        yield {"image": image, "mask": mask, "valid": batch["valid"]}
+        yield {"image": image, "mask": mask, "stop": np.zeros(len(image), bool)}
 
 
 def our_learner(card: ModelCard, seed: int) -> tuple[Learner, dict[str, np.ndarray]]:
@@ -93,8 +93,8 @@ def our_learner(card: ModelCard, seed: int) -> tuple[Learner, dict[str, np.ndarr
 
     def learn(batch: Batch) -> float:
         nonlocal state
-        state, loss = step(state, to_global(batch, mesh))
-        return float(loss)
+        state, numbers = step(state, to_global(batch, mesh))
+        return float(numbers["loss"])
 
     return learn, weights
 

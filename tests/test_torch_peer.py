@@ -96,7 +96,7 @@ class Case:
         batch = {
             "image": rng.integers(0, 256, (n, height, width, self.bands), dtype=np.uint8),
             "mask": rng.integers(1, 20, (n, height, width), dtype=np.uint8),
-            "valid": np.ones(n, bool),
+            "stop": np.zeros(n, bool),
         }
         if self.metadata:
             batch["metadata"] = np.float32([encode_reference(*PATCHES[seed % 2])])
