@@ -118,3 +118,16 @@ def test_row_fusion_is_for_512_pixels_only():
         model(jnp.zeros((1, 256, 256, 5)), jnp.zeros((1, 45)))
     with pytest.raises(UserError, match="takes metadata, and none was given"):
         model(jnp.zeros((1, 512, 512, 5)))
+
+
+def test_statistics_of_each_device():
+    """Two groups are two batches of half the size; the running statistics are their mean."""
+    x = jnp.asarray(uniform("a", (4, 6, 6, 3))) * jnp.array([1.0, 1, 3, 3])[:, None, None, None]
+    together, *apart = (BatchNorm(3) for _ in range(3))
+    together.groups = 2
+    y = together(x, train=True)
+    halves = [norm(part, train=True) for norm, part in zip(apart, (x[:2], x[2:]), strict=True)]
+    np.testing.assert_allclose(y, jnp.concatenate(halves), atol=1e-6)
+    for name in ("mean", "var"):
+        mean = sum(np.asarray(getattr(norm, name)[...]) for norm in apart) / 2
+        np.testing.assert_allclose(getattr(together, name)[...], mean, rtol=1e-6)
