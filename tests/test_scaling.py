@@ -1,4 +1,4 @@
-"""One training, whatever the machine: virtual devices in a process, processes over loopback."""
+"""One training, whatever the machine: 1, 2, 4 or 8 virtual devices in a process."""
 
 import json
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 
 # At the recipe's rate a difference of 1e-7 grows tenfold a step; at 1e-4 rounding stays small.

@@ -176,7 +176,7 @@ class SignalAfter(StopSignals):
 
 
 # An epoch asks four times while training and once for the only batch of the validation.
-@pytest.mark.parametrize("reads", [0, 2, 3, 4, 6])
+@pytest.mark.parametrize("reads", [2, 4, 6])
 def test_stopped_anywhere_it_goes_on_exactly(
     config, workdir, metrics, tmp_path, monkeypatch, reads
 ):
@@ -187,7 +187,7 @@ def test_stopped_anywhere_it_goes_on_exactly(
         SignalAfter.reads = reads
         with pytest.raises(Interrupted, match=r"stopped by SIGTERM: step \d is saved") as caught:
             train.train_and_evaluate(short, tmp_path)
-    step = {0: 2, 2: 4, 3: 4, 4: 4, 6: 7}[reads]  # the one after the step that was told
+    step = {2: 4, 4: 4, 6: 7}[reads]  # the one after the step that was told
     assert f"step {step} is saved" in str(caught.value)
     assert not (tmp_path / "evaluation").exists()
     assert train.train_and_evaluate(short, tmp_path) == metrics

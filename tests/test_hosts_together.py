@@ -1,0 +1,109 @@
+"""Two processes over loopback in place of two hosts, two virtual devices each."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+SETTINGS = {
+    "batch_size": 4, "num_epochs": 2, "log_every_steps": 1, "learning_rate": 1e-5, "augment": True,
+    "metadata.use": True, "metadata.encoding": "corrected", "metadata.fusion": "channels",
+    "predict_after_training": True,
+}  # fmt: skip
+
+
+def start(data_dir, workdir, *more, devices=2):
+    flags = [
+        f"--config.{key}={value}" for key, value in (SETTINGS | {"data_dir": data_dir}).items()
+    ]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "flair_jax.main", "--config=configs/baseline.py", *flags,
+         f"--workdir={workdir}", *more],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def start_two(data_dir, workdir):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = (f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
+    return [start(data_dir, workdir, *together, f"--process_id={i}") for i in range(2)]
+
+
+def finish(*processes):
+    said = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
+    return said
+
+
+def numbers(workdir, key):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line[key] for line in lines if key in line]
+
+
+@pytest.fixture(scope="module")
+def alone(data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("alone")
+    finish(start(data_dir, workdir, devices=1))
+    return workdir
+
+
+def compare(workdir, alone):
+    assert numbers(workdir, "loss") == pytest.approx(numbers(alone, "loss"), rel=1e-5)
+    assert numbers(workdir, "val_loss") == pytest.approx(numbers(alone, "val_loss"), rel=1e-4)
+    metrics, expected = (
+        json.loads((folder / "evaluation/test/metrics.json").read_text())
+        for folder in (workdir, alone)
+    )
+    assert metrics["num_patches"] == 5
+    for kind in ("by_domain", "by_camera", "by_month"):
+        found, wanted = (
+            {name: part["num_patches"] for name, part in scores[kind].items()}
+            for scores in (metrics, expected)
+        )
+        assert found == wanted
+    confusion = np.array(metrics["confusion_matrix"])
+    np.testing.assert_array_equal(confusion.sum(1), np.sum(expected["confusion_matrix"], 1))
+    files = sorted((workdir / "predictions").iterdir())
+    assert [f.name for f in files] == sorted(p.name for p in (alone / "predictions").iterdir())
+    counts = np.zeros(13, int)
+    for file in files:
+        with rasterio.open(file) as raster:
+            counts += np.bincount(raster.read(1).ravel(), minlength=13)
+    np.testing.assert_array_equal(counts, confusion.sum(0))
+
+
+def test_two_hosts_train_score_and_predict_as_one_does(data_dir, alone, tmp_path):
+    first, second = finish(*start_two(data_dir, tmp_path))
+    assert "2 host(s), global batch 4" in first
+    assert "epoch" not in second  # the first host speaks
+    assert len(numbers(tmp_path, "loss")) == 8
+    compare(tmp_path, alone)
+
+
+def test_sigterm_on_one_host_stops_both_and_one_goes_on(data_dir, alone, tmp_path):
+    processes = start_two(data_dir, tmp_path)
+    for line in processes[0].stdout:
+        if line.startswith("  step 1:"):
+            break
+    processes[1].send_signal(signal.SIGTERM)
+    first, second = finish(*processes)
+    assert "stopped by another host's signal" in first
+    assert "stopped by SIGTERM" in second
+    assert not (tmp_path / "evaluation").exists()
+    finish(start(data_dir, tmp_path, devices=1))
+    compare(tmp_path, alone)
