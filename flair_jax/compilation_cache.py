@@ -12,7 +12,7 @@ def use(folder: str) -> None:
     Args:
         folder: made if missing; "default" is one in the user's cache; "" is none.
     """
-    if not folder or jax.config.jax_compilation_cache_dir:
+    if not folder or jax.config.values["jax_compilation_cache_dir"]:
         return
     if folder == "default":
         folder = os.environ.get("XDG_CACHE_HOME", "~/.cache") + "/flair_jax/compiled"

@@ -42,10 +42,11 @@ def check_batch_size(batch_size: int, mesh: Mesh, flag: str, parts: int = 1) -> 
     count = mesh.size * parts
     if batch_size < 1 or batch_size % count:
         near = max(count, round(batch_size / count) * count)
+        hosts = f" of {jax.process_count()} hosts" if jax.process_count() > 1 else ""
         each = f", times config.accumulate_steps={parts}" if parts > 1 else ""
         raise UserError(
             f"{flag}={batch_size} is the global batch and must be a multiple of the {mesh.size} "
-            f"devices (of {jax.process_count()} hosts){each}: set it to {near}, for example"
+            f"devices{hosts}{each}: set it to {near}, for example"
         )
 
 

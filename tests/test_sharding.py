@@ -17,6 +17,12 @@ def test_batch_that_does_not_divide(batch_size, near):
     sharding.check_batch_size(16, Mesh(), "config.batch_size")
 
 
+def test_batch_that_does_not_divide_into_parts():
+    expected = r"the 8 devices, times config.accumulate_steps=4: set it to 64"
+    with pytest.raises(UserError, match=expected):
+        sharding.check_batch_size(56, Mesh(), "config.batch_size", parts=4)
+
+
 def test_a_batch_comes_back_as_it_went():
     mesh = sharding.make_mesh()
     rows = np.arange(12).reshape(4, 3)
