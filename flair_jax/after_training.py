@@ -51,8 +51,8 @@ def score_and_predict(
             except NoMasksError as error:
                 report.say(f"no test score: {error}")
         if metrics is not None:
-            report.say("the moving average of the weights:" if averaged else "")
-            report.say(report.score_table(metrics) + "\n\n" + report.part_tables(metrics))
+            title = "the moving average of the weights:\n" if averaged else ""
+            report.say(f"{title}{report.score_table(metrics)}\n\n{report.part_tables(metrics)}")
     if config.predict_after_training:
         predictions = workdir / "predictions"
         if predictions.exists() and _written_for(workdir / "predictions.json", best, "test"):

@@ -65,14 +65,17 @@ class Model:
         return self._infer(*self._arrays, batch)
 
 
-def load_model(path: str | os.PathLike[str], step: int | None = None) -> Model:
+def load_model(
+    path: str | os.PathLike[str], step: int | None = None, *, averaged: bool = False
+) -> Model:
     """Loads a checkpoint for inference.
 
     Args:
         path: a workdir (its best checkpoint is taken), a folder of checkpoints, or one of a step.
         step: a step to take instead.
+        averaged: the moving average of the weights, where the run kept one.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
-    return Model(*load(path, make_mesh(), step))
+    return Model(*load(path, make_mesh(), step, averaged=averaged))
