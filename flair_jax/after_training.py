@@ -52,7 +52,7 @@ def score_and_predict(
                 report.say(f"no test score: {error}")
         if metrics is not None:
             title = "the moving average of the weights:\n" if averaged else ""
-            report.say(f"{title}{report.score_table(metrics)}\n\n{report.part_tables(metrics)}")
+            report.say(title + report.all_tables(metrics))
     if config.predict_after_training:
         predictions = workdir / "predictions"
         if predictions.exists() and _written_for(workdir / "predictions.json", best, "test"):

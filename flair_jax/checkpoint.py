@@ -168,7 +168,7 @@ class Checkpoints:
     def newest_whole(
         self, like: TrainState, mesh: Mesh
     ) -> tuple[TrainState, Progress, list[str]] | None:
-        """The newest checkpoint that can be restored; damaged newer ones are put aside.
+        """The newest checkpoint that can be restored; `put_aside` is for damaged newer ones.
 
         Args:
             like, mesh: see `restore`.

@@ -279,7 +279,7 @@ def evaluate_run(
         output=output,
         averaged=averaged,
     )
-    report.say(report.score_table(metrics) + "\n\n" + report.part_tables(metrics))
+    report.say(report.all_tables(metrics))
     report.say(f"written to {output}")
     return metrics
 

@@ -75,6 +75,11 @@ def score_table(metrics: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def all_tables(metrics: dict[str, Any]) -> str:
+    """Both `score_table` and `part_tables`."""
+    return f"{score_table(metrics)}\n\n{part_tables(metrics)}"
+
+
 def part_tables(metrics: dict[str, Any]) -> str:
     """mIoU (challenge definition) by domain, camera and month, as text.
 
