@@ -7,7 +7,7 @@ import ml_collections
 from etils import epath
 from jax.sharding import Mesh
 
-from flair_jax import input_pipeline, report
+from flair_jax import console, input_pipeline
 from flair_jax.checkpoint import Checkpoints
 from flair_jax.errors import UserError
 from flair_jax.evaluate import NoMasksError, evaluate_checkpoint, output_folder
@@ -28,7 +28,7 @@ def score_and_predict(
     try:
         test = input_pipeline.open_split(directory, "test")
     except UserError as error:
-        report.say(f"no test score: {error}")
+        console.say(f"no test score: {error}")
         return None
     batch_size = config.eval_batch_size or config.batch_size
     options = {"batch_size": batch_size, "num_workers": config.num_workers}
@@ -41,7 +41,7 @@ def score_and_predict(
         output = output_folder(workdir, "test", averaged)
         metrics = _written_for(output / "metrics.json", best, "test")
         if metrics is not None:
-            report.say(f"the test split has been scored: {output}")
+            console.say(f"the test split has been scored: {output}")
         else:
             try:
                 metrics = evaluate_checkpoint(
@@ -49,18 +49,18 @@ def score_and_predict(
                     loss_normalization=config.loss_normalization, **options,
                 )  # fmt: skip
             except NoMasksError as error:
-                report.say(f"no test score: {error}")
+                console.say(f"no test score: {error}")
         if metrics is not None:
             title = "the moving average of the weights:\n" if averaged else ""
-            report.say(title + report.all_tables(metrics))
+            console.say(title + console.all_tables(metrics))
     if config.predict_after_training:
         predictions = workdir / "predictions"
         if predictions.exists() and _written_for(workdir / "predictions.json", best, "test"):
-            report.say(f"the test split has been predicted: {predictions}")
+            console.say(f"the test split has been predicted: {predictions}")
         else:
             count = predict_checkpoint(checkpoints, test, mesh, output=predictions, **options)
-            report.say(f"{count} predictions in {predictions}")
-    report.say(f"everything is in {workdir}")
+            console.say(f"{count} predictions in {predictions}")
+    console.say(f"everything is in {workdir}")
     return metrics
 
 

@@ -13,7 +13,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from flair_jax import report
+from flair_jax import console, plots
 from flair_jax.breakdown import FIELDS, breakdown, groups
 from flair_jax.checkpoint import load
 from flair_jax.classes import Nomenclature
@@ -201,7 +201,7 @@ def split_batches(
         process_count=jax.process_count(),
         **options,
     )
-    return report.progress_bar(data, total=len(order), desc=split.name, unit="batch")
+    return console.progress_bar(data, total=len(order), desc=split.name, unit="batch")
 
 
 def evaluate_checkpoint(
@@ -256,7 +256,7 @@ def evaluate_checkpoint(
     if output is not None and jax.process_index() == 0:
         folder = epath.Path(output)
         folder.mkdir(parents=True, exist_ok=True)
-        report.plot_confusion_matrix(
+        plots.plot_confusion_matrix(
             evaluation.confusion, card.nomenclature, folder / "confusion_matrix.png"
         )
         write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
@@ -279,8 +279,8 @@ def evaluate_run(
         output=output,
         averaged=averaged,
     )
-    report.say(report.all_tables(metrics))
-    report.say(f"written to {output}")
+    console.say(console.all_tables(metrics))
+    console.say(f"written to {output}")
     return metrics
 
 

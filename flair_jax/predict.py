@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from rasterio.transform import Affine
 
-from flair_jax import report
+from flair_jax import console
 from flair_jax.checkpoint import load
 from flair_jax.errors import UserError
 from flair_jax.evaluate import check_bands, forward, on_device, split_batches
@@ -153,5 +153,5 @@ def predict_run(
         num_workers=config.num_workers,
         averaged=averaged,
     )
-    report.say(f"{count} predictions of {name!r} in {output}")
+    console.say(f"{count} predictions of {name!r} in {output}")
     return count

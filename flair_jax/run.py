@@ -9,7 +9,7 @@ from etils import epath
 from jax.sharding import Mesh
 
 from flair_jax import config as configuration
-from flair_jax import input_pipeline, report
+from flair_jax import console, input_pipeline
 from flair_jax.checkpoint import Checkpoints, Progress
 from flair_jax.errors import UserError
 from flair_jax.evaluate import Evaluation, accumulate, check_bands, make_eval_step, split_batches
@@ -103,10 +103,10 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
         config, workdir, mesh, card, splits, checkpoints, state, progress, train_step, validate,
         steps,
     )  # fmt: skip
-    report.introduce(card, splits, config, steps)
-    report.say("\n".join([*said, f"workdir  {workdir}"]))
+    console.introduce(card, splits, config, steps)
+    console.say("\n".join([*said, f"workdir  {workdir}"]))
     if found is not None:
-        report.say(f"going on from step {int(state.step)} ({progress.epoch} epochs finished)")
+        console.say(f"going on from step {int(state.step)} ({progress.epoch} epochs finished)")
     return run
 
 

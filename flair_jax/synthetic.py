@@ -210,7 +210,7 @@ def prepare(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if _is_built(root / "built"):
         return config
 
-    from flair_jax.report import say
+    from flair_jax.console import say
     from tfds_builder.build import build
 
     source = root / f"source.{os.getpid()}"

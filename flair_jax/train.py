@@ -8,7 +8,7 @@ import jax
 import ml_collections
 from etils import epath
 
-from flair_jax import input_pipeline, report, trace
+from flair_jax import console, input_pipeline, trace
 from flair_jax.after_training import score_and_predict
 from flair_jax.errors import UserError
 from flair_jax.evaluate import StopAskedError, on_device
@@ -40,7 +40,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
         if not _finished(run):
             train(run)
         else:
-            report.say(f"the training in {run.workdir} is finished ({_why_finished(run)})")
+            console.say(f"the training in {run.workdir} is finished ({_why_finished(run)})")
     finally:
         run.checkpoints.close()
     return score_and_predict(config, run.workdir, run.mesh)
@@ -69,7 +69,7 @@ def train(run: Run) -> None:
                     _train_one_epoch(run, writer, signals)
                 _end_epoch(run, writer, signals, time.perf_counter() - started)
             run.checkpoints.wait()
-        report.say(f"training is finished: {_why_finished(run)}")
+        console.say(f"training is finished: {_why_finished(run)}")
     finally:
         writer.close()
 
@@ -113,7 +113,7 @@ def _end_epoch(run: Run, writer: MetricWriter, signals: StopSignals, seconds: fl
     progress.epoch, progress.loss_sum = epoch + 1, 0.0
     _save(run, writer, {"val_loss": result.loss})
     of_average = f" ({numbers['val_miou_average']:.4f} averaged)" if average is not None else ""
-    report.say(
+    console.say(
         f"epoch {epoch + 1}/{config.num_epochs}: training loss {train_loss:.4f}, "
         f"validation loss {result.loss:.4f}, mIoU {miou:.4f}{of_average}"
         f"{' (best)' if best else ''}, learning rate {rate:g}, {seconds:.0f} s"
@@ -124,7 +124,7 @@ def _train_one_epoch(run: Run, writer: MetricWriter, signals: StopSignals) -> No
     config, progress = run.config, run.progress
     first = int(run.state.step) - progress.epoch * run.steps_per_epoch
     data = _Waiting(_epoch_batches(run, first))
-    bar = report.progress_bar(
+    bar = console.progress_bar(
         data, run.steps_per_epoch - first, f"epoch {progress.epoch + 1}", "step"
     )
     on_terminal = not bar.disable
@@ -150,7 +150,7 @@ def _train_one_epoch(run: Run, writer: MetricWriter, signals: StopSignals) -> No
             writer.write(step, {"loss": value} | {k: round(v, 4) for k, v in timing.items()})
             logged, logged_at = step, now
             if not on_terminal:
-                report.say(f"  step {step}: {text}")
+                console.say(f"  step {step}: {text}")
         return bool(numbers["stop"])
 
     pending: tuple[dict[str, jax.Array], int] | None = None
@@ -206,7 +206,7 @@ def _compile(run: Run, arrays: dict[str, jax.Array], writer: MetricWriter) -> No
     run.compiled = True
     seconds = time.perf_counter() - started
     writer.write(int(run.state.step), {"compile_seconds": round(seconds, 2)})
-    report.say(f"the training step was compiled in {seconds:.1f} s")
+    console.say(f"the training step was compiled in {seconds:.1f} s")
 
 
 def _save(run: Run, writer: MetricWriter, metrics: dict[str, float] | None) -> None:

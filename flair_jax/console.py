@@ -1,4 +1,4 @@
-"""What a run shows: lines and bars on the console, tables of scores, the confusion matrix."""
+"""What a run says on the console: lines, bars, tables of scores."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -6,11 +6,8 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
-from etils import epath
 from tqdm import tqdm
 
-from flair_jax.classes import Nomenclature
 from flair_jax.input_pipeline import Split
 from flair_jax.model_card import ModelCard
 from flair_jax.train_state import split_model
@@ -108,39 +105,3 @@ def _interval(bounds: list[float] | None) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
-
-
-def plot_confusion_matrix(
-    confusion: np.ndarray, nomenclature: Nomenclature, path: epath.Path
-) -> None:
-    """Draws the confusion matrix, each row divided by its sum, as in the published figure.
-
-    Args:
-        confusion: (classes, classes) counts, rows are the truth.
-        nomenclature: the classes' names.
-        path: a .png file.
-    """
-    from matplotlib.figure import Figure
-
-    rows = confusion.sum(1, keepdims=True)
-    shares = np.divide(confusion, rows, out=np.zeros(confusion.shape), where=rows > 0)
-    n = len(nomenclature)
-    figure = Figure(figsize=(2 + 0.62 * n, 1.6 + 0.58 * n), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(shares, cmap="viridis", vmin=0, vmax=1)
-    axes.set_xticks(range(n), nomenclature.names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(n), nomenclature.names)
-    axes.set_xlabel("predicted class")
-    axes.set_ylabel("true class")
-    axes.set_title("Confusion matrix, rows in shares of the true class")
-    for (row, column), share in np.ndenumerate(shares):
-        if rows[row]:
-            colour = "black" if share > 0.6 else "white"
-            axes.text(
-                column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=8
-            )
-    figure.colorbar(image, ax=axes, fraction=0.04)
-    partial = path.with_name(path.name + ".tmp")
-    with partial.open("wb") as file:
-        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
-    partial.replace(path)

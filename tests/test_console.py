@@ -2,7 +2,7 @@ import numpy as np
 import rasterio
 from golden_arrays import golden
 
-from flair_jax import report
+from flair_jax import console, plots
 from flair_jax.breakdown import breakdown
 from flair_jax.classes import BASELINE
 from flair_jax.metrics import summary
@@ -24,7 +24,7 @@ def scores():
 
 def test_score_table():
     metrics = scores() | {"num_patches": 50, "split": "test", "step": 7}
-    lines = report.score_table(metrics).splitlines()
+    lines = console.score_table(metrics).splitlines()
     iou = golden("iou")["challenge_iou0"]
     assert lines[1].split()[:2] == ["building", f"{100 * iou[0]:.2f}"]
     assert lines[13].startswith("other")
@@ -37,7 +37,7 @@ def test_score_table():
 
 def test_part_tables():
     metrics = scores()
-    lines = report.part_tables(metrics).splitlines()
+    lines = console.part_tables(metrics).splitlines()
     domain = metrics["by_domain"]["D012_2019"]
     low, high = domain["challenge_miou_interval"]
     assert lines[0].split() == ["domain", "patches", "zones", "mIoU", "95%", "interval"]
@@ -52,7 +52,7 @@ def test_part_tables():
 
 def test_confusion_matrix_picture(tmp_path):
     path = tmp_path / "confusion_matrix.png"
-    report.plot_confusion_matrix(np.eye(13, dtype=np.int64) * 9, BASELINE, path)
+    plots.plot_confusion_matrix(np.eye(13, dtype=np.int64) * 9, BASELINE, path)
     with rasterio.open(path) as picture:
         pixels = picture.read()
     assert pixels.shape[1] > 900
