@@ -20,6 +20,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from flair_jax.errors import UserError
 from flair_jax.model_card import FILE, ModelCard
 from flair_jax.optimizer import EarlyStop, Plateau
+from flair_jax.places import is_remote
 from flair_jax.sharding import replicated, wait_for_hosts
 from flair_jax.train_state import Arrays, TrainState, split_model
 
@@ -91,7 +92,7 @@ class Checkpoints:
                 **monitor,
             )
         self._manager = ocp.CheckpointManager(
-            self.directory.resolve(),
+            self.directory if is_remote(self.directory) else self.directory.resolve(),
             options=options,
             item_names=("model", "optimizer", "progress", "average"),
             item_handlers={

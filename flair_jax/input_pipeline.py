@@ -14,6 +14,7 @@ from etils import epath
 
 from flair_jax import metadata
 from flair_jax.errors import UserError
+from flair_jax.places import check_reachable
 
 Batch = dict[str, np.ndarray]
 PADDING = -1  # the index that stands for no sample
@@ -56,6 +57,7 @@ def dataset_directory(data_dir: str, data_config: str) -> epath.Path:
     """
     import tensorflow_datasets as tfds
 
+    check_reachable(data_dir, "config.data_dir")
     root = epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     if (root / "dataset_info.json").exists():
         return root

@@ -6,7 +6,7 @@ python -m flair_jax.main --config=configs/baseline.py [--workdir=DIR] [--mode=tr
 import errno
 import pathlib
 import signal
-import sys
+import traceback
 
 from absl import app, flags, logging
 
@@ -29,6 +29,10 @@ _AVERAGE = flags.DEFINE_bool(
     "average", False, "Score or predict with the moving average of the weights (config.ema_decay)."
 )
 hosts.define_flags()
+_LOST = (
+    "error: this host ends, and the others will within two minutes. If it has lost another one, "
+    "see what that one said; the same command on every host goes on from what is saved"
+)
 
 
 def main(argv: list[str]) -> None:
@@ -39,11 +43,12 @@ def main(argv: list[str]) -> None:
     hosts.start()
     from etils import epath
 
-    from flair_jax import compilation_cache, evaluate, predict, synthetic, train
+    from flair_jax import compilation_cache, evaluate, places, predict, synthetic, train
 
     compilation_cache.use(config.compilation_cache)
 
     workdir = epath.Path(_WORKDIR.value or f"runs/{command_line.config_name()}")
+    places.check_reachable(workdir, "--workdir")
     if config.synthetic.use:
         config = synthetic.prepare(config)
     if _MODE.value == "train":
@@ -63,7 +68,12 @@ def with_saved_config(argv: list[str]) -> list[str]:
     given = command_line.flags_as_written(argv)
     if "config" in given or "workdir" not in given or given.get("mode", "train") == "train":
         return argv
-    if not (pathlib.Path(given["workdir"]) / "config.json").exists():
+    from etils import epath
+
+    from flair_jax import places
+
+    places.check_reachable(given["workdir"], "--workdir")
+    if not (epath.Path(given["workdir"]).expanduser() / "config.json").exists():
         raise UserError(
             f"there is no {given['workdir']}/config.json: {given['workdir']} is not the workdir of "
             "a run. Give the --workdir of a run, or train one with --config=configs/baseline.py"
@@ -85,18 +95,20 @@ def run() -> None:
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:
-        sys.exit(f"error: {error}")
+        hosts.leave(f"error: {error}")
     except Interrupted as stop:
         print(stop)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from what is saved")
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        sys.exit(
-            f"error: nothing more can be written ({error}). What was saved before is whole: make "
-            "room, and give the same command again"
-        )
+        hosts.leave(0)
+    except Exception as error:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            hosts.leave(
+                f"error: nothing more can be written ({error}). What was saved before is whole: "
+                "make room, and give the same command again"
+            )
+        traceback.print_exc()
+        hosts.leave(_LOST if hosts.joined() else 1)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,23 @@
 """Numbers over time: `metrics.jsonl` and TensorBoard, on the first host only."""
 
 import json
+import time
 from typing import Any
 
 import jax
 from etils import epath
 
+from flair_jax.places import is_remote
 from flair_jax.whole_files import write_whole
+
+_SECONDS = 60  # between two uploads of metrics.jsonl to a bucket
 
 
 class MetricWriter:
     """Appends numbers by step to a workdir's `metrics.jsonl` and `tensorboard/`.
+
+    A local file has each line at once. Nothing can be appended to an object of a bucket: there the
+    file is written anew by `flush`, and once a minute.
 
     Args:
         workdir: the run's folder.
@@ -19,34 +26,50 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: epath.Path, step: int) -> None:
-        self._file = None
-        if jax.process_index() != 0:
+        self._active = jax.process_index() == 0
+        if not self._active:
             return
         import tensorboardX
 
-        path = workdir / "metrics.jsonl"
-        if path.exists():
-            kept = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-            write_whole(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a")
+        self._path = workdir / "metrics.jsonl"
+        self._lines: list[str] = []
+        self._remote, self._flushed_at = is_remote(workdir), time.monotonic()
+        if self._path.exists():
+            lines = self._path.read_text().splitlines()
+            kept = [f"{line}\n" for line in lines if _step_of(line) <= step]
+            write_whole(self._path, "".join(kept))
+            self._lines = kept if self._remote else []
         self._tensorboard = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=step + 1 if step else None
         )
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """Writes one line, and each number under its name to TensorBoard."""
-        if self._file is None:
+        if not self._active:
             return
-        self._file.write(json.dumps({"step": step} | values) + "\n")
-        self._file.flush()
+        self._lines.append(json.dumps({"step": step} | values) + "\n")
+        if not self._remote or time.monotonic() - self._flushed_at > _SECONDS:
+            self.flush()
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._tensorboard.add_scalar(name, value, step)
 
+    def flush(self) -> None:
+        """Brings all lines to where they belong; before a checkpoint of their step is written."""
+        if not self._active:
+            return
+        if self._remote:
+            write_whole(self._path, "".join(self._lines))
+        else:
+            lines, self._lines = self._lines, []
+            with self._path.open("a") as file:
+                file.writelines(lines)
+        self._flushed_at = time.monotonic()
+
     def close(self) -> None:
         """Ends both files."""
-        if self._file is not None:
-            self._file.close()
+        if self._active:
+            self.flush()
             self._tensorboard.close()
 
 

@@ -1,7 +1,6 @@
 """A split -> one georeferenced PRED_<number>.tif for each patch."""
 
 import json
-import shutil
 import warnings
 from collections.abc import Callable
 
@@ -13,6 +12,7 @@ import rasterio
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
+from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from flair_jax import console
@@ -67,8 +67,10 @@ def write_prediction(
     }  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path, "w", **profile) as raster:
-            raster.write(classes, 1)
+        with MemoryFile() as memory:  # so that any path of epath's will do
+            with memory.open(**profile) as raster:
+                raster.write(classes, 1)
+            epath.Path(path).write_bytes(memory.read())
 
 
 def predict_checkpoint(
@@ -106,7 +108,7 @@ def predict_checkpoint(
     first = jax.process_index() == 0
     if first:
         if partial.exists():
-            shutil.rmtree(partial)
+            partial.rmtree()
         partial.mkdir(parents=True)
     wait_for_hosts("predictions: folder made")
     predict_step = make_predict_step(nnx.split(card.abstract_model())[0], card, mesh)
@@ -123,7 +125,7 @@ def predict_checkpoint(
     wait_for_hosts("predictions: files written")
     if first:
         if output.exists():
-            shutil.rmtree(output)
+            output.rmtree()
         partial.rename(output)
         note = {
             "step": step,

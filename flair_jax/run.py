@@ -17,6 +17,7 @@ from flair_jax.initial_weights import initial_weights
 from flair_jax.input_pipeline import Split
 from flair_jax.model_card import FILE, ModelCard
 from flair_jax.optimizer import EarlyStop, Plateau, make_optimizer
+from flair_jax.places import is_remote
 from flair_jax.sharding import check_batch_size, make_mesh, replicate
 from flair_jax.train_state import Arrays, TrainState, create_train_state, split_model
 from flair_jax.train_step import TrainStep, make_train_step, set_training_options
@@ -47,6 +48,11 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     weights, with an encoder from `config.encoder_weights`.
     """
     configuration.validate(config)
+    if config.profile[1] and is_remote(workdir):
+        raise UserError(
+            f"config.profile={config.profile} writes a trace, which can only go to a local folder, "
+            f"and --workdir={workdir} is none: profile in a short run with a local --workdir"
+        )
     configuration.check_unchanged(config, workdir)
     mesh = make_mesh()
     check_batch_size(config.batch_size, mesh, "config.batch_size", config.accumulate_steps)

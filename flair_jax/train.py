@@ -211,6 +211,7 @@ def _compile(run: Run, arrays: dict[str, jax.Array], writer: MetricWriter) -> No
 
 def _save(run: Run, writer: MetricWriter, metrics: dict[str, float] | None) -> None:
     """Starts saving, and writes how long that has held the loop."""
+    writer.flush()
     started = time.perf_counter()
     run.checkpoints.save(run.state, run.progress, metrics)
     seconds = time.perf_counter() - started

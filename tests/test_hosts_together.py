@@ -21,10 +21,9 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def start(data_dir, workdir, *more, devices=2):
-    flags = [
-        f"--config.{key}={value}" for key, value in (SETTINGS | {"data_dir": data_dir}).items()
-    ]
+def start(data_dir, workdir, *more, devices=2, **changes):
+    settings = SETTINGS | {"data_dir": data_dir} | changes
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
@@ -36,12 +35,22 @@ def start(data_dir, workdir, *more, devices=2):
     )  # fmt: skip
 
 
-def start_two(data_dir, workdir):
+def start_two(data_dir, workdir, of_second=None):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = (f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
-    return [start(data_dir, workdir, *together, f"--process_id={i}") for i in range(2)]
+    return [
+        start(data_dir_, workdir, *together, f"--process_id={i}")
+        for i, data_dir_ in enumerate((data_dir, of_second or data_dir))
+    ]
+
+
+def wait_for_step(number, process):
+    for line in process.stdout:
+        if line.startswith(f"  step {number}:"):
+            return
+    pytest.fail(f"the run ended before step {number}")
 
 
 def finish(*processes):
@@ -97,9 +106,7 @@ def test_two_hosts_train_score_and_predict_as_one_does(data_dir, alone, tmp_path
 
 def test_sigterm_on_one_host_stops_both_and_one_goes_on(data_dir, alone, tmp_path):
     processes = start_two(data_dir, tmp_path)
-    for line in processes[0].stdout:
-        if line.startswith("  step 1:"):
-            break
+    wait_for_step(1, processes[0])
     processes[1].send_signal(signal.SIGTERM)
     first, second = finish(*processes)
     assert "stopped by another host's signal" in first
@@ -107,3 +114,36 @@ def test_sigterm_on_one_host_stops_both_and_one_goes_on(data_dir, alone, tmp_pat
     assert not (tmp_path / "evaluation").exists()
     finish(start(data_dir, tmp_path, devices=1))
     compare(tmp_path, alone)
+
+
+def test_a_run_goes_on_with_other_devices_and_hosts(data_dir, alone, tmp_path):
+    finish(start(data_dir, tmp_path, devices=4, num_epochs=1, predict_after_training=False))
+    said, _ = finish(*start_two(data_dir, tmp_path))
+    assert "going on from step 4" in said
+    compare(tmp_path, alone)
+
+
+def lost_a_host(said):
+    """Whether a host says why it ends: JAX's own words, or ours if a collective failed first."""
+    return "another task died" in said or "If it has lost another one" in said
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_when_a_host_dies_the_other_ends_and_says_why(data_dir, tmp_path, dead):
+    processes = start_two(data_dir, tmp_path)
+    wait_for_step(1, processes[0])
+    processes[dead].kill()
+    other = processes[1 - dead]
+    said, _ = other.communicate(timeout=240)  # JAX misses a heartbeat after 100 seconds
+    assert other.returncode != 0
+    assert lost_a_host(said), said
+    assert "Thread 0x" not in said
+    processes[dead].communicate()
+
+
+def test_when_a_host_has_an_error_the_other_ends_too(data_dir, tmp_path):
+    processes = start_two(data_dir, tmp_path, of_second=tmp_path / "none")
+    first, second = (process.communicate(timeout=240)[0] for process in processes)
+    assert all(process.returncode != 0 for process in processes)
+    assert "error: the data set is not built" in second
+    assert lost_a_host(first), first

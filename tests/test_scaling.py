@@ -89,3 +89,43 @@ def test_parts_recomputing_and_statistics_of_each_device():
     # Statistics of fewer samples are other statistics.
     for other in (on_one, per_device):
         assert abs(other[0] / plain[0] - 1) > 1e-4
+
+
+# Logits alone: what the statistics need goes into no logit.
+FORWARD = """
+import json, jax, jax.numpy as jnp
+from flair_jax import config as configuration
+from flair_jax.compiled_step import collectives
+from flair_jax.model_card import ModelCard
+from flair_jax.sharding import batch_sharding, make_mesh, replicated
+from flair_jax.train_state import merge_model, split_model
+from flair_jax.train_step import set_training_options
+
+mesh = make_mesh()
+for kind in ("sync", "per_device"):
+    config = configuration.default()
+    config.batch_norm = kind
+    card = ModelCard.from_config(config, (32, 32))
+    model = set_training_options(card.build_model(), config, mesh)
+    graphdef, params, stats = split_model(model)
+    forward = jax.jit(
+        lambda params, stats, image: merge_model(graphdef, params, stats)(image, train=True),
+        in_shardings=(replicated(mesh), replicated(mesh), batch_sharding(mesh)),
+        out_shardings=batch_sharding(mesh),
+    )
+    image = jax.ShapeDtypeStruct((16, 32, 32, 5), jnp.float32)
+    compiled = forward.lower(params, stats, image).compile()
+    found = collectives(compiled.as_text())
+    print(json.dumps({name: all_.count for name, all_ in found.items()}), flush=True)
+"""
+
+
+def test_statistics_of_each_device_need_no_collective_in_the_forward_pass():
+    done = subprocess.run(
+        [sys.executable, "-c", FORWARD], capture_output=True, text=True, check=False, cwd=ROOT,
+        timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sync, per_device = map(json.loads, done.stdout.splitlines())
+    assert sync["all-reduce"] >= 46  # as many normalisations
+    assert per_device == {}

@@ -1,0 +1,154 @@
+"""What dtype, accumulation, recomputation and a moving average do to the loss and to memory.
+
+    pip install -e ".[tpu]"
+    python benchmarks/precision_and_memory.py --data_dir=WHERE_YOU_BUILT_IT --output=FILE.json \
+        [--topology=v5e:2x4 --batch_size=64] [--steps=20]
+
+Each setting takes the same first weights and the same crops through the same number of SGD steps
+on the devices at hand; and its train step on whole patches is compiled, not run, for a TPU
+topology, whose compiler says what a chip needs. Prints a table in Markdown. A setting that is in
+the output file already is not run again. (In float32 the compiler takes a quarter of an hour.)
+"""
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import flags
+
+from flair_jax import config as configuration
+from flair_jax import input_pipeline
+from flair_jax.compiled_step import figures_of, lower_train_step
+from flair_jax.evaluate import on_device
+from flair_jax.model_card import ModelCard
+from flair_jax.optimizer import make_optimizer
+from flair_jax.sharding import make_mesh, replicate, to_global
+from flair_jax.train_compile import NO_TPU_HERE, topology_devices
+from flair_jax.train_state import create_train_state, split_model
+from flair_jax.train_step import make_train_step, set_training_options
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "float32": {"dtype": "float32"},
+    "bfloat16": {},
+    "bfloat16, accumulate_steps=2": {"accumulate_steps": 2},
+    "bfloat16, accumulate_steps=4": {"accumulate_steps": 4},
+    "bfloat16, remat": {"remat": True},
+    "bfloat16, ema_decay=0.999": {"ema_decay": 0.999},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data_dir", required=True)
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--topology", default="v5e:2x4")
+    parser.add_argument("--batch_size", type=int, default=64, help="global, of the topology")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--crop_size", type=int, default=128)
+    parser.add_argument("--crops", type=int, default=8, help="in a batch, of the steps taken here")
+    args = parser.parse_args()
+    os.environ.update(NO_TPU_HERE)
+    jax.config.update("jax_platforms", "cpu")
+    flags.FLAGS.mark_as_parsed()  # Grain reads flags
+    output = pathlib.Path(args.output)
+    versions = ("jax", "jaxlib", "libtpu", "flax")
+    record: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "machine": platform.processor() or platform.machine(),
+        "versions": {package: importlib.metadata.version(package) for package in versions},
+        "arguments": vars(args),
+        "settings": json.loads(output.read_text())["settings"] if output.exists() else {},
+    }
+    rows = record["settings"]
+    for name, changes in SETTINGS.items():
+        if name not in rows:
+            print(f"== {name}", flush=True)
+            rows[name] = {"losses": losses(changes, args), **memory(changes, args)}
+            output.write_text(json.dumps(record, indent=1) + "\n")
+    print(table(rows))
+
+
+def losses(changes: dict[str, Any], args: argparse.Namespace) -> list[float]:
+    """The losses of some steps of a setting, on this machine's devices."""
+    config = configured(changes)
+    config.batch_size, config.crop_size = args.crops, args.crop_size
+    directory = input_pipeline.dataset_directory(args.data_dir, config.data_config)
+    split = input_pipeline.open_split(directory, "train")
+    epochs = -(-args.steps // input_pipeline.steps_per_epoch(split, config.batch_size))
+    order = np.concatenate(
+        [
+            input_pipeline.train_order(len(split), config.batch_size, config.seed, epoch)
+            for epoch in range(epochs)
+        ]
+    )
+    card = ModelCard.from_config(config, split.patch_size)
+    mesh = make_mesh()
+    model = set_training_options(card.build_model(config.seed), config, mesh)
+    graphdef, params, stats = split_model(model)
+    optimizer = make_optimizer(config.learning_rate)
+    averaged = config.ema_decay > 0
+    state = replicate(create_train_state(params, stats, optimizer, averaged=averaged), mesh)
+    step = make_train_step(graphdef, card, config, optimizer, mesh)
+    found = []
+    for batch in input_pipeline.batches(split, order[: args.steps]):
+        state, numbers = step(state, to_global(on_device(batch), mesh))
+        found.append(float(numbers["loss"]))
+    return found
+
+
+def memory(changes: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """What the TPU compiler says of a setting's step on whole patches; its words if too large."""
+    config = configured(changes)
+    config.batch_size = args.batch_size
+    mesh = make_mesh(topology_devices(args.topology))
+    try:
+        figures = figures_of(lower_train_step(config, 512, mesh).compile())
+    except jax.errors.JaxRuntimeError as error:
+        return {"error": str(error).splitlines()[0]}
+    return {"memory": figures.memory, "temporaries": figures.temporaries, "flops": figures.flops,
+            "traffic": figures.traffic}  # fmt: skip
+
+
+def configured(changes: dict[str, Any]) -> ml_collections.ConfigDict:
+    """The baseline's configuration in bfloat16, with some changes."""
+    config = configuration.default()
+    config.dtype = "bfloat16"
+    config.update(changes)
+    return config
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """The settings side by side, in Markdown."""
+    plain = rows["float32"]["losses"]
+    last = len(plain)
+    lines = [
+        f"| setting | loss of step 1 | of step {last} | largest difference | memory of a chip | "
+        "temporaries | traffic |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        apart = max(abs(a / b - 1) for a, b in zip(row["losses"], plain, strict=True))
+        if "error" in row:
+            compiled = f"{row['error']} | | "
+        else:
+            compiled = (
+                f"{row['memory'] / 2**30:.2f} GiB | {row['temporaries'] / 2**30:.2f} GiB | "
+                f"{row['traffic'] / 1e9:.1f} GB"
+            )
+        lines.append(
+            f"| {name} | {row['losses'][0]:.4f} | {row['losses'][-1]:.4f} | {apart:.1%} | "
+            f"{compiled} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
