@@ -49,18 +49,11 @@ def bands_of(survey: Survey) -> dict[str, Band]:
     counted = of_train or list(values.values())
     if not counted:
         return {}
-    images = sum(int(c[0].sum()) for c in values.values()) / max(_size(survey), 1)
+    totals = zip(published.BANDS, np.sum(counted, axis=0), strict=True)
     return {
-        name: of_counts(counts, survey.pixels.flat[i] / images)
-        for i, (name, counts) in enumerate(
-            zip(published.BANDS, np.sum(counted, axis=0), strict=True)
-        )
+        name: of_counts(counts, survey.pixels.flat[i] / survey.pixels.images)
+        for i, (name, counts) in enumerate(totals)
     }
-
-
-def _size(survey: Survey) -> int:
-    rows, columns = max(survey.pixels.sizes, key=lambda size: survey.pixels.sizes[size])
-    return rows * columns
 
 
 def bands(survey: Survey) -> Iterator[Check]:

@@ -1,0 +1,461 @@
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from flair_jax import doctor, published, synthetic
+from flair_jax.checkup import statistics
+from flair_jax.checkup.facts import Pixels
+from flair_jax.checkup.survey import layout, sampled
+from flair_jax.errors import UserError
+from tfds_builder.flair.source import File
+
+TRAIN, VAL, TEST = 12, 4, 4
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A synthetic download: 12 train, 4 val and 4 test patches of 64 x 64."""
+    root = tmp_path_factory.mktemp("doctor") / "source"
+    synthetic.generate(root, patch_size=64, train=TRAIN, val=VAL, test=TEST)
+    return root
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+def image(root, number):
+    return next(root.rglob(f"IMG_{number:06d}.tif"))
+
+
+def mask(root, number):
+    return next(root.rglob(f"MSK_{number:06d}.tif"))
+
+
+def rewrite(path, change=lambda bands: bands, **profile):
+    """Writes a file anew with its bands (bands, H, W) changed."""
+    with rasterio.open(path) as raster:
+        bands, kept = change(raster.read()), raster.profile
+    count, height, width = bands.shape
+    kept.update(count=count, height=height, width=width, dtype=bands.dtype, **profile)
+    with rasterio.open(path, "w", **kept) as raster:
+        raster.write(bands)
+
+
+def put(value):
+    """A change that sets the 4 x 5 pixels of the first band's corner."""
+
+    def change(bands):
+        bands[0, :4, :5] = value
+        return bands
+
+    return change
+
+
+def mend_metadata(root, change):
+    path = root / synthetic.METADATA_FILE
+    entries = json.loads(path.read_text())
+    change(entries)
+    path.write_text(json.dumps(entries))
+
+
+def found(checks, verdict):
+    return {check.found: check for check in checks if check.verdict == verdict}
+
+
+def test_a_whole_download(whole):
+    survey, checks = doctor.doctor(str(whole))
+    assert survey.total == {"train": TRAIN, "val": VAL, "test": TEST}
+    assert survey.layouts == {"download, unpacked": 2 * (TRAIN + VAL + TEST)}
+    assert found(checks, "fault") == {}
+    ok = found(checks, "ok")
+    assert "20 images, each with its mask, none twice" in ok
+    assert "all 20 patches opened" in ok
+    assert "values of 20 masks all within 1 to 19" in ok
+    assert "20 centroids lie at the centre of their image" in ok
+    assert "coordinate systems: EPSG:2154 (20)" in ok
+    note = found(checks, "note")
+    assert "patches: train 12 of 47,587, val 4 of 14,125, test 4 of 15,700" in note
+    assert "size: 64 x 64 (20); FLAIR's is 512 x 512" in note
+    absent = next(c for c in checks if c.found.startswith("11 of FLAIR #1's 50 domains"))
+    assert (absent.verdict, absent.count) == ("warning", 39)
+    few = next(c for c in checks if c.found.startswith("domains of val and test that are not"))
+    assert few.examples[0] == "D004_2021: 2 of 1,800 patches"
+
+
+def test_statistics_are_those_of_the_pixels(whole):
+    survey, _ = doctor.doctor(str(whole))
+    images, masks = [], []
+    for number in range(1, TRAIN + VAL + 1):
+        with rasterio.open(image(whole, number)) as raster:
+            images.append(raster.read().reshape(5, -1))
+        with rasterio.open(mask(whole, number)) as raster:
+            masks.append(raster.read(1).ravel())
+    pixels, values = np.concatenate(images, 1), np.concatenate(masks)
+    bands = statistics.bands_of(survey)
+    assert list(bands) == ["red", "green", "blue", "nir", "height"]
+    np.testing.assert_allclose([b.mean for b in bands.values()], pixels.mean(1), rtol=1e-12)
+    np.testing.assert_allclose([b.deviation for b in bands.values()], pixels.std(1), rtol=1e-12)
+    assert [b.lowest for b in bands.values()] == pixels.min(1).tolist()
+    assert [b.highest for b in bands.values()] == pixels.max(1).tolist()
+    shares = statistics.class_percent(survey)["train and val"]
+    expected = 100 * np.bincount(values, minlength=20)[1:] / values.size
+    np.testing.assert_allclose(shares, expected, rtol=1e-12)
+
+
+def remove(path):
+    path.unlink()
+
+
+def double(root):
+    source = image(root, 1)
+    target = root / "again" / source.relative_to(root)
+    target.parent.mkdir(parents=True)
+    shutil.copy(source, target)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage_metadata(root):
+    (root / synthetic.METADATA_FILE).write_text('{"IMG_')
+
+
+def four_bands(bands):
+    return bands[:4]
+
+
+FAULTS = {
+    "mask missing: 1": lambda root: remove(mask(root, 1)),
+    "mask without image: 1": lambda root: remove(image(root, 1)),
+    "number twice: 1": double,
+    "image unreadable: 1": lambda root: truncate(image(root, 1)),
+    "mask unreadable: 1": lambda root: mask(root, 1).write_bytes(b"II*\0"),
+    "size not the data set's: 1": lambda root: rewrite(image(root, 1), lambda b: b[:, :32, :48]),
+    "image not uint8: 1": lambda root: rewrite(image(root, 1), lambda b: b.astype(np.uint16)),
+    "image without 5 bands: 1": lambda root: rewrite(image(root, 1), four_bands),
+    "no metadata: 1": lambda root: mend_metadata(root, lambda m: m.pop("IMG_000001")),
+    "malformed metadata: 1": lambda root: mend_metadata(
+        root, lambda m: m["IMG_000001"].update(date="spring")
+    ),
+    "damaged archives and metadata files: 1": lambda root: (root / "a.zip").write_bytes(b"PK"),
+}
+
+
+@pytest.mark.parametrize("expected", FAULTS)
+def test_each_fault_is_found_named_and_stops_nothing(expected, copy):
+    FAULTS[expected](copy)
+    survey, checks = doctor.doctor(str(copy))
+    faults = found(checks, "fault")
+    check = faults[expected]
+    assert check.count == len(check.examples) == 1
+    assert "000001" in check.examples[0] or "a.zip" in check.examples[0]
+    assert check.remedy
+    others = set(faults) - {expected}
+    assert others <= {"mask of another size than the image: 1"}
+    bands = statistics.bands_of(survey)  # the others were read all the same
+    assert survey.pixels.images >= TRAIN + VAL + TEST - 1
+    assert 80 < bands["red"].mean < 140
+    assert doctor.as_text(survey, checks).count(f"\n{'':<19}-> {check.remedy[:40]}") == 1
+
+
+@pytest.mark.parametrize("value", [0, 20])
+def test_mask_values_that_are_no_class(value, copy):
+    rewrite(mask(copy, 1), put(value))
+    survey, checks = doctor.doctor(str(copy))
+    faults = found(checks, "fault")
+    (example,) = faults["mask value outside 1..19: 1"].examples
+    assert example == f"{mask(copy, 1)}: found {value}"
+    assert "pixels of no class: 20, 0.024 % of them" in faults  # of 20 x 64 x 64
+    assert survey.pixels.masks["train"][value] == 20
+
+
+def test_all_metadata_is_gone(copy):
+    (copy / synthetic.METADATA_FILE).unlink()
+    survey, checks = doctor.doctor(str(copy))
+    check = found(checks, "fault")["no metadata: 20"]
+    assert len(check.examples) == 10
+    assert "flair-1_metadata_aerial.zip" in check.remedy
+    assert survey.pixels.images == 20
+    assert "  ... and 10 more" in doctor.as_text(survey, checks)
+
+
+def test_damaged_metadata_is_named(copy):
+    damage_metadata(copy)
+    _, checks = doctor.doctor(str(copy))
+    faults = found(checks, "fault")
+    assert "no metadata: 20" in faults
+    (example,) = faults["damaged archives and metadata files: 1"].examples
+    assert example.startswith(f"cannot read the metadata file {copy}/")
+
+
+def test_all_masks_of_train_are_gone(copy):
+    for path in copy.glob("flair_labels_train/**/*.tif"):
+        path.unlink()
+    _, checks = doctor.doctor(str(copy))
+    assert found(checks, "fault")[f"mask missing: {TRAIN + VAL}"].count == 16
+
+
+def test_test_patches_need_no_mask(copy):
+    remove(mask(copy, TRAIN + VAL + 1))
+    _, checks = doctor.doctor(str(copy))
+    assert found(checks, "fault") == {}
+    assert found(checks, "note")["test patches without mask: 1"].count == 1
+
+
+def test_implausible_metadata(copy):
+    def change(entries):
+        entries["IMG_000001"]["date"] = "2035-06-01"
+        entries["IMG_000002"]["date"] = entries["IMG_000002"]["date"][:4] + "-01-03"
+        entries["IMG_000003"]["patch_centroid_x"] += 5000
+        entries["IMG_000004"].update(patch_centroid_x=2.35, patch_centroid_y=48.85)
+        entries["IMG_000005"]["patch_centroid_x"] += 0.5
+        entries["IMG_000006"]["camera"] = "iPhone"
+        entries["IMG_999999"] = entries["IMG_000007"]
+
+    mend_metadata(copy, change)
+    _, checks = doctor.doctor(str(copy))
+    assert found(checks, "fault") == {}
+    warnings, notes = found(checks, "warning"), found(checks, "note")
+    (example,) = warnings["entries of a year outside 2018 to 2021: 1"].examples
+    assert example == f"{image(copy, 1)}: 2035-06-01"
+    assert "config.metadata.encoding='corrected'" in (
+        warnings["entries of a year outside 2018 to 2021: 1"].remedy
+    )
+    assert "entries of another year than their domain: 1" in warnings
+    assert warnings["entries outside metropolitan France: 1"].examples == (
+        f"{image(copy, 4)}: (2.35, 48.85)",
+    )
+    assert warnings["entries of absent patches: 1"].examples == ("IMG_999999",)
+    outside = next(c for f, c in warnings.items() if f.startswith("centroids outside their image"))
+    assert outside.found.startswith("centroids outside their image: 2 of 20, up to 6,")
+    assert outside.examples[0] == f"{image(copy, 3)}: 5,000.0 m"
+    assert "centroids over a pixel from the image's centre: 1 of 20" in notes
+    assert "entries of December to March, where FLAIR has none: 1" in notes
+    assert notes["entries of cameras that FLAIR does not name: 1"].examples[0].endswith("iPhone")
+
+
+def test_coordinate_systems(copy):
+    rewrite(image(copy, 1), crs="EPSG:32631")
+    rewrite(image(copy, 2), crs='LOCAL_CS["RGF93 / Lambert-93",UNIT["metre",1]]')
+    rewrite(image(copy, 3), crs=None)
+    _, checks = doctor.doctor(str(copy))
+    (odd,) = found(checks, "warning")["images that are not in Lambert-93: 1"].examples
+    assert odd == f"{image(copy, 1)}: EPSG:32631"
+    (systems,) = [c.found for c in checks if c.found.startswith("coordinate systems")]
+    assert systems == (
+        "coordinate systems: EPSG:2154 (17), EPSG:32631 (1), none (1), unnamed (1); an unnamed "
+        "local one is common in FLAIR, and no fault"
+    )
+
+
+def test_an_image_of_one_colour(copy):
+    rewrite(image(copy, 1), lambda bands: np.full_like(bands, 7))
+    survey, checks = doctor.doctor(str(copy))
+    check = found(checks, "warning")["images of one colour: 1 (5.0%)"]
+    assert check.examples == (str(image(copy, 1)),)
+    assert statistics.bands_of(survey)["nir"].flat == 1 / 20
+
+
+def test_the_scaling_of_the_height(copy):
+    survey, checks = doctor.doctor(str(copy))
+    mean = statistics.bands_of(survey)["height"].mean
+    (steps,) = [c for c in checks if c.about == "height"]
+    assert steps.verdict == "note"
+    assert steps.found.startswith("height seems to be in steps of 0.2 m, not in the published")
+    assert f"mean {mean:.2f} +- " in steps.found
+    assert f"{mean / 53.26:.2f} of the published 53.26 +- 79.3" in steps.found
+    assert doctor.as_json(survey, checks)["height"]["seems"] == "steps of 0.2 m"
+
+    def stretch(bands):
+        bands[4] = np.minimum(5 * bands[4].astype(int), 255)
+        return bands
+
+    for path in copy.rglob("IMG_*.tif"):
+        rewrite(path, stretch)
+    survey, checks = doctor.doctor(str(copy))
+    (stretched,) = [c for c in checks if c.about == "height"]
+    assert stretched.found.startswith("height seems to be stretched, as in the published")
+    assert doctor.as_json(survey, checks)["height"]["seems"] == "stretched"
+    for path in copy.rglob("IMG_*.tif"):
+        rewrite(path, lambda bands: bands * np.array([1, 1, 1, 1, 0], np.uint8)[:, None, None])
+    survey, checks = doctor.doctor(str(copy))
+    (empty,) = [c for c in checks if c.about == "height"]
+    assert (empty.verdict, empty.found[:41]) == (
+        "warning",
+        "height is in neither known scaling: mean ",
+    )
+    assert statistics.bands_of(survey)["height"].flat == 1
+
+
+@pytest.mark.parametrize(
+    ("mean", "scaling"),
+    [(3.5, ""), (17.5, "steps of 0.2 m"), (30, "steps of 0.2 m"), (31, "stretched"),
+     (53.26, "stretched"), (140, "")],
+)  # fmt: skip
+def test_which_scaling_a_mean_speaks_for(mean, scaling):
+    assert statistics.height_scaling(mean) == scaling
+
+
+def test_bands_in_another_order(copy):
+    for path in copy.rglob("IMG_*.tif"):
+        rewrite(path, lambda bands: bands[[4, 0, 1, 2, 3]])
+    _, checks = doctor.doctor(str(copy))
+    (check,) = [c for c in checks if c.about == "bands"]
+    assert check.verdict == "warning"
+    assert any(example.startswith("red: ") for example in check.examples)
+
+
+def test_a_built_data_set(whole, data_dir):
+    survey, checks = doctor.doctor(data_dir=str(data_dir))
+    assert survey.total == {"train": 16, "val": 4, "test": 5}
+    assert found(checks, "fault") == {}
+    assert "a data set built by tfds_builder: 25 patches" in found(checks, "ok")
+    assert "25 centroids lie at the centre of their image" in found(checks, "ok")
+    assert survey.pixels.crs == {"EPSG:2154": 25}
+    source, _ = doctor.doctor(str(data_dir.parent / "source"))
+    for split in ("train", "val", "test"):
+        np.testing.assert_array_equal(source.pixels.values[split], survey.pixels.values[split])
+        np.testing.assert_array_equal(source.pixels.masks[split], survey.pixels.masks[split])
+    part, checks = doctor.doctor(data_dir=str(data_dir), sample=10)
+    assert part.pixels.patches == 10
+    assert "10 of 25 patches opened" in found(checks, "ok")
+
+
+def test_a_damaged_record_of_a_built_data_set(data_dir, tmp_path):
+    copy = Path(shutil.copytree(data_dir, tmp_path / "built"))
+    shard = next(copy.rglob("flair-test.array_record-*"))
+    content = bytearray(shard.read_bytes())
+    content[70_000:70_200] = b"x" * 200
+    shard.write_bytes(content)
+    survey, checks = doctor.doctor(data_dir=str(copy))
+    (kind,) = found(checks, "fault")
+    assert kind.startswith("record unreadable: ")
+    assert survey.pixels.labelled["train"] == 16
+
+
+def test_processes_find_the_same(whole, monkeypatch):
+    alone, checks = doctor.doctor(str(whole), num_workers=1)
+    monkeypatch.setattr("flair_jax.checkup.survey.PROCESS_FROM", 4)
+    monkeypatch.setattr("flair_jax.checkup.survey.CHUNK", 3)
+    together, again = doctor.doctor(str(whole), num_workers=2)
+    assert again == checks
+    assert together.pixels.sizes == alone.pixels.sizes
+    np.testing.assert_array_equal(together.pixels.heights, alone.pixels.heights)
+
+
+def test_a_sample_is_spread_and_drawn_by_the_seed():
+    sample = sampled(1000, 100, seed=3)
+    np.testing.assert_array_equal(sample // 10, np.arange(100))
+    np.testing.assert_array_equal(sample, sampled(1000, 100, seed=3))
+    assert (sample != sampled(1000, 100, seed=4)).any()
+    np.testing.assert_array_equal(sampled(5, 0, 0), np.arange(5))
+    np.testing.assert_array_equal(sampled(5, 9, 0), np.arange(5))
+
+
+def test_a_sample_of_a_download_names_all_that_is_missing(copy):
+    remove(mask(copy, 1))
+    survey, checks = doctor.doctor(str(copy), sample=5)
+    assert survey.pixels.patches == 5
+    assert "mask missing: 1" in found(checks, "fault")
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        (File("", "/d/flair_1_toy_dataset/train/flair_1_toy_aerial_train/D1/Z/img/IMG_1.tif"),
+         "toy data set, unpacked"),
+        (File("/d/flair_aerial_train.zip", "flair_aerial_train/D1/Z/img/IMG_1.tif"),
+         "download, zipped"),
+        (File("/d/train-val/D004_2021.zip", "aerial/Z1_AA/IMG_1.tif"),
+         "one folder a domain, zipped"),
+        (File("", "/d/mine/D004_2021/Z1_AA/IMG_1.tif"), "folders, unpacked"),
+    ],
+)  # fmt: skip
+def test_layouts(file, expected):
+    assert layout(file, "/d") == expected
+
+
+def test_zips_unopened(whole, tmp_path):
+    for folder in ("flair_aerial_train", "flair_labels_train"):
+        with zipfile.ZipFile(tmp_path / f"{folder}.zip", "w") as archive:
+            for path in (whole / folder).rglob("*.tif"):
+                archive.write(path, path.relative_to(whole))
+    shutil.copy(whole / synthetic.METADATA_FILE, tmp_path)
+    survey, checks = doctor.doctor(str(tmp_path))
+    assert survey.layouts == {"download, zipped": 32}
+    assert survey.total == {"train": TRAIN, "val": VAL, "test": 0} or "test" not in survey.total
+    assert found(checks, "fault") == {}
+    assert survey.pixels.images == 16
+
+
+def test_published_numbers_belong_together():
+    of_splits = [sum(known.values()) for known in published.DOMAIN_PATCHES.values()]
+    assert of_splits == [14_125, published.TEST_PATCHES]
+    assert published.TRAIN_PATCHES + sum(of_splits) == published.PATCHES
+    assert len(published.TRAIN_DOMAINS) == 32
+    for column in zip(*published.CLASS_PERCENT.values(), strict=True):
+        assert sum(column) == pytest.approx(100, abs=0.05)
+
+
+def test_pixels_add_up():
+    pixels, more = Pixels(), Pixels()
+    picture = np.arange(20, dtype=np.uint8).reshape(2, 2, 5)
+    more.count_image("a", "train", picture)
+    pixels += more
+    pixels += more
+    assert pixels.images == 2
+    assert pixels.values["train"].sum() == 40
+    assert more.values["train"].sum() == 20
+
+
+def run(*flags, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "flair_jax.doctor", *flags], capture_output=True, text=True, cwd=cwd,
+        check=False, env={"PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+
+
+def test_the_command_writes_a_record_and_says_by_its_status_what_is_wrong(copy, tmp_path):
+    done = run(f"--source={copy}", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    record = json.loads((tmp_path / "doctor.json").read_text())
+    assert record["verdict"] == "warning"
+    assert record["patches"] == {"train": 12, "val": 4, "test": 4}
+    assert record["bands"]["height"]["published_mean"] == 53.26
+    assert record["published_class_percent"]["test"]["building"] == 8.60
+    assert "fault 0, " in done.stdout.splitlines()[-1]
+    remove(mask(copy, 1))
+    done = run(f"--source={copy}", f"--output={tmp_path}/new/record.json", cwd=tmp_path)
+    assert done.returncode == 1
+    assert json.loads((tmp_path / "new" / "record.json").read_text())["verdict"] == "fault"
+    assert "  flair_aerial_train/D006_2020/" in done.stdout
+
+
+def test_strict(whole, tmp_path):
+    assert doctor.main([f"--source={whole}", f"--output={tmp_path / 'a.json'}", "--strict"]) == 1
+    assert doctor.main([f"--source={whole}", f"--output={tmp_path / 'a.json'}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "give either --source=DIR"),
+        ({"source": "/nowhere"}, "--source: the source /nowhere does not exist"),
+        ({"source": "a", "data_dir": "b"}, "give either"),
+        ({"data_dir": "/nowhere"}, "the data set is not built"),
+        ({"source": "a", "sample": -1}, "numbers from 0"),
+    ],
+)
+def test_mistakes(arguments, message):
+    with pytest.raises(UserError, match=message):
+        doctor.doctor(**arguments)
