@@ -105,7 +105,8 @@ def forms(survey: Survey) -> Iterator[Check]:
     """Whether files can be read; their sizes, bands and types; the masks' values."""
     pixels, total = survey.pixels, sum(survey.total.values())
     share = "all" if survey.all_read else f"{pixels.patches:,} of"
-    yield Check("files", "ok", f"{share} {total:,} patches opened")
+    more = "" if survey.all_read else ": --sample=0 opens all"
+    yield Check("files", "ok", f"{share} {total:,} patches opened{more}")
     for kind, faults in by_kind(pixels.faults).items():
         yield of_faults("masks" if kind.startswith("mask ") else "files", kind, faults)
     sizes = {f"{rows} x {columns}": count for (rows, columns), count in pixels.sizes.items()}
