@@ -6,6 +6,7 @@ python -m flair_jax.doctor --source=DIR | --data_dir=DIR [--data_config=publishe
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -176,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default="doctor.json", help="file to write (doctor.json)")
     parser.add_argument("--strict", action="store_true", help="warnings, too, give exit status 1")
     args = vars(parser.parse_args(argv))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     output, strict = epath.Path(args.pop("output")), args.pop("strict")
     try:
         survey, checks = doctor(**args, progress=True)

@@ -315,7 +315,7 @@ def test_bands_in_another_order(copy):
     assert any(example.startswith("red: ") for example in check.examples)
 
 
-def test_a_built_data_set(whole, data_dir):
+def test_a_built_data_set(data_dir):
     survey, checks = doctor.doctor(data_dir=str(data_dir))
     assert survey.total == {"train": 16, "val": 4, "test": 5}
     assert found(checks, "fault") == {}

@@ -114,8 +114,9 @@ def height(survey: Survey) -> Iterator[Check]:
         yield Check(
             "height", "note", f"height seems to be in {STEPS}, not in the published statistics' "
             f"stretched scaling: {evidence}",
-            "for config.normalization='custom', give this data's own mean and deviation; published "
-            "weights with a height band come with those of the stretched scaling",
+            "with config.normalization='custom', give this data's own mean and deviation in "
+            "config.normalization_means and normalization_deviations; published weights with a "
+            "height band come with those of the stretched scaling",
         )  # fmt: skip
     elif scaling == STRETCHED:
         yield Check(

@@ -28,6 +28,7 @@ from tfds_builder.flair.patches import (
     read_files,
 )
 from tfds_builder.flair.source import File, Patch, Source, scan, select
+from tfds_builder.flair.workers import follow_parent
 
 UNNAMED, NONE = "unnamed", "none"
 LAMBERT_93 = "EPSG:2154"
@@ -302,7 +303,7 @@ def _read_all(
             return pixels
         # Not fork: the caller may hold threads, GDAL or an accelerator.
         context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, context)
+        pool = ProcessPoolExecutor(workers, context, initializer=follow_parent)
         try:
             results: list[Pixels] = [Pixels()] * len(chunks)
             futures = {pool.submit(read, chunk): i for i, chunk in enumerate(chunks)}
