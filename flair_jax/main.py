@@ -28,6 +28,14 @@ _SPLIT = flags.DEFINE_enum(
 _AVERAGE = flags.DEFINE_bool(
     "average", False, "Score or predict with the moving average of the weights (config.ema_decay)."
 )
+_SUBMISSION = flags.DEFINE_string(
+    "submission", None, "With --mode=predict: also write the challenge's zip of the test split."
+)
+_OVERLAYS = flags.DEFINE_string(
+    "overlays", "0",
+    "With --mode=predict: also draw the classes over so many patches, spread over the split, or "
+    "over 'all'; into predictions_overlays/OVERLAY_<number>.png.",
+)  # fmt: skip
 hosts.define_flags()
 _LOST = (
     "error: this host ends, and the others will within two minutes. If it has lost another one, "
@@ -38,6 +46,8 @@ _LOST = (
 def main(argv: list[str]) -> None:
     """Runs the mode that the flags ask for."""
     config = command_line.given_config(argv)
+    if _MODE.value != "predict" and (_SUBMISSION.value or _OVERLAYS.value != "0"):
+        raise UserError("--submission and --overlays belong to --mode=predict")
     logging.set_verbosity(logging.ERROR)  # Orbax narrates every save
 
     hosts.start()
@@ -56,7 +66,10 @@ def main(argv: list[str]) -> None:
     elif _MODE.value == "eval":
         evaluate.evaluate_run(config, workdir, _SPLIT.value, _AVERAGE.value)
     else:
-        predict.predict_run(config, workdir, _SPLIT.value, _AVERAGE.value)
+        overlays = predict.overlay_number(_OVERLAYS.value)
+        predict.predict_run(
+            config, workdir, _SPLIT.value, _AVERAGE.value, overlays, _SUBMISSION.value
+        )
 
 
 def with_saved_config(argv: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A split -> one georeferenced PRED_<number>.tif for each patch."""
+"""A split -> one georeferenced PRED_<number>.tif for each patch, and pictures of some."""
 
 import json
 import warnings
@@ -15,12 +15,13 @@ from jax.sharding import Mesh
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
-from flair_jax import console
+from flair_jax import console, pictures
 from flair_jax.checkpoint import load
 from flair_jax.errors import UserError
 from flair_jax.evaluate import check_bands, forward, on_device, split_batches
 from flair_jax.input_pipeline import Split, dataset_directory, open_split
 from flair_jax.model_card import ModelCard
+from flair_jax.published import TEST_PATCHES
 from flair_jax.sharding import (
     batch_sharding,
     check_batch_size,
@@ -30,6 +31,7 @@ from flair_jax.sharding import (
     to_global,
     wait_for_hosts,
 )
+from flair_jax.submission import check_wish, write_submission
 from flair_jax.train_state import Arrays
 from flair_jax.whole_files import write_whole
 
@@ -73,6 +75,46 @@ def write_prediction(
             epath.Path(path).write_bytes(memory.read())
 
 
+def overlay(image: np.ndarray, classes: np.ndarray, card: ModelCard) -> np.ndarray:
+    """An image with the predicted classes' colours over it, and their names at its right.
+
+    Args:
+        image: (H, W, bands) uint8, the model's bands. In colour, or else infrared, or else its
+            first band in grey.
+        classes: (H, W) uint8, from 0.
+        card: of the model.
+
+    Returns:
+        (height, width, 3) uint8, at least as large as the image.
+    """
+    picture = pictures.composite(image, card.bands, "colour")
+    if picture is None:
+        picture = pictures.composite(image, card.bands, "infrared")
+    if picture is None:
+        picture = pictures.grey(image[..., 0] / 255)
+    mixed = pictures.overlay(picture, classes, card.nomenclature)
+    return pictures.with_legend(mixed, card.nomenclature, np.unique(classes).tolist())
+
+
+def overlay_folder(predictions: epath.PathLike) -> epath.Path:
+    """Where the overlays of a folder of predictions lie: beside it, `<its name>_overlays`."""
+    predictions = epath.Path(predictions)
+    return predictions.with_name(predictions.name + "_overlays")
+
+
+def overlay_number(wish: str) -> int | None:
+    """How many overlays `--overlays` asks for; None: one of each patch.
+
+    Raises:
+        UserError: it is neither "all" nor a number from 0.
+    """
+    if wish == "all":
+        return None
+    if not wish.isdecimal():
+        raise UserError(f"--overlays={wish}: expected a number of patches, or 'all'")
+    return int(wish)
+
+
 def predict_checkpoint(
     checkpoint: epath.PathLike,
     split: Split,
@@ -82,11 +124,15 @@ def predict_checkpoint(
     output: epath.PathLike,
     num_workers: int = 0,
     averaged: bool = False,
+    overlays: int | None = 0,
+    submission: epath.PathLike | None = None,
 ) -> int:
     """Predicts a split with a checkpoint and writes `PRED_<number>.tif` files.
 
     They are written into a folder of another name, which gets its own when all are there;
-    `<output>.json` beside it names the step, the split and the classes.
+    `<output>.json` beside it names the step, the split and the classes. Overlays,
+    `OVERLAY_<number>.png`, are written in the same way, see `overlay_folder`; those of earlier
+    predictions go with them.
 
     Args:
         checkpoint: see `checkpoint.find`; of a run, its best one is taken.
@@ -96,24 +142,38 @@ def predict_checkpoint(
         output: folder to make; an earlier one of that name is replaced.
         num_workers: see `input_pipeline.batches`.
         averaged: predict with the moving average of the weights.
+        overlays: of how many patches, spread over the split, a picture is made; None: of all.
+        submission: a zip to write for the challenge, see `submission.write_submission`.
 
     Returns:
-        The number of files, over all hosts.
+        The number of predictions, over all hosts.
+
+    Raises:
+        UserError: two patches have one number, or there can be no such submission.
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
     card, params, stats, step = load(checkpoint, mesh, averaged=averaged)
     check_bands(split)
+    if submission is not None:
+        check_wish(submission, split.name, card.nomenclature)
     output = epath.Path(output)
-    partial = output.with_name(output.name + ".partial")
+    partial = _partial(output)
+    drawn = _partial(overlay_folder(output))
+    shown = _spread(len(split), overlays)
     first = jax.process_index() == 0
     if first:
-        if partial.exists():
-            partial.rmtree()
+        for folder in (partial, drawn):
+            if folder.exists():
+                folder.rmtree()
         partial.mkdir(parents=True)
+        if shown:
+            drawn.mkdir()
     wait_for_hosts("predictions: folder made")
     predict_step = make_predict_step(nnx.split(card.abstract_model())[0], card, mesh)
     place = ("id", "transform", "crs")
-    for batch in split_batches(split, card, batch_size, num_workers=num_workers, keep=place):
+    data = split_batches(split, card, batch_size, num_workers=num_workers, keep=place)
+    for number, batch in enumerate(data):
+        mine = number * batch_size + jax.process_index() * len(batch["sample"])  # in the split
         classes = local_rows(predict_step(params, stats, to_global(on_device(batch), mesh)))
         for i in np.flatnonzero(batch["sample"]):
             path = partial / f"PRED_{batch['id'][i]}.tif"
@@ -122,11 +182,16 @@ def predict_checkpoint(
                     f"two patches of the split {split.name!r} have the number of {path.name}"
                 )
             write_prediction(path, classes[i], batch["transform"][i], str(batch["crs"][i]))
+            if mine + i in shown:
+                picture = overlay(batch["image"][i], classes[i], card)
+                pictures.write_png(drawn / f"OVERLAY_{batch['id'][i]}.png", picture)
     wait_for_hosts("predictions: files written")
     if first:
-        if output.exists():
-            output.rmtree()
-        partial.rename(output)
+        for folder in (output, overlay_folder(output)):
+            if folder.exists():
+                folder.rmtree()
+            if _partial(folder).exists():
+                _partial(folder).rename(folder)
         note = {
             "step": step,
             "split": split.name,
@@ -134,15 +199,33 @@ def predict_checkpoint(
             "classes": card.nomenclature.names,
         }
         write_whole(output.with_name(output.name + ".json"), json.dumps(note, indent=1) + "\n")
+        if submission is not None:
+            write_submission(output, submission, len(split), split.patch_size)
     return len(split)
 
 
+def _partial(folder: epath.Path) -> epath.Path:
+    return folder.with_name(folder.name + ".partial")
+
+
+def _spread(total: int, count: int | None) -> set[int]:
+    """Places of `count` patches evenly over a split of `total`; of all where None."""
+    count = total if count is None else min(count, total)
+    return {place * total // count for place in range(count)}
+
+
 def predict_run(
-    config: ml_collections.ConfigDict, workdir: epath.Path, name: str, averaged: bool = False
+    config: ml_collections.ConfigDict,
+    workdir: epath.Path,
+    name: str,
+    averaged: bool = False,
+    overlays: int | None = 0,
+    submission: epath.PathLike | None = None,
 ) -> int:
     """Predicts a split with the best checkpoint of a workdir, into `predictions/`.
 
-    With `averaged`, by the moving average of the weights, into `predictions_average/`.
+    With `averaged`, by the moving average of the weights, into `predictions_average/`. For
+    `overlays` and `submission`, see `predict_checkpoint`.
     """
     directory = dataset_directory(config.data_dir, config.data_config)
     output = workdir / ("predictions_average" if averaged else "predictions")
@@ -154,6 +237,16 @@ def predict_run(
         output=output,
         num_workers=config.num_workers,
         averaged=averaged,
+        overlays=overlays,
+        submission=submission,
     )
     console.say(f"{count} predictions of {name!r} in {output}")
+    if overlays != 0:
+        console.say(f"pictures of them in {overlay_folder(output)}")
+    if submission is not None:
+        console.say(f"submission in {submission}: {count} files, checked")
+        if count != TEST_PATCHES:
+            console.say(
+                f"note: FLAIR #1's test split has {TEST_PATCHES:,} patches, this one {count:,}"
+            )
     return count

@@ -2,15 +2,19 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+
+from flair_jax.input_pipeline import dataset_directory, open_split
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
@@ -35,13 +39,13 @@ def start(data_dir, workdir, *more, devices=2, **changes):
     )  # fmt: skip
 
 
-def start_two(data_dir, workdir, of_second=None):
+def start_two(data_dir, workdir, *more, of_second=None):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     together = (f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
     return [
-        start(data_dir_, workdir, *together, f"--process_id={i}")
+        start(data_dir_, workdir, *together, *more, f"--process_id={i}")
         for i, data_dir_ in enumerate((data_dir, of_second or data_dir))
     ]
 
@@ -102,6 +106,21 @@ def test_two_hosts_train_score_and_predict_as_one_does(data_dir, alone, tmp_path
     assert "epoch" not in second  # the first host speaks
     assert len(numbers(tmp_path, "loss")) == 8
     compare(tmp_path, alone)
+
+
+def test_two_hosts_predict_with_pictures_and_a_submission(data_dir, alone, tmp_path):
+    workdir = Path(shutil.copytree(alone, tmp_path / "run"))
+    zipped = tmp_path / "submission.zip"
+    flags = ("--mode=predict", "--overlays=3", f"--submission={zipped}")
+    first, second = finish(*start_two(data_dir, workdir, *flags))
+    assert "5 files, checked" in first
+    assert "checked" not in second
+    names = sorted(path.name for path in (alone / "predictions").iterdir())
+    with zipfile.ZipFile(zipped) as archive:
+        assert archive.namelist() == names
+    split = open_split(dataset_directory(str(data_dir), "published"), "test")
+    shown = [f"OVERLAY_{split.records[place]['id'].decode()}.png" for place in (0, 1, 3)]
+    assert sorted(p.name for p in (workdir / "predictions_overlays").iterdir()) == sorted(shown)
 
 
 def test_sigterm_on_one_host_stops_both_and_one_goes_on(data_dir, alone, tmp_path):

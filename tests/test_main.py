@@ -35,6 +35,10 @@ def run(*flags, cwd=ROOT):
             "--source=DOWNLOAD_FOLDER",
         ),
         (["--mode=eval", "--workdir=/nowhere"], "is not the workdir of a run"),
+        (
+            ["--config=configs/baseline.py", "--submission=a.zip"],
+            "--submission and --overlays belong to --mode=predict",
+        ),
     ],
 )
 def test_mistakes_end_with_a_message(flags, expected, tmp_path):

@@ -9,13 +9,14 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
 import tensorflow_datasets as tfds
 from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.transform import Affine
 
 from tfds_builder.flair.faults import Fault
 from tfds_builder.flair.source import File, Patch
@@ -79,49 +80,56 @@ def common_size(patches: Sequence[Patch], sample: int = 24) -> Size | None:
     return max(sizes, key=lambda size: (sizes[size], size)) if sizes else None
 
 
-def read_patch(patch: Patch, size: Size | None) -> tuple[dict[str, Any] | None, list[Fault]]:
-    """Reads and checks a patch, within `gdal()`.
+class Raster(NamedTuple):
+    """What an image file says of itself."""
+
+    shape: Size
+    bands: int
+    dtypes: tuple[str, ...]
+    transform: Affine
+    crs: CRS | None
+
+
+def read_files(
+    patch: Patch, size: Size | None
+) -> tuple[Raster | None, np.ndarray | None, np.ndarray | None, list[Fault]]:
+    """Reads and checks the files of a patch, within `gdal()`; whatever its metadata is.
 
     Args:
       patch: what to read.
       size: the rows and columns that all patches of the data set have; None takes any.
 
     Returns:
-      The example for `features()` and no faults, or None and everything found wrong.
+      What the image says of itself, or None if it cannot be opened; the image, rows x columns x
+      bands, and the mask, rows x columns, both uint8, or None where they cannot be used or there
+      is none; everything found wrong. A mask with wrong values is returned, too.
     """
     faults: list[Fault] = []
 
     def fault(kind: str, file: File, detail: str) -> None:
         faults.append(Fault(patch.split, kind, str(file), detail))
 
-    for detail in _metadata_faults(patch):
-        kind = "no metadata" if patch.metadata is None else "malformed metadata"
-        fault(kind, patch.image, detail)
-
+    raster: Raster | None = None
     image: np.ndarray | None = None
     mask: np.ndarray | None = None
     shape = size
     try:
         with rasterio.open(patch.image.for_gdal()) as src:
-            shape, transform, crs = src.shape, src.transform, src.crs
+            raster = Raster(src.shape, src.count, src.dtypes, src.transform, src.crs)
+            shape, dtypes = raster.shape, set(raster.dtypes)
             if src.count != BANDS:
                 fault(f"image without {BANDS} bands", patch.image, f"{src.count} bands")
-            if set(src.dtypes) != {"uint8"}:
-                fault("image not uint8", patch.image, ", ".join(sorted(set(src.dtypes))))
+            if dtypes != {"uint8"}:
+                fault("image not uint8", patch.image, ", ".join(sorted(dtypes)))
             if size is not None and shape != size:
                 detail = f"{_by(shape)}, where the others are {_by(size)}"
                 fault("size not the data set's", patch.image, detail)
-            if src.count == BANDS and set(src.dtypes) == {"uint8"} and size in (None, shape):
+            if src.count == BANDS and dtypes == {"uint8"} and size in (None, shape):
                 image = np.moveaxis(src.read(), 0, -1)
     except RasterioError as error:
         fault("image unreadable", patch.image, _reason(error))
 
-    if patch.mask is None:
-        if patch.split != "test":
-            fault("mask missing", patch.image, "only test patches may have none")
-        elif shape is not None:
-            mask = np.zeros(shape, np.uint8)
-    else:
+    if patch.mask is not None:
         try:
             with rasterio.open(patch.mask.for_gdal()) as src:
                 if src.count != 1 or src.dtypes[0] != "uint8":
@@ -138,13 +146,32 @@ def read_patch(patch: Patch, size: Size | None) -> tuple[dict[str, Any] | None, 
             wrong = sorted(set(np.unique(mask).tolist()) - set(MASK_VALUES))
             detail = "found " + ", ".join(map(str, wrong))
             fault(f"mask value outside 1..{MASK_VALUES[-1]}", patch.mask, detail)
+    return raster, image, mask, faults
 
-    if faults or image is None or mask is None:
+
+def read_patch(patch: Patch, size: Size | None) -> tuple[dict[str, Any] | None, list[Fault]]:
+    """Reads and checks a patch, within `gdal()`.
+
+    Args:
+      patch: what to read.
+      size: the rows and columns that all patches of the data set have; None takes any.
+
+    Returns:
+      The example for `features()` and no faults, or None and everything found wrong.
+    """
+    name = str(patch.image)
+    kind = "no metadata" if patch.metadata is None else "malformed metadata"
+    faults = [Fault(patch.split, kind, name, detail) for detail in metadata_faults(patch)]
+    raster, image, mask, found = read_files(patch, size)
+    faults += found
+    if patch.mask is None and patch.split != "test":
+        faults.append(Fault(patch.split, "mask missing", name, "only test patches may have none"))
+    if faults or raster is None or image is None:
         return None, faults
     centroid = [float(patch.metadata[f"patch_centroid_{axis}"]) for axis in "xyz"]
     example = {
         "image": image,
-        "mask": mask,
+        "mask": np.zeros(raster.shape, np.uint8) if mask is None else mask,
         "has_mask": patch.mask is not None,
         "id": patch.key.number,
         "domain": patch.key.domain,
@@ -153,10 +180,22 @@ def read_patch(patch: Patch, size: Size | None) -> tuple[dict[str, Any] | None, 
         "time": patch.metadata["time"],
         "camera": patch.metadata["camera"],
         "centroid": np.array(centroid, np.float64),
-        "transform": np.array(transform[:6], np.float64),
-        "crs": _crs_text(crs, transform, image.shape, centroid),
+        "transform": np.array(raster.transform[:6], np.float64),
+        "crs": _crs_text(raster, centroid),
     }
     return example, []
+
+
+def centre(transform: Sequence[float], shape: Sequence[int]) -> tuple[float, float]:
+    """Returns where the middle of an image lies.
+
+    Args:
+      transform: a, b, c, d, e, f (and more): x = a column + b row + c, y = d column + e row + f.
+      shape: rows and columns.
+    """
+    a, b, c, d, e, f = transform[:6]
+    row, column = shape[0] / 2, shape[1] / 2
+    return a * column + b * row + c, d * column + e * row + f
 
 
 def _by(shape: Sequence[int]) -> str:
@@ -168,8 +207,8 @@ def _reason(error: RasterioError) -> str:
     return str(error.__cause__ or error)
 
 
-def _metadata_faults(patch: Patch) -> Iterator[str]:
-    """Yields what is wrong with the patch's metadata: the field, and what was found."""
+def metadata_faults(patch: Patch) -> Iterator[str]:
+    """Yields what is wrong with a patch's metadata: the field, and what was found."""
     entry = patch.metadata
     if entry is None:
         yield f"no entry IMG_{patch.key.number} in the metadata files"
@@ -208,22 +247,19 @@ def _epsg(crs: CRS) -> int | None:
     return crs.to_epsg()
 
 
-def _crs_text(
-    crs: CRS | None, transform: Any, shape: Sequence[int], centroid: Sequence[float]
-) -> str:
+def _crs_text(raster: Raster, centroid: Sequence[float]) -> str:
     """Returns `EPSG:<code>` or WKT; empty where there is none.
 
     FLAIR is in Lambert-93, but many of its files name an unnamed local CRS or none. Where the
     patch then lies at the Lambert-93 coordinates of its metadata, it is known to be EPSG:2154.
     """
+    crs = raster.crs
     code = _epsg(crs) if crs else None
     if code:
         return f"EPSG:{code}"
     if not crs or not (crs.is_projected or crs.is_geographic):
-        a, b, c, d, e, f = transform[:6]
-        row, column = shape[0] / 2, shape[1] / 2
-        x, y = a * column + b * row + c, d * column + e * row + f
-        pixel = max(abs(a), abs(e))
+        x, y = centre(raster.transform, raster.shape)
+        pixel = max(abs(raster.transform.a), abs(raster.transform.e))
         if abs(x - centroid[0]) <= pixel and abs(y - centroid[1]) <= pixel:
             return "EPSG:2154"
     return crs.to_wkt() if crs else ""

@@ -6,10 +6,8 @@ import dataclasses
 import itertools
 import math
 import multiprocessing
-import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -27,6 +25,7 @@ from tensorflow_datasets.core import example_serializer, writer
 from tfds_builder.flair.faults import BuildError, Fault
 from tfds_builder.flair.patches import BANDS, Size, features, gdal, read_patch
 from tfds_builder.flair.source import Patch
+from tfds_builder.flair.workers import follow_parent
 
 WRITE, CHECK_ONLY, STOP = range(3)
 
@@ -123,16 +122,7 @@ def _start(control: _Control) -> None:
 
 def _start_process(control: _Control) -> None:
     _start(control)
-    # The parent alone answers Ctrl-C; if it is killed, nobody is to work on.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    follow_parent()
 
 
 def _write(shard: Shard, path: str, skip: bool) -> tuple[int, list[Fault]]:

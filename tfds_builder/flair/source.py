@@ -1,10 +1,8 @@
 """Finds the patches of FLAIR #1 below a folder, zipped or not, and says which split each is in."""
 
 import collections
-import csv
 import dataclasses
 import functools
-import gzip
 import json
 import os
 import pathlib
@@ -14,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from tfds_builder.flair.faults import BuildError, Fault
+from tfds_builder.flair.lists import read_list
 
 SPLITS = ("train", "val", "test")
 # fmt: off
@@ -83,24 +82,29 @@ class Source:
     masks: dict[Key, list[File]]
     metadata: dict[str, list[tuple[File, Any]]]  # `IMG_000717` -> its different entries
     notes: list[str]
+    damaged: list[str]  # zips and metadata files that were left out, each with the reason
 
 
-def scan(root: str | os.PathLike[str], skip_damaged: bool = False) -> Source:
+def scan(
+    root: str | os.PathLike[str], skip_damaged: bool = False, only_look: bool = False
+) -> Source:
     """Looks through a folder and the zips in it.
 
     Args:
       root: the folder. Links are followed, hidden files are not looked at.
       skip_damaged: whether a zip that cannot be listed is left out with a note.
+      only_look: whether to take it also without metadata and with damaged files, as a check does
+        that says all that is wrong.
 
     Raises:
       BuildError: if there is nothing to build from, or a zip or metadata file is damaged.
     """
-    source = Source(os.path.abspath(root), {}, {}, {}, [])
+    source = Source(os.path.abspath(root), {}, {}, {}, [], [])
     if not os.path.isdir(source.root):
         problem = "is not a folder" if os.path.exists(source.root) else "does not exist"
         raise BuildError(f"the source {source.root} {problem}; give the folder of the download")
     found: list[File] = []
-    damaged: list[str] = []
+    damaged = source.damaged
     strays: list[File] = []
     flair_2 = 0
     for file in _files(source.root, damaged):
@@ -113,18 +117,24 @@ def scan(root: str | os.PathLike[str], skip_damaged: bool = False) -> Source:
         if is_flair_2:
             flair_2 += 1
         elif not tiff:
-            _add_metadata(source, file)
+            try:
+                _add_metadata(source, file)
+            except BuildError as error:
+                if not only_look:
+                    raise
+                damaged.append(str(error))
         elif not domain or not zone:
             strays.append(file)
         else:
             files = source.images if tiff[1].upper() == "IMG" else source.masks
             files.setdefault(Key(domain, zone, tiff[2]), []).append(file)
-    if damaged and not skip_damaged:
+    if damaged and not (skip_damaged or only_look):
         raise BuildError(
             "damaged or incomplete zip files (download them again, or move them away):"
             + "".join(f"\n  {zip_and_reason}" for zip_and_reason in damaged)
         )
-    source.notes += [f"left out a damaged zip: {zip_and_reason}" for zip_and_reason in damaged]
+    if not only_look:
+        source.notes += [f"left out a damaged zip: {zip_and_reason}" for zip_and_reason in damaged]
     if flair_2:
         source.notes.append(f"left out {flair_2:,} files of the test set of FLAIR #2")
     if strays:
@@ -134,7 +144,7 @@ def scan(root: str | os.PathLike[str], skip_damaged: bool = False) -> Source:
         )
     if not source.images:
         raise BuildError(_nothing_found(source, found))
-    if not source.metadata:
+    if not source.metadata and not only_look:
         raise BuildError(
             f"no metadata in {source.root}: {len(source.images):,} images were found, but no"
             " *metadata*.json with entries such as IMG_000717, in a folder or a zip. Put"
@@ -228,6 +238,7 @@ def select(
     source: Source,
     val_domains: Iterable[str] = VAL_DOMAINS,
     lists: Mapping[str, str] | None = None,
+    only_look: bool = False,
 ) -> tuple[dict[str, list[Patch]], list[Fault]]:
     """Pairs the files of each patch and shares the patches out to the splits.
 
@@ -235,6 +246,7 @@ def select(
       source: what `scan` found. Notes are added to it.
       val_domains: the domains of the validation split.
       lists: {split: CSV file}; takes just the listed patches instead of splitting by domain.
+      only_look: whether a split may lack all of its masks.
 
     Returns:
       {split: patches by domain, zone and number}, and the faults of those that cannot be paired.
@@ -280,7 +292,8 @@ def select(
     if unpacked:
         source.notes.append(f"took {unpacked:,} patches unpacked that are in a zip as well")
     for split, patches in splits.items():
-        if split != "test" and patches and all(patch.mask is None for patch in patches):
+        unlabelled = patches and all(patch.mask is None for patch in patches)
+        if split != "test" and unlabelled and not only_look:
             raise BuildError(
                 f"none of the {len(patches):,} {split} patches in {source.root} has a mask: put"
                 " flair_labels_train.zip beside the images, unopened or unpacked"
@@ -308,7 +321,7 @@ def _listed(source: Source, lists: Mapping[str, str]) -> tuple[dict[str, list[Ke
     where: dict[Key, list[str]] = {}
     split_of: dict[Key, str] = {}
     for split, path in lists.items():
-        for line, listed in _read_list(path):
+        for line, listed in read_list(path):
             domain, zone, _ = _place("", os.path.dirname(listed))
             number = _TIFF.fullmatch(os.path.basename(listed))
             if number is None:
@@ -335,15 +348,3 @@ def _listed(source: Source, lists: Mapping[str, str]) -> tuple[dict[str, list[Ke
         else:
             chosen[split_of[key]].append(key)
     return chosen, faults
-
-
-def _read_list(path: str) -> Iterator[tuple[int, str]]:
-    """Yields the line number and the image path of each row."""
-    opener = gzip.open if path.endswith(".gz") else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            for line, row in enumerate(csv.reader(file), 1):
-                if row and row[0].strip():
-                    yield line, row[0].strip().replace("\\", "/")
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise BuildError(f"cannot read the list {path}: {error}") from error
