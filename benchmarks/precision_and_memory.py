@@ -22,7 +22,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from absl import flags
 
 from flair_jax import config as configuration
 from flair_jax import input_pipeline
@@ -57,7 +56,6 @@ def main() -> None:
     args = parser.parse_args()
     os.environ.update(NO_TPU_HERE)
     jax.config.update("jax_platforms", "cpu")
-    flags.FLAGS.mark_as_parsed()  # Grain reads flags
     output = pathlib.Path(args.output)
     versions = ("jax", "jaxlib", "libtpu", "flax")
     record: dict[str, Any] = {

@@ -10,6 +10,7 @@ from typing import Any
 
 import grain
 import numpy as np
+from absl import flags
 from etils import epath
 
 from flair_jax import metadata
@@ -206,6 +207,8 @@ def batches(
         padding), `valid` (n,) bool (False for padding and for patches without mask), with
         n = batch_size / process_count.
     """
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads flags, and in a notebook nobody parses them
     steps, batch_size = order.shape
     share = batch_size // process_count
     mine = order.reshape(steps, process_count, share)[:, process_index].reshape(-1)

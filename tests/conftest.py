@@ -9,13 +9,9 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest
-from absl import flags
 
 from flair_jax import synthetic
 from tfds_builder.build import build
-
-if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()  # Grain reads flags, and pytest is no absl app
 
 
 @pytest.fixture(scope="session")
