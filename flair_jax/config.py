@@ -20,7 +20,7 @@ CHANGEABLE = frozenset(
     {
         "data_dir", "num_epochs", "num_workers", "log_every_steps", "eval_batch_size",
         "early_stop_patience", "checkpoint_every_steps", "keep_latest", "predict_after_training",
-        "profile", "compilation_cache",
+        "report_after_training", "profile", "compilation_cache",
     }
 )  # fmt: skip
 
@@ -94,6 +94,7 @@ def default() -> ml_collections.ConfigDict:
     config.checkpoint_every_steps = 0  # 0: after each epoch only
     config.keep_latest = 2  # beside the best
     config.predict_after_training = False
+    config.report_after_training = True  # write index.html, a page to look at; see report.py
     config.profile = (0, 0)  # first and last step of a trace for TensorBoard, in profile/; 0: none
     # Where compiled programs are kept for the next start: a folder; "default" is one in ~/.cache;
     # "" is nowhere.

@@ -37,6 +37,7 @@ class Run:
     train_step: TrainStep
     validate: Callable[[Arrays, Arrays, Callable[[], bool]], Evaluation]
     steps_per_epoch: int
+    introduction: dict[str, str]
     compiled: bool = False
 
 
@@ -99,12 +100,13 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
         return accumulate(eval_step, params, stats, data, mesh, stop)
 
     train_step = make_train_step(graphdef, card, config, optimizer, mesh)
+    introduction = console.introduction(card, splits, config, steps)
     run = Run(
         config, workdir, mesh, card, splits, checkpoints, state, progress, train_step, validate,
-        steps,
+        steps, introduction,
     )  # fmt: skip
-    console.introduce(card, splits, config, steps)
-    console.say("\n".join([*said, f"workdir  {workdir}"]))
+    lines = [f"{what:<8} {text}" for what, text in introduction.items()]
+    console.say("\n".join([*lines, *said, f"workdir  {workdir}"]))
     if found is not None:
         console.say(f"going on from step {int(state.step)} ({progress.epoch} epochs finished)")
     return run

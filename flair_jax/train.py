@@ -1,5 +1,6 @@
 """The training loop."""
 
+import datetime
 import math
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import ml_collections
 from etils import epath
 
 from flair_jax import console, input_pipeline, trace
-from flair_jax.after_training import score_and_predict
+from flair_jax.after_training import score_and_predict, write_page
 from flair_jax.errors import UserError
 from flair_jax.evaluate import StopAskedError, on_device
 from flair_jax.interruption import Interrupted, StopSignals
@@ -43,7 +44,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
             console.say(f"the training in {run.workdir} is finished ({_why_finished(run)})")
     finally:
         run.checkpoints.close()
-    return score_and_predict(config, run.workdir, run.mesh)
+    metrics = score_and_predict(config, run.workdir, run.mesh)
+    if config.report_after_training:
+        write_page(run.workdir)
+    return metrics
 
 
 def train(run: Run) -> None:
@@ -61,6 +65,8 @@ def train(run: Run) -> None:
     """
     progress = run.progress
     writer = MetricWriter(run.workdir, int(run.state.step))
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    writer.write(int(run.state.step), {"started": now} | run.introduction)
     try:
         with StopSignals() as signals:
             while not _finished(run):
@@ -105,6 +111,7 @@ def _end_epoch(run: Run, writer: MetricWriter, signals: StopSignals, seconds: fl
         "val_loss": result.loss,
         "val_miou": miou,
         "learning_rate": rate,
+        "epoch_seconds": round(seconds, 1),
     }
     if average is not None:
         numbers["val_loss_average"] = average.loss
