@@ -20,7 +20,7 @@ CHANGEABLE = frozenset(
     {
         "data_dir", "num_epochs", "num_workers", "log_every_steps", "eval_batch_size",
         "early_stop_patience", "checkpoint_every_steps", "keep_latest", "predict_after_training",
-        "report_after_training", "profile", "compilation_cache",
+        "report_after_training", "tensorboard_patches", "profile", "compilation_cache",
     }
 )  # fmt: skip
 
@@ -91,6 +91,9 @@ def default() -> ml_collections.ConfigDict:
 
     # The run.
     config.log_every_steps = 50
+    # Validation patches that TensorBoard shows after each epoch, with the confusion matrix; 0: no
+    # pictures.
+    config.tensorboard_patches = 4
     config.checkpoint_every_steps = 0  # 0: after each epoch only
     config.keep_latest = 2  # beside the best
     config.predict_after_training = False
@@ -144,6 +147,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require("seed", 0 <= config.seed < 2**32, "0 to 4294967295")
     require("crop_size", config.crop_size >= 0, "0 (whole patches) or more")
     require("log_every_steps", config.log_every_steps >= 1, "at least 1")
+    require("tensorboard_patches", config.tensorboard_patches >= 0, "0 (no pictures) or more")
     require("checkpoint_every_steps", config.checkpoint_every_steps >= 0, "0 or more")
     # Orbax removes the oldest before the newest is whole: one must be left if that never comes.
     require("keep_latest", config.keep_latest >= 2, "at least 2")

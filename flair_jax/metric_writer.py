@@ -1,9 +1,10 @@
-"""Numbers over time: `metrics.jsonl` and TensorBoard, on the first host only."""
+"""Numbers and pictures over time: `metrics.jsonl`, TensorBoard, on the first host only."""
 
 import json
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from flair_jax.whole_files import write_whole
@@ -42,6 +43,11 @@ class MetricWriter:
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._tensorboard.add_scalar(name, value, step)
+
+    def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Writes a picture, (H, W, 3) uint8, to TensorBoard."""
+        if self._file is not None:
+            self._tensorboard.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Ends both files."""

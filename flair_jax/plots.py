@@ -1,9 +1,14 @@
-"""Plots of scores, as PNG files."""
+"""Plots of scores, as PNG files and as arrays."""
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
 
 from flair_jax.classes import Nomenclature
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def plot_confusion_matrix(
@@ -16,6 +21,25 @@ def plot_confusion_matrix(
         nomenclature: the classes' names.
         path: a .png file.
     """
+    figure = _confusion_figure(confusion, nomenclature)
+    partial = path.with_name(path.name + ".tmp")
+    with partial.open("wb") as file:
+        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
+    partial.replace(path)
+
+
+def confusion_picture(confusion: np.ndarray, nomenclature: Nomenclature) -> np.ndarray:
+    """What `plot_confusion_matrix` draws, smaller, as (H, W, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = _confusion_figure(confusion, nomenclature)
+    figure.set_dpi(80)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _confusion_figure(confusion: np.ndarray, nomenclature: Nomenclature) -> "Figure":
     from matplotlib.figure import Figure
 
     rows = confusion.sum(1, keepdims=True)
@@ -36,7 +60,4 @@ def plot_confusion_matrix(
                 column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=8
             )
     figure.colorbar(image, ax=axes, fraction=0.04)
-    partial = path.with_name(path.name + ".tmp")
-    with partial.open("wb") as file:
-        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
-    partial.replace(path)
+    return figure

@@ -57,7 +57,7 @@ def train(run: Run) -> None:
     1. the last losses are read, so that nothing is saved after a loss that is not finite;
     2. the validation split is scored with the epoch's last weights;
     3. plateau and early stop take the loss, the new learning rate goes into the state;
-    4. numbers are written;
+    4. numbers and pictures are written;
     5. state and progress are saved under the epoch's last step.
 
     Raises:
@@ -117,6 +117,9 @@ def _end_epoch(run: Run, writer: MetricWriter, signals: StopSignals, seconds: fl
         numbers["val_loss_average"] = average.loss
         numbers["val_miou_average"] = average.miou(run.card.nomenclature)
     writer.write(step, numbers)
+    if run.pictures is not None:
+        params, stats = state.params, state.stats
+        run.pictures.write(writer, step, params, stats, result.confusion, first=epoch == 0)
     progress.epoch, progress.loss_sum = epoch + 1, 0.0
     _save(run, writer, {"val_loss": result.loss})
     of_average = f" ({numbers['val_miou_average']:.4f} averaged)" if average is not None else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from tensorboard_events import images
 
 from flair_jax import config as configuration
 from flair_jax import input_pipeline, train
@@ -63,7 +64,10 @@ def test_artifacts(config, workdir, metrics):
     assert configuration.load(workdir).to_dict() == config.to_dict()
     assert list(losses(workdir)) == list(range(1, 9))
     assert [e["epoch"] for e in epochs(workdir)] == [1, 2]
-    assert list((workdir / "tensorboard").iterdir())
+    shown = images(workdir / "tensorboard")
+    assert len(shown) == 4 * (2 + 2) + 2  # of four patches image and truth, two epochs; matrices
+    assert [step for step, name in shown if name == "confusion_matrix"] == [4, 8]
+    assert "At a glance" in (workdir / "index.html").read_text()
     assert json.loads((workdir / "evaluation/test/metrics.json").read_text()) == metrics
     assert (workdir / "evaluation/test/confusion_matrix.png").stat().st_size > 10_000
     assert (workdir / "checkpoints/model.json").exists()
