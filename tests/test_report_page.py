@@ -3,6 +3,7 @@ import html.parser
 import io
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,10 +12,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
+from flair_jax import after_training, input_pipeline, report
 from flair_jax import config as configuration
-from flair_jax import input_pipeline, report
 from flair_jax.checkpoint import save_model
 from flair_jax.classes import BASELINE
 from flair_jax.config import default
@@ -331,6 +333,28 @@ def test_mistakes(workdir, tmp_path):
     with pytest.raises(UserError, match="is not a page of ours: give another --output"):
         report.write_report([workdir], tmp_path / "index.html")
     assert [p.name for p in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_after_training_a_page_is_written_once_and_never_fails(
+    workdir, tmp_path, capsys, monkeypatch
+):
+    run = copy(workdir, tmp_path / "run", without=["evaluation/test/patches.json"])
+    run = epath.Path(run)
+    after_training.write_page(run)
+    assert capsys.readouterr().out == f"a page to look at: {run / 'index.html'}\n"
+    after_training.write_page(run)
+    assert "has been written" in capsys.readouterr().out
+    later = (run / "index.html").stat().mtime + 10
+    os.utime(run / "metrics.jsonl", (later, later))
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "render", lambda *_: 1 / 0)
+        after_training.write_page(run)
+    assert "no page was written: ZeroDivisionError" in capsys.readouterr().out
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    after_training.write_page(run)
+    assert f"write it on one host: python -m flair_jax.report {run}" in (
+        run / "index.html"
+    ).read_text()  # fmt: skip
 
 
 def test_command(workdir, tmp_path):

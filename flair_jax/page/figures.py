@@ -8,7 +8,7 @@ from flair_jax.page.collect import RunFacts, is_number
 
 WIDTH, HEIGHT = 360, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 74, 12, 34
-STYLES = 6  # line styles that the style sheet has
+STYLES = 6  # colours, and as many patterns of dashes, that the style sheet has for lines
 _MOST_POINTS = 300
 _MOST_MARKS = 60
 _LABEL_HEIGHT = 13
@@ -18,7 +18,7 @@ Point = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One line: a name to stand at its end, its points, a style's number; faint ones are thin."""
+    """One line: a name to stand at its end, its points, its place in the styles; faint is thin."""
 
     name: str
     points: list[Point]
@@ -28,12 +28,13 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A series on the canvas: its SVG path, marks (x, y, text) and where its name stands."""
+    """A series on the canvas: its SVG path, marks (x, y, text), look, and where its name stands."""
 
     name: str
     path: str
     marks: list[tuple[float, float, str]]
-    style: int
+    colour: int
+    dashes: int
     faint: bool
     label_x: float
     label_y: float
@@ -67,7 +68,7 @@ def curves(runs: Sequence[RunFacts]) -> list[Chart]:
                 Series("weights", _epochs(run, "val_miou"), 1),
                 Series("average", _epochs(run, "val_miou_average"), 2),
             ]),
-            ("Learning rate", [Series("rate", _epochs(run, "learning_rate"), 3)]),
+            ("Learning rate", [Series("rate", _epochs(run, "learning_rate"), 0)]),
         ]  # fmt: skip
     else:
         charts = [
@@ -121,6 +122,8 @@ def chart(title: str, series: Sequence[Series], x_label: str) -> Chart | None:
                 "M" + "L".join(f"{x} {y}" for x, y in placed),
                 [(*at, f"{s.name}, {x_label} {x:g}: {number(y)}") for at, (x, y) in marked],
                 s.style % STYLES,
+                # Colours come again after a round, then with other dashes.
+                (s.style + s.style // STYLES) % STYLES,
                 s.faint,
                 round(placed[-1][0] + 8, 1),
                 round(label_y, 1),

@@ -145,7 +145,7 @@ def differing_settings(runs: list[RunFacts]) -> dict[str, list[str]]:
 
 
 def class_comparison(runs: list[RunFacts]) -> list[dict[str, Any]]:
-    """IoU by class, a column a run, if the runs have the same classes; the highest is marked."""
+    """IoU by class, a column a run, if the runs have the same classes; the highest is named."""
     if any(run.nomenclature.names != runs[0].nomenclature.names for run in runs):
         return []
     rows = []
@@ -154,7 +154,7 @@ def class_comparison(runs: list[RunFacts]) -> list[dict[str, Any]]:
             run.metrics["challenge"]["iou"][land_cover.name] if run.metrics else None
             for run in runs
         ]
-        known = [value for value in values if value is not None]
+        known = [value for value in values if value]
         rows.append(
             {
                 "name": land_cover.name,
