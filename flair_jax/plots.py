@@ -1,9 +1,11 @@
 """Plots of scores, as PNG files and as arrays."""
 
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
+from PIL import Image
 
 from flair_jax.classes import Nomenclature
 
@@ -30,13 +32,10 @@ def plot_confusion_matrix(
 
 def confusion_picture(confusion: np.ndarray, nomenclature: Nomenclature) -> np.ndarray:
     """What `plot_confusion_matrix` draws, smaller, as (H, W, 3) uint8."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
+    file = io.BytesIO()
     figure = _confusion_figure(confusion, nomenclature)
-    figure.set_dpi(80)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    figure.savefig(file, format="png", dpi=80, bbox_inches="tight")
+    return np.asarray(Image.open(file).convert("RGB"))
 
 
 def _confusion_figure(confusion: np.ndarray, nomenclature: Nomenclature) -> "Figure":
