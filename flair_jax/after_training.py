@@ -1,8 +1,9 @@
-"""What follows a training: its best checkpoint scores, and predicts, the test split."""
+"""What follows a training: its best checkpoint scores, and predicts, the test split; a page."""
 
 import json
 from typing import Any
 
+import jax
 import ml_collections
 from etils import epath
 from jax.sharding import Mesh
@@ -12,6 +13,7 @@ from flair_jax.checkpoint import Checkpoints
 from flair_jax.errors import UserError
 from flair_jax.evaluate import NoMasksError, evaluate_checkpoint, output_folder
 from flair_jax.predict import predict_checkpoint
+from flair_jax.report import write_report
 
 
 def score_and_predict(
@@ -62,6 +64,25 @@ def score_and_predict(
             console.say(f"{count} predictions in {predictions}")
     console.say(f"everything is in {workdir}")
     return metrics
+
+
+def write_page(workdir: epath.Path) -> None:
+    """Writes a run's `index.html`, unless it is newer than what it would be made of."""
+    if jax.process_index() != 0:
+        return
+    page = workdir / "index.html"
+    sources = [workdir / "metrics.jsonl", *workdir.glob("evaluation/*/metrics.json")]
+    changed = max((path.stat().mtime for path in sources if path.exists()), default=0)
+    if page.exists() and page.stat().mtime >= changed:
+        console.say(f"the page has been written: {page}")
+        return
+    # The gallery's model would wait for the other hosts, which have nothing to do with it.
+    alone = jax.process_count() == 1
+    because = "" if alone else f"write it on one host: python -m flair_jax.report {workdir}"
+    try:
+        console.say(f"a page to look at: {write_report([workdir], no_gallery_because=because)}")
+    except Exception as error:  # whatever it is, the training is done, and must not seem to fail
+        console.say(f"no page was written: {error!r}\nTry python -m flair_jax.report {workdir}")
 
 
 def _written_for(path: epath.Path, step: int | None, split: str) -> dict | None:

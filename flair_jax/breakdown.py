@@ -1,4 +1,4 @@
-"""Scores by domain, camera and month, and how sure a score is: a bootstrap over zones.
+"""Scores by domain, camera, month and patch, and how sure a score is: a bootstrap over zones.
 
 Patches of one zone are neighbours on the ground, taken in the same minutes, so they are not
 independent: the bootstrap draws whole zones.
@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 
 from flair_jax.classes import Nomenclature
-from flair_jax.metrics import challenge_scores, main_scores, summary
+from flair_jax.metrics import challenge_scores, intersection_over_union, main_scores, summary
 
 RESAMPLES = 1000
 LEVEL = 0.95
 
-# The features of the data set that `groups` needs.
-FIELDS = ("domain", "zone", "camera", "date")
+# The features of the data set that `groups` and `by_patch` need.
+FIELDS = ("id", "domain", "zone", "camera", "date")
 
 
 def groups(fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What each patch belongs to.
 
     Args:
-        fields: (patches,) str arrays by the names of `FIELDS`; dates as YYYY-MM-DD.
+        fields: (patches,) str arrays by the names of `FIELDS`, `id` apart; dates as YYYY-MM-DD.
 
     Returns:
         (patches,) str arrays: `domain`, `camera`, `month` ("01" to "12", of any year), and `zone`,
@@ -59,6 +59,40 @@ def breakdown(
             for name in np.unique(groups[kind])
         }
     return scores
+
+
+def by_patch(
+    confusions: np.ndarray,
+    fields: Mapping[str, np.ndarray],
+    places: np.ndarray,
+    nomenclature: Nomenclature,
+) -> list[dict[str, Any]]:
+    """Scores of every patch, to find those that a model does well or badly.
+
+    Args:
+        confusions: (patches, classes, classes) counts, rows are the truth.
+        fields: (patches,) str arrays by the names of `FIELDS`.
+        places: (patches,) where each patch lies in its split, from 0.
+        nomenclature: the classes.
+
+    Returns:
+        Of each patch its fields, `place`, `classes` (how many of the scored ones its truth has),
+        `miou` (mean IoU over these; what is taken for a class that the truth lacks shows in the
+        class it was taken from) and `accuracy` (share of the scored classes' pixels that are
+        right). Both are None where the truth has no scored class.
+    """
+    found = []
+    for i, confusion in enumerate(confusions):
+        truth = confusion.sum(1)
+        present = (truth > 0) & (nomenclature.weights > 0)
+        scores: dict[str, Any] = {"classes": int(present.sum()), "miou": None, "accuracy": None}
+        if present.any():
+            scores["miou"] = float(intersection_over_union(confusion)[present].mean())
+            hit = np.diag(confusion)[present].sum()
+            scores["accuracy"] = float(hit / truth[present].sum())
+        names = {name: str(fields[name][i]) for name in FIELDS}
+        found.append({**names, "place": int(places[i]), **scores})
+    return found
 
 
 def _part(

@@ -20,7 +20,7 @@ CHANGEABLE = frozenset(
     {
         "data_dir", "num_epochs", "num_workers", "log_every_steps", "eval_batch_size",
         "early_stop_patience", "checkpoint_every_steps", "keep_latest", "predict_after_training",
-        "profile", "compilation_cache",
+        "report_after_training", "tensorboard_patches", "profile", "compilation_cache",
     }
 )  # fmt: skip
 
@@ -91,9 +91,13 @@ def default() -> ml_collections.ConfigDict:
 
     # The run.
     config.log_every_steps = 50
+    # Validation patches that TensorBoard shows after each epoch, with the confusion matrix; 0: no
+    # pictures.
+    config.tensorboard_patches = 4
     config.checkpoint_every_steps = 0  # 0: after each epoch only
     config.keep_latest = 2  # beside the best
     config.predict_after_training = False
+    config.report_after_training = True  # write index.html, a page to look at; see report.py
     config.profile = (0, 0)  # first and last step of a trace for TensorBoard, in profile/; 0: none
     # Where compiled programs are kept for the next start: a folder; "default" is one in ~/.cache;
     # "" is nowhere.
@@ -143,6 +147,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require("seed", 0 <= config.seed < 2**32, "0 to 4294967295")
     require("crop_size", config.crop_size >= 0, "0 (whole patches) or more")
     require("log_every_steps", config.log_every_steps >= 1, "at least 1")
+    require("tensorboard_patches", config.tensorboard_patches >= 0, "0 (no pictures) or more")
     require("checkpoint_every_steps", config.checkpoint_every_steps >= 0, "0 or more")
     # Orbax removes the oldest before the newest is whole: one must be left if that never comes.
     require("keep_latest", config.keep_latest >= 2, "at least 2")

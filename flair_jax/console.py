@@ -26,23 +26,23 @@ def progress_bar(data: Iterable, total: int, desc: str, unit: str) -> tqdm:
     return tqdm(data, total=total, desc=desc, unit=unit, disable=hidden, leave=False)
 
 
-def introduce(
+def introduction(
     card: ModelCard, splits: Mapping[str, Split], config: ml_collections.ConfigDict, steps: int
-) -> None:
-    """Says what a training works on: data, model, devices."""
+) -> dict[str, str]:
+    """What a training works on, a line each on `data`, `model` and `devices`."""
     counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
     height, width = card.patch_size
     _, params, _ = split_model(card.abstract_model())
     device = jax.devices()[0]
     inputs = f"{len(card.bands)} bands" + (" and metadata" if card.takes_metadata else "")
     crop = f", crops of {config.crop_size}" if config.crop_size else ""
-    say(
-        f"data     {splits['train'].directory}: {counts} patches of {height} x {width}{crop}\n"
-        f"model    U-Net, ResNet34 encoder: {inputs} -> {len(card.nomenclature)} classes, "
-        f"{sum(p.size for p in params.values()):,} parameters, {card.dtype}\n"
-        f"devices  {jax.device_count()} x {device.device_kind} ({device.platform}), "
-        f"{jax.process_count()} host(s), global batch {config.batch_size}, {steps} steps an epoch"
-    )
+    return {
+        "data": f"{splits['train'].directory}: {counts} patches of {height} x {width}{crop}",
+        "model": f"U-Net, ResNet34 encoder: {inputs} -> {len(card.nomenclature)} classes, "
+        f"{sum(p.size for p in params.values()):,} parameters, {card.dtype}",
+        "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), "
+        f"{jax.process_count()} host(s), global batch {config.batch_size}, {steps} steps an epoch",
+    }
 
 
 def score_table(metrics: dict[str, Any]) -> str:

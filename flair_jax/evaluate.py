@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flair_jax import console, plots
-from flair_jax.breakdown import FIELDS, breakdown, groups
+from flair_jax.breakdown import FIELDS, breakdown, by_patch, groups
 from flair_jax.checkpoint import load
 from flair_jax.classes import Nomenclature
 from flair_jax.errors import UserError
@@ -61,11 +61,13 @@ class Evaluation:
         confusions: (patches, classes, classes) int32, rows are the truth.
         loss: mean over the split by the configuration's normalisation.
         fields: (patches,) str arrays by name: what the batches kept of `breakdown.FIELDS`.
+        places: (patches,) int64, where each patch lies in the order that was scored, from 0.
     """
 
     confusions: np.ndarray
     loss: float
     fields: dict[str, np.ndarray]
+    places: np.ndarray
 
     @property
     def confusion(self) -> np.ndarray:
@@ -163,11 +165,13 @@ def accumulate(
         confusions.append(np.asarray(counts["confusions"])[valid[-1]])
     if not any(map(np.any, valid)):
         raise NoMasksError("no patch of this split has a mask: it can be predicted, but not scored")
+    places = np.flatnonzero(np.concatenate(valid))
     fields = {
-        name: gather_hosts(np.stack(values))[np.concatenate(valid)]
+        name: gather_hosts(np.stack(values))[places]
         for name, values in zip(FIELDS, zip(*kept, strict=True), strict=False)
     }
-    return Evaluation(np.concatenate(confusions), loss_sum / max(loss_count, 1e-12), fields)
+    loss = loss_sum / max(loss_count, 1e-12)
+    return Evaluation(np.concatenate(confusions), loss, fields, places)
 
 
 def on_device(batch: Batch, stop: bool = False) -> Batch:
@@ -215,7 +219,10 @@ def evaluate_checkpoint(
     output: epath.PathLike | None = None,
     averaged: bool = False,
 ) -> dict[str, Any]:
-    """Scores a checkpoint on a split, and writes `metrics.json` and `confusion_matrix.png`.
+    """Scores a checkpoint on a split; writes `metrics.json` and `confusion_matrix.png`.
+
+    And `patches.json`, which has the `step`, the `split`, and in `patches` the scores of every
+    patch (see `breakdown.by_patch`), one a line.
 
     Args:
         checkpoint: see `checkpoint.find`; of a run, its best one is taken.
@@ -259,6 +266,12 @@ def evaluate_checkpoint(
         plots.plot_confusion_matrix(
             evaluation.confusion, card.nomenclature, folder / "confusion_matrix.png"
         )
+        patches = by_patch(
+            evaluation.confusions, evaluation.fields, evaluation.places, card.nomenclature
+        )
+        lines = ",\n".join(map(json.dumps, patches))
+        head = f'"step": {step}, "split": "{split.name}", "patches"'
+        write_whole(folder / "patches.json", f"{{{head}: [\n{lines}\n]}}\n")
         write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     return metrics
 

@@ -1,10 +1,11 @@
-"""Numbers over time: `metrics.jsonl` and TensorBoard, on the first host only."""
+"""Numbers and pictures over time: `metrics.jsonl`, TensorBoard, on the first host only."""
 
 import json
 import time
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
 from flair_jax.places import is_remote
@@ -65,6 +66,11 @@ class MetricWriter:
             with self._path.open("a") as file:
                 file.writelines(lines)
         self._flushed_at = time.monotonic()
+
+    def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Writes a picture, (H, W, 3) uint8, to TensorBoard."""
+        if self._active:
+            self._tensorboard.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Ends both files."""

@@ -38,8 +38,13 @@ from flair_jax.whole_files import write_whole
 PredictStep = Callable[[Arrays, Arrays, dict[str, jax.Array]], jax.Array]
 
 
-def make_predict_step(graphdef: nnx.GraphDef, card: ModelCard, mesh: Mesh) -> PredictStep:
-    """A jitted function: parameters, statistics, batch -> classes (N, H, W) uint8, from 0."""
+def make_predict_step(
+    graphdef: nnx.GraphDef, card: ModelCard, mesh: Mesh, *, everywhere: bool = False
+) -> PredictStep:
+    """A jitted function: parameters, statistics, batch -> classes (N, H, W) uint8, from 0.
+
+    The devices share the classes as they do the batch, or with `everywhere` all have all of them.
+    """
 
     def predict_step(params: Arrays, stats: Arrays, batch: dict[str, jax.Array]) -> jax.Array:
         return jnp.argmax(forward(graphdef, card, params, stats, batch), -1).astype(jnp.uint8)
@@ -47,7 +52,7 @@ def make_predict_step(graphdef: nnx.GraphDef, card: ModelCard, mesh: Mesh) -> Pr
     return jax.jit(
         predict_step,
         in_shardings=(replicated(mesh), replicated(mesh), batch_sharding(mesh)),
-        out_shardings=batch_sharding(mesh),
+        out_shardings=replicated(mesh) if everywhere else batch_sharding(mesh),
     )
 
 

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from flair_jax import config as configuration
 from flair_jax import console, input_pipeline
 from flair_jax.checkpoint import Checkpoints, Progress
+from flair_jax.epoch_pictures import EpochPictures
 from flair_jax.errors import UserError
 from flair_jax.evaluate import Evaluation, accumulate, check_bands, make_eval_step, split_batches
 from flair_jax.initial_weights import initial_weights
@@ -38,6 +39,8 @@ class Run:
     train_step: TrainStep
     validate: Callable[[Arrays, Arrays, Callable[[], bool]], Evaluation]
     steps_per_epoch: int
+    introduction: dict[str, str]
+    pictures: EpochPictures | None
     compiled: bool = False
 
 
@@ -105,12 +108,17 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
         return accumulate(eval_step, params, stats, data, mesh, stop)
 
     train_step = make_train_step(graphdef, card, config, optimizer, mesh)
+    pictures = None
+    if config.tensorboard_patches:
+        count = config.tensorboard_patches
+        pictures = EpochPictures(splits["val"], count, graphdef, card, mesh)
+    introduction = console.introduction(card, splits, config, steps)
     run = Run(
         config, workdir, mesh, card, splits, checkpoints, state, progress, train_step, validate,
-        steps,
+        steps, introduction, pictures,
     )  # fmt: skip
-    console.introduce(card, splits, config, steps)
-    console.say("\n".join([*said, f"workdir  {workdir}"]))
+    lines = [f"{what:<8} {text}" for what, text in introduction.items()]
+    console.say("\n".join([*lines, *said, f"workdir  {workdir}"]))
     if found is not None:
         console.say(f"going on from step {int(state.step)} ({progress.epoch} epochs finished)")
     return run

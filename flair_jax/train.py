@@ -1,5 +1,6 @@
 """The training loop."""
 
+import datetime
 import math
 import time
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import ml_collections
 from etils import epath
 
 from flair_jax import console, input_pipeline, trace
-from flair_jax.after_training import score_and_predict
+from flair_jax.after_training import score_and_predict, write_page
 from flair_jax.errors import UserError
 from flair_jax.evaluate import StopAskedError, on_device
 from flair_jax.interruption import Interrupted, StopSignals
@@ -43,7 +44,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
             console.say(f"the training in {run.workdir} is finished ({_why_finished(run)})")
     finally:
         run.checkpoints.close()
-    return score_and_predict(config, run.workdir, run.mesh)
+    metrics = score_and_predict(config, run.workdir, run.mesh)
+    if config.report_after_training:
+        write_page(run.workdir)
+    return metrics
 
 
 def train(run: Run) -> None:
@@ -53,7 +57,7 @@ def train(run: Run) -> None:
     1. the last losses are read, so that nothing is saved after a loss that is not finite;
     2. the validation split is scored with the epoch's last weights;
     3. plateau and early stop take the loss, the new learning rate goes into the state;
-    4. numbers are written;
+    4. numbers and pictures are written;
     5. state and progress are saved under the epoch's last step.
 
     Raises:
@@ -61,6 +65,8 @@ def train(run: Run) -> None:
     """
     progress = run.progress
     writer = MetricWriter(run.workdir, int(run.state.step))
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    writer.write(int(run.state.step), {"started": now} | run.introduction)
     try:
         with StopSignals() as signals:
             while not _finished(run):
@@ -105,11 +111,15 @@ def _end_epoch(run: Run, writer: MetricWriter, signals: StopSignals, seconds: fl
         "val_loss": result.loss,
         "val_miou": miou,
         "learning_rate": rate,
+        "epoch_seconds": round(seconds, 1),
     }
     if average is not None:
         numbers["val_loss_average"] = average.loss
         numbers["val_miou_average"] = average.miou(run.card.nomenclature)
     writer.write(step, numbers)
+    if run.pictures is not None:
+        params, stats = state.params, state.stats
+        run.pictures.write(writer, step, params, stats, result.confusion, first=epoch == 0)
     progress.epoch, progress.loss_sum = epoch + 1, 0.0
     _save(run, writer, {"val_loss": result.loss})
     of_average = f" ({numbers['val_miou_average']:.4f} averaged)" if average is not None else ""

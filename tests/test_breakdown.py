@@ -6,6 +6,7 @@ from flair_jax.classes import BASELINE
 from flair_jax.metrics import challenge_scores, summary
 
 FIELDS = {
+    "id": np.array(["000001", "000002", "000003", "000004", "000005"]),
     "domain": np.array(["D012_2019", "D012_2019", "D022_2021", "D022_2021", "D022_2021"]),
     "zone": np.array(["Z1_AA", "Z1_AA", "Z1_AA", "Z2_UU", "Z3_NF"]),
     "camera": np.array(["UCE-M3-f120-s07", "CAMERA#1", "CAMERA#1", "CAMERA#1", "CAMERA#1"]),
@@ -63,6 +64,22 @@ def test_interval_has_the_width_of_the_scores_spread():
     assert [low, high] == pytest.approx(
         [share - 1.96 * deviation, share + 1.96 * deviation], abs=0.2 * deviation
     )
+
+
+def test_patches_are_scored_by_the_classes_that_their_truth_has():
+    confusions = np.zeros((5, 13, 13), np.int64)
+    confusions[0, 0, 0], confusions[0, 1, 1] = 60, 40
+    confusions[1, 0, 0], confusions[1, 0, 1], confusions[1, 1, 1] = 60, 20, 20
+    confusions[2, 0, 0], confusions[2, 0, 5] = 30, 10  # 5 is not in the truth
+    confusions[3, 12, 12] = 100  # "other" is not scored
+    confusions[4, 0, 0], confusions[4, 12, 0], confusions[4, 12, 12] = 40, 10, 50
+    patches = breakdown.by_patch(confusions, FIELDS, np.array([0, 1, 3, 4, 6]), BASELINE)
+    assert [p["place"] for p in patches] == [0, 1, 3, 4, 6]
+    assert [p["classes"] for p in patches] == [2, 2, 1, 0, 1]
+    miou = [1.0, (60 / 80 + 20 / 40) / 2, 30 / 40, None, 40 / 50]
+    assert [p["miou"] for p in patches] == pytest.approx(miou)
+    assert [p["accuracy"] for p in patches] == pytest.approx([1.0, 0.8, 0.75, None, 1.0])
+    assert (patches[3]["id"], patches[3]["zone"]) == ("000004", "Z2_UU")
 
 
 def test_what_never_occurs_has_no_interval(confusions):

@@ -83,6 +83,13 @@ def compare(workdir, alone):
         for folder in (workdir, alone)
     )
     assert metrics["num_patches"] == 5
+    ids = [
+        [(patch["place"], patch["id"], patch["zone"]) for patch in json.loads(text)["patches"]]
+        for text in (
+            (folder / "evaluation/test/patches.json").read_text() for folder in (workdir, alone)
+        )
+    ]
+    assert ids[0] == ids[1]
     for kind in ("by_domain", "by_camera", "by_month"):
         found, wanted = (
             {name: part["num_patches"] for name, part in scores[kind].items()}

@@ -15,7 +15,8 @@ ROOT = Path(__file__).parents[1]
 KILLS = 12
 SETTINGS = {
     "batch_size": 4, "num_epochs": 8, "log_every_steps": 1, "checkpoint_every_steps": 1,
-    "augment": True, "predict_after_training": True,
+    "augment": True, "predict_after_training": True, "tensorboard_patches": 0,
+    "report_after_training": False,
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from tensorboard_events import images
 
 from flair_jax import config as configuration
 from flair_jax import input_pipeline, train
@@ -38,6 +39,7 @@ def config(data_dir):
     config.num_epochs = 2
     config.log_every_steps = 1
     config.predict_after_training = True
+    config.report_after_training = False  # seconds each time
     return config
 
 
@@ -63,7 +65,9 @@ def test_artifacts(config, workdir, metrics):
     assert configuration.load(workdir).to_dict() == config.to_dict()
     assert list(losses(workdir)) == list(range(1, 9))
     assert [e["epoch"] for e in epochs(workdir)] == [1, 2]
-    assert list((workdir / "tensorboard").iterdir())
+    shown = images(workdir / "tensorboard")
+    assert len(shown) == 4 * (2 + 2) + 2  # of four patches image and truth, two epochs; matrices
+    assert [step for step, name in shown if name == "confusion_matrix"] == [4, 8]
     assert json.loads((workdir / "evaluation/test/metrics.json").read_text()) == metrics
     assert (workdir / "evaluation/test/confusion_matrix.png").stat().st_size > 10_000
     assert (workdir / "checkpoints/model.json").exists()
@@ -133,7 +137,7 @@ def test_killed_run_goes_on_exactly(config, workdir, metrics, tmp_path):
         "--config=configs/baseline.py", f"--workdir={tmp_path}",
         "--config.checkpoint_every_steps=1",
     ]  # fmt: skip
-    for key in ("data_dir", "batch_size", "num_epochs", "log_every_steps"):
+    for key in ("data_dir", "batch_size", "num_epochs", "log_every_steps", "report_after_training"):
         flags.append(f"--config.{key}={config[key]}")
     command = [sys.executable, "-m", "flair_jax.main", *flags, "--config.predict_after_training"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -196,7 +200,8 @@ def test_stopped_anywhere_it_goes_on_exactly(
 
 
 def test_sigterm_saves_and_exits_with_0(config, workdir, metrics, tmp_path):
-    flags = [f"--config.{k}={config[k]}" for k in ("data_dir", "batch_size", "num_epochs")]
+    keys = ("data_dir", "batch_size", "num_epochs", "report_after_training")
+    flags = [f"--config.{key}={config[key]}" for key in keys]
     command = [
         sys.executable, "-m", "flair_jax.main", "--config=configs/baseline.py", *flags,
         f"--workdir={tmp_path}", "--config.log_every_steps=1",
@@ -231,10 +236,10 @@ def test_a_damaged_latest_checkpoint_costs_an_epoch_and_nothing_else(
     assert losses(tmp_path) == losses(workdir)
 
 
-def test_averages_timings_and_a_trace(config, tmp_path):
+def test_averages_timings_a_trace_and_a_page(config, tmp_path):
     more = config.copy_and_resolve_references()
     more.ema_decay, more.profile, more.predict_after_training = 0.9, (2, 3), False
-    more.num_epochs, more.accumulate_steps = 1, 2
+    more.num_epochs, more.accumulate_steps, more.report_after_training = 1, 2, True
     train.train_and_evaluate(more, tmp_path)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     written = lines(tmp_path)
@@ -248,6 +253,11 @@ def test_averages_timings_and_a_trace(config, tmp_path):
     assert sum("save_seconds" in line for line in written) == 1
     scores = json.loads((tmp_path / "evaluation/test_average/metrics.json").read_text())
     assert scores["num_patches"] == 5
+    page = (tmp_path / "index.html").read_text()
+    assert f"<dd>mIoU {scores['challenge']['miou']:.4f}</dd>" in page
+    assert page.count("<img ") == 3 * 5
+    assert written[0].keys() == {"step", "started", "data", "model", "devices"}
+    assert validated["epoch_seconds"] > 0
 
 
 def test_loss_that_is_not_finite_ends_the_run(config, tmp_path):

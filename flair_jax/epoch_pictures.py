@@ -1,0 +1,81 @@
+"""Pictures of every epoch for TensorBoard: some validation patches, and the confusion matrix."""
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from flair_jax import pictures, plots
+from flair_jax.evaluate import on_device
+from flair_jax.input_pipeline import PADDING, Split, batches
+from flair_jax.metric_writer import MetricWriter
+from flair_jax.model_card import BANDS, ModelCard, band_places
+from flair_jax.predict import make_predict_step
+from flair_jax.sharding import to_global
+from flair_jax.train_state import Arrays
+
+
+class EpochPictures:
+    """The same few patches of a split at every epoch, as the weights of the day see them.
+
+    Args:
+        split: where the patches are from.
+        count: how many: the middle ones of so many equal parts of the split.
+        graphdef, card: of the model.
+        mesh: the devices.
+    """
+
+    def __init__(
+        self, split: Split, count: int, graphdef: nnx.GraphDef, card: ModelCard, mesh: Mesh
+    ) -> None:
+        count = min(count, len(split))
+        self.places = [(2 * i + 1) * len(split) // (2 * count) for i in range(count)]
+        self._split, self._card, self._mesh = split, card, mesh
+        self._predict = make_predict_step(graphdef, card, mesh, everywhere=True)
+        # As many as the devices share evenly, so that all hosts take part.
+        order = np.full(-(-count // mesh.size) * mesh.size, PADDING)
+        order[:count] = self.places
+        (batch,) = batches(
+            split, order[None], metadata_encoding=card.metadata_encoding,
+            bands=band_places(card.bands), process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )  # fmt: skip
+        self._batch = on_device(batch)
+
+    def write(
+        self,
+        writer: MetricWriter,
+        step: int,
+        params: Arrays,
+        stats: Arrays,
+        confusion: np.ndarray,
+        *,
+        first: bool,
+    ) -> None:
+        """Predicts and writes; every host must call.
+
+        Args:
+            writer: takes the pictures on the first host.
+            step: that the pictures are of.
+            params, stats: of the model.
+            confusion: (classes, classes) counts over the split, rows are the truth.
+            first: write also what does not change, the images and their truth.
+        """
+        batch = to_global(self._batch, self._mesh)
+        predicted = np.asarray(self._predict(params, stats, batch))
+        if jax.process_index() != 0:
+            return
+        nomenclature = self._card.nomenclature
+        for place, classes in zip(self.places, predicted, strict=False):
+            record = self._split.records[place]
+            name = record["id"].decode() if isinstance(record["id"], bytes) else record["id"]
+            shown = {"prediction": pictures.paint(classes, nomenclature)}
+            colour = pictures.composite(record["image"], BANDS, "colour")
+            if first and colour is not None:
+                shown["colour"] = colour
+            if first and record["has_mask"]:
+                shown["truth"] = pictures.paint(nomenclature.labels[record["mask"]], nomenclature)
+            for what, picture in shown.items():
+                writer.write_picture(step, f"patches/{name}_{what}", picture)
+        matrix = plots.confusion_picture(confusion, nomenclature)
+        writer.write_picture(step, "confusion_matrix", matrix)
