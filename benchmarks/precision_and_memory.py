@@ -11,17 +11,15 @@ the output file already is not run again. (In float32 the compiler takes a quart
 """
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from record import write_record
 
 from flair_jax import config as configuration
 from flair_jax import input_pipeline
@@ -57,20 +55,12 @@ def main() -> None:
     os.environ.update(NO_TPU_HERE)
     jax.config.update("jax_platforms", "cpu")
     output = pathlib.Path(args.output)
-    versions = ("jax", "jaxlib", "libtpu", "flax")
-    record: dict[str, Any] = {
-        "date": datetime.date.today().isoformat(),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {package: importlib.metadata.version(package) for package in versions},
-        "arguments": vars(args),
-        "settings": json.loads(output.read_text())["settings"] if output.exists() else {},
-    }
-    rows = record["settings"]
+    rows = json.loads(output.read_text())["found"] if output.exists() else {}
     for name, changes in SETTINGS.items():
         if name not in rows:
             print(f"== {name}", flush=True)
             rows[name] = {"losses": losses(changes, args), **memory(changes, args)}
-            output.write_text(json.dumps(record, indent=1) + "\n")
+            write_record(args.output, args, rows, ("libtpu",))
     print(table(rows))
 
 
