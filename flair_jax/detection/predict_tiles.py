@@ -1,0 +1,171 @@
+"""Tiles -> classes, probabilities, confidence: one jitted function, batches over all devices."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from flair_jax.detection.tiles import Grid
+from flair_jax.evaluate import forward
+from flair_jax.model_card import ModelCard
+from flair_jax.sharding import batch_sharding, replicated, to_global
+from flair_jax.train_state import Arrays
+
+# Probabilities that are added up are integers of this unit: sums of integers do not depend on the
+# order, so a flipped raster gives exactly the flipped result.
+UNIT = 2**24
+Made = dict[str, jax.Array]
+VIEWS = 8  # symmetries of the square
+
+
+class TilePredictor:
+    """A model applied to batches of tiles.
+
+    Args:
+        card, params, stats: the model.
+        mesh: the devices.
+        grid: the tiles.
+        tta: whether to average over the eight symmetries.
+        probabilities, confidence: what is wanted beside the classes.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        params: Arrays,
+        stats: Arrays,
+        mesh: Mesh,
+        grid: Grid,
+        *,
+        tta: bool,
+        probabilities: bool,
+        confidence: bool,
+    ) -> None:
+        self._mesh = mesh
+        self._arrays = params, stats
+        self._views = VIEWS if tta else 1
+        axis = grid.horizontal
+        whole, split = replicated(mesh), batch_sharding(mesh)
+        graphdef = nnx.split(card.abstract_model())[0]
+        infer = functools.partial(forward, graphdef, card)
+        core = slice(axis.margin, axis.tile - axis.margin)
+        wanted = functools.partial(products, probabilities=probabilities, confidence=confidence)
+
+        def plain(params: Arrays, stats: Arrays, image: jax.Array) -> dict[str, jax.Array]:
+            logits = infer(params, stats, {"image": image})[:, core, core]
+            return wanted(logits, jax.nn.softmax(logits))
+
+        def add_view(
+            params: Arrays, stats: Arrays, image: jax.Array, view: jax.Array, total: jax.Array
+        ) -> jax.Array:
+            logits = infer(params, stats, {"image": _turned(image, view)})
+            return total + _turned_back(_integers(jax.nn.softmax(logits)), view)
+
+        def crop(total: jax.Array) -> dict[str, jax.Array]:
+            total = total[:, core, core]
+            return wanted(total, total / (UNIT * self._views))
+
+        def weigh(total: jax.Array, down: jax.Array, right: jax.Array) -> dict[str, jax.Array]:
+            weights = down[:, :, None, None] * right[:, None, :, None]
+            return {"scores": _integers(total / (UNIT * self._views) * weights)}
+
+        self._plain = jax.jit(plain, in_shardings=(whole, whole, split), out_shardings=split)
+        self._add_view = jax.jit(
+            add_view,
+            in_shardings=(whole, whole, split, whole, split),
+            out_shardings=split,
+            donate_argnums=4,
+        )
+        self._crop = jax.jit(crop, in_shardings=split, out_shardings=split)
+        self._weigh = jax.jit(weigh, in_shardings=split, out_shardings=split)
+        self._finish = jax.jit(lambda scores: wanted(scores, scores / UNIT))
+        self._classes = len(card.nomenclature)
+        self._grid = grid
+
+    def __call__(self, images: np.ndarray, row: int, columns: Sequence[int]) -> Made:
+        """Starts computing a batch.
+
+        Args:
+            images: (N, tile, tile, bands) uint8, N a multiple of the devices.
+            row: of all tiles in the grid.
+            columns: of the tiles; fewer than N if the last images are of no interest.
+
+        Returns:
+            Arrays on the devices, of N tiles: with cropping, what `products` gives of their
+            cores; with blending, "scores" (N, tile, tile, classes) int32 for `tiles.Blender`.
+        """
+        blended = self._grid.horizontal.blended
+        image = to_global({"image": images}, self._mesh)["image"]
+        if not blended and self._views == 1:
+            return self._plain(*self._arrays, image)
+        total = jax.device_put(
+            jnp.zeros((*images.shape[:3], self._classes), jnp.int32), batch_sharding(self._mesh)
+        )
+        for view in range(self._views):
+            total = self._add_view(*self._arrays, image, jnp.int32(view), total)
+        if not blended:
+            return self._crop(total)
+        down = np.stack([self._grid.vertical.weights(row)] * len(images))
+        right = np.ones_like(down)
+        for i, column in enumerate(columns):
+            right[i] = self._grid.horizontal.weights(column)
+        weights = to_global({"down": down, "right": right}, self._mesh)
+        return self._weigh(total, weights["down"], weights["right"])
+
+    def finish(self, scores: np.ndarray) -> dict[str, np.ndarray]:
+        """What `products` gives of blended scores (height, width, classes) int32."""
+        return jax.device_get(self._finish(scores))
+
+
+def products(
+    order: jax.Array, probability: jax.Array, *, probabilities: bool, confidence: bool
+) -> dict[str, jax.Array]:
+    """What is written of every pixel, as bytes.
+
+    Args:
+        order: (..., classes): its largest entry is the class.
+        probability: (..., classes) float32, in the same order.
+        probabilities, confidence: whether these are wanted.
+
+    Returns:
+        "classes" (...) uint8, from 0; "probabilities" (..., classes) uint8, 255 for 1, rounded;
+        "confidence" (..., 2) uint8, 255 for 1: the margin from the best to the second probability,
+        and the entropy of all of them divided by the largest that it could be.
+    """
+    classes = jnp.argmax(order, -1)
+    made = {"classes": classes.astype(jnp.uint8)}
+    if probabilities:
+        made["probabilities"] = _bytes(probability)
+    if confidence:
+        count = probability.shape[-1]
+        best = jax.nn.one_hot(classes, count, dtype=bool)
+        margin = jnp.max(probability, -1) - jnp.max(jnp.where(best, 0, probability), -1)
+        entropy = -jnp.sum(jax.scipy.special.xlogy(probability, probability), -1) / np.log(count)
+        made["confidence"] = _bytes(jnp.stack([margin, entropy], -1))
+    return made
+
+
+def _bytes(values: jax.Array) -> jax.Array:
+    return jnp.rint(255 * jnp.clip(values, 0, 1)).astype(jnp.uint8)
+
+
+def _integers(probability: jax.Array) -> jax.Array:
+    return jnp.rint(probability * UNIT).astype(jnp.int32)
+
+
+def _turned(x: jax.Array, view: jax.Array) -> jax.Array:
+    """One of the eight views of square images (N, S, S, ...): transposed, then flipped."""
+    x = jnp.where(view & 4, jnp.swapaxes(x, 1, 2), x)
+    x = jnp.where(view & 2, x[:, ::-1], x)
+    return jnp.where(view & 1, x[:, :, ::-1], x)
+
+
+def _turned_back(x: jax.Array, view: jax.Array) -> jax.Array:
+    """The inverse of `_turned`."""
+    x = jnp.where(view & 1, x[:, :, ::-1], x)
+    x = jnp.where(view & 2, x[:, ::-1], x)
+    return jnp.where(view & 4, jnp.swapaxes(x, 1, 2), x)
