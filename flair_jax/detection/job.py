@@ -14,8 +14,8 @@ import rasterio
 from etils import epath
 
 import flair_jax
-from flair_jax import checkpoint as checkpoints
 from flair_jax import console, pictures
+from flair_jax.checkpoint import find
 from flair_jax.detection import geotiff, style
 from flair_jax.detection.mosaic import expand
 from flair_jax.detection.options import Options
@@ -25,6 +25,7 @@ from flair_jax.detection.rows import predict_rows
 from flair_jax.detection.source import Source, UnreadableError
 from flair_jax.detection.tiles import Grid
 from flair_jax.errors import UserError
+from flair_jax.inference import Model, load_model
 from flair_jax.interruption import Interrupted
 from flair_jax.model_card import ModelCard
 from flair_jax.sharding import check_batch_size, make_mesh
@@ -34,7 +35,7 @@ _MB = 1 << 20
 
 
 def detect_raster(
-    checkpoint: str | os.PathLike[str],
+    checkpoint: str | os.PathLike[str] | Model,
     inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     **options: Any,
@@ -47,7 +48,7 @@ def detect_raster(
 
     Args:
         checkpoint: a workdir (its best checkpoint is taken), a folder of checkpoints, or one of a
-            step.
+            step; or what `load_model` gives, to load it once for many rasters.
         inputs: what GDAL opens, uint8: a path, a URL, a glob, a comma list, or several of these;
             several are taken as one mosaic.
         output: a name ending in .tif.
@@ -69,15 +70,22 @@ def detect_raster(
 
 class _Job:
     def __init__(
-        self, checkpoint: str | os.PathLike, paths: list[str], output: epath.Path, options: Options
+        self,
+        checkpoint: str | os.PathLike | Model,
+        paths: list[str],
+        output: epath.Path,
+        options: Options,
     ) -> None:
-        self.checkpoint, self.output, self.options = os.fspath(checkpoint), output, options
+        self.checkpoint, self.output, self.options = checkpoint, output, options
         self.products = _products(output, options)
         _check_output(self.products, paths, options)
-        self.card = ModelCard.load(checkpoints.find(checkpoint)[0])
+        if isinstance(checkpoint, Model):
+            self.card = checkpoint.card
+        else:  # the weights, which take longer, when all else is right
+            self.card = ModelCard.load(find(checkpoint)[0])
         if self.card.takes_metadata:
             raise UserError(
-                f"the model in {self.checkpoint} takes metadata (position, camera, date) with each "
+                "this model takes metadata (position, camera, date) with each "
                 "image, and a raster has none: use one trained with config.metadata.use=False"
             )
         self.source = Source(paths, self.card.bands, options.bands, options.resolution)
@@ -92,22 +100,21 @@ class _Job:
 
     def run(self) -> list[epath.Path]:
         """Does what is not done yet, and returns the files written."""
-        card, params, stats, step = checkpoints.load(
-            self.checkpoint, self.mesh, averaged=self.options.averaged
-        )
-        weights = _digest({**params, **stats})
-        tags = self._tags(step, weights)
+        model = self.checkpoint
+        if not isinstance(model, Model):
+            model = load_model(model, averaged=self.options.averaged)
+        tags = self._tags(model)
         self.partial.begin(
             self._settings(tags), resume=self.options.resume, overwrite=self.options.overwrite
         )
-        self._introduce(step)
+        self._introduce(model)
         predictor = TilePredictor(
-            card, params, stats, self.mesh, self.grid, tta=self.options.tta,
+            model, self.mesh, self.grid, tta=self.options.tta,
             probabilities=self.options.probabilities, confidence=self.options.confidence,
         )  # fmt: skip
         # GDAL's cache holds one row of tiles, so that no part of it is read twice, if that is not
         # too much.
-        row_bytes = self.grid.vertical.tile * self.source.width * len(card.bands)
+        row_bytes = self.grid.vertical.tile * self.source.width * len(self.card.bands)
         cache = min(max(64 * _MB, 2 * row_bytes), 512 * _MB)
         with self._kept_for_resume(), rasterio.Env(GDAL_CACHEMAX=cache):
             done = self.partial.finished(self.grid.vertical.count)
@@ -115,7 +122,7 @@ class _Job:
                 console.say(f"goes on after {self._progress()}")
             predict_rows(
                 self.source, self.grid, predictor, self.partial, bands=self._bands(),
-                classes=len(card.nomenclature), batch_size=self.batch_size,
+                classes=len(self.card.nomenclature), batch_size=self.batch_size,
             )  # fmt: skip
             self._finish(tags)
         return [path for path in self.products.values() if path.exists()]
@@ -193,14 +200,14 @@ class _Job:
         begin, end = self.grid.vertical.done(row)
         return end - begin
 
-    def _tags(self, step: int, weights: str) -> dict[str, str]:
+    def _tags(self, model: Model) -> dict[str, str]:
         first, names = self.options.first_class, self.card.nomenclature.names
         axis = self.grid.horizontal
         return {
             "MODEL": f"unet-resnet34, nomenclature {self.card.nomenclature.name}",
-            "MODEL_CHECKPOINT": self.checkpoint,
-            "MODEL_STEP": str(step),
-            "MODEL_WEIGHTS_SHA256": weights,
+            "MODEL_CHECKPOINT": model.path,
+            "MODEL_STEP": str(model.step),
+            "MODEL_WEIGHTS_SHA256": _digest({**model.params, **model.stats}),
             "MODEL_BANDS": ",".join(self.card.bands),
             "FLAIR_JAX_VERSION": flair_jax.__version__,
             "FIRST_CLASS": str(first),
@@ -227,7 +234,7 @@ class _Job:
         }
         return json.loads(json.dumps(settings))
 
-    def _introduce(self, step: int) -> None:
+    def _introduce(self, model: Model) -> None:
         source, axis = self.source, self.grid.horizontal
         size = source.pixel_size
         where = "no coordinate system" if source.crs is None else source.crs.to_string()[:40]
@@ -236,7 +243,7 @@ class _Job:
             f"raster   {source.name}: {source.width:,} x {source.height:,} pixels"
             + (f" of {size:.3g} m" if size else "")
             + f", {where}\n"
-            f"model    {self.checkpoint}, step {step}: {', '.join(self.card.bands)} -> "
+            f"model    {model.path}, step {model.step}: {', '.join(self.card.bands)} -> "
             f"{len(self.card.nomenclature)} classes\n"
             f"tiles    {tiles:,} of {axis.tile} pixels, margin {axis.margin}, "
             f"{self.options.blend}, {self.batch_size} at a time on {self.mesh.size} x "

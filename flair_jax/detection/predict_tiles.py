@@ -1,7 +1,8 @@
 """Tiles -> classes, probabilities, confidence: one jitted function, batches over all devices."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 
 from flair_jax.detection.tiles import Grid
 from flair_jax.evaluate import forward
+from flair_jax.inference import Model
 from flair_jax.model_card import ModelCard
 from flair_jax.sharding import batch_sharding, replicated, to_global
 from flair_jax.train_state import Arrays
@@ -26,7 +28,7 @@ class TilePredictor:
     """A model applied to batches of tiles.
 
     Args:
-        card, params, stats: the model.
+        model: what `load_model` gives.
         mesh: the devices.
         grid: the tiles.
         tta: whether to average over the eight symmetries.
@@ -34,57 +36,16 @@ class TilePredictor:
     """
 
     def __init__(
-        self,
-        card: ModelCard,
-        params: Arrays,
-        stats: Arrays,
-        mesh: Mesh,
-        grid: Grid,
-        *,
-        tta: bool,
-        probabilities: bool,
+        self, model: Model, mesh: Mesh, grid: Grid, *, tta: bool, probabilities: bool,
         confidence: bool,
-    ) -> None:
-        self._mesh = mesh
-        self._arrays = params, stats
+    ) -> None:  # fmt: skip
+        self._mesh, self._grid = mesh, grid
+        self._arrays = model.params, model.stats
         self._views = VIEWS if tta else 1
-        axis = grid.horizontal
-        whole, split = replicated(mesh), batch_sharding(mesh)
-        graphdef = nnx.split(card.abstract_model())[0]
-        infer = functools.partial(forward, graphdef, card)
-        core = slice(axis.margin, axis.tile - axis.margin)
-        wanted = functools.partial(products, probabilities=probabilities, confidence=confidence)
-
-        def plain(params: Arrays, stats: Arrays, image: jax.Array) -> dict[str, jax.Array]:
-            logits = infer(params, stats, {"image": image})[:, core, core]
-            return wanted(logits, jax.nn.softmax(logits))
-
-        def add_view(
-            params: Arrays, stats: Arrays, image: jax.Array, view: jax.Array, total: jax.Array
-        ) -> jax.Array:
-            logits = infer(params, stats, {"image": _turned(image, view)})
-            return total + _turned_back(_integers(jax.nn.softmax(logits)), view)
-
-        def crop(total: jax.Array) -> dict[str, jax.Array]:
-            total = total[:, core, core]
-            return wanted(total, total / (UNIT * self._views))
-
-        def weigh(total: jax.Array, down: jax.Array, right: jax.Array) -> dict[str, jax.Array]:
-            weights = down[:, :, None, None] * right[:, None, :, None]
-            return {"scores": _integers(total / (UNIT * self._views) * weights)}
-
-        self._plain = jax.jit(plain, in_shardings=(whole, whole, split), out_shardings=split)
-        self._add_view = jax.jit(
-            add_view,
-            in_shardings=(whole, whole, split, whole, split),
-            out_shardings=split,
-            donate_argnums=4,
+        self._classes = len(model.card.nomenclature)
+        self._run = _programs(
+            model.card, mesh, grid.horizontal.margin, self._views, probabilities, confidence
         )
-        self._crop = jax.jit(crop, in_shardings=split, out_shardings=split)
-        self._weigh = jax.jit(weigh, in_shardings=split, out_shardings=split)
-        self._finish = jax.jit(lambda scores: wanted(scores, scores / UNIT))
-        self._classes = len(card.nomenclature)
-        self._grid = grid
 
     def __call__(self, images: np.ndarray, row: int, columns: Sequence[int]) -> Made:
         """Starts computing a batch.
@@ -101,24 +62,76 @@ class TilePredictor:
         blended = self._grid.horizontal.blended
         image = to_global({"image": images}, self._mesh)["image"]
         if not blended and self._views == 1:
-            return self._plain(*self._arrays, image)
+            return self._run.plain(*self._arrays, image)
         total = jax.device_put(
             jnp.zeros((*images.shape[:3], self._classes), jnp.int32), batch_sharding(self._mesh)
         )
         for view in range(self._views):
-            total = self._add_view(*self._arrays, image, jnp.int32(view), total)
+            total = self._run.add_view(*self._arrays, image, jnp.int32(view), total)
         if not blended:
-            return self._crop(total)
+            return self._run.crop(total)
         down = np.stack([self._grid.vertical.weights(row)] * len(images))
         right = np.ones_like(down)
         for i, column in enumerate(columns):
             right[i] = self._grid.horizontal.weights(column)
         weights = to_global({"down": down, "right": right}, self._mesh)
-        return self._weigh(total, weights["down"], weights["right"])
+        return self._run.weigh(total, weights["down"], weights["right"])
 
     def finish(self, scores: np.ndarray) -> dict[str, np.ndarray]:
         """What `products` gives of blended scores (height, width, classes) int32."""
-        return jax.device_get(self._finish(scores))
+        return jax.device_get(self._run.finish(scores))
+
+
+class _Programs(NamedTuple):
+    """Jitted functions of batches of tiles; see `_programs`."""
+
+    plain: Callable[[Arrays, Arrays, jax.Array], Made]
+    add_view: Callable[[Arrays, Arrays, jax.Array, jax.Array, jax.Array], jax.Array]
+    crop: Callable[[jax.Array], Made]
+    weigh: Callable[[jax.Array, jax.Array, jax.Array], Made]
+    finish: Callable[[np.ndarray], Made]
+
+
+@functools.lru_cache(maxsize=8)  # so that many rasters need one compilation
+def _programs(
+    card: ModelCard, mesh: Mesh, margin: int, views: int, probabilities: bool, confidence: bool
+) -> _Programs:
+    whole, split = replicated(mesh), batch_sharding(mesh)
+    infer = functools.partial(forward, nnx.split(card.abstract_model())[0], card)
+    wanted = functools.partial(products, probabilities=probabilities, confidence=confidence)
+
+    def core(x: jax.Array) -> jax.Array:
+        return x[:, margin : x.shape[1] - margin, margin : x.shape[2] - margin]
+
+    def plain(params: Arrays, stats: Arrays, image: jax.Array) -> Made:
+        logits = core(infer(params, stats, {"image": image}))
+        return wanted(logits, jax.nn.softmax(logits))
+
+    def add_view(
+        params: Arrays, stats: Arrays, image: jax.Array, view: jax.Array, total: jax.Array
+    ) -> jax.Array:
+        logits = infer(params, stats, {"image": _turned(image, view)})
+        return total + _turned_back(_integers(jax.nn.softmax(logits)), view)
+
+    def crop(total: jax.Array) -> Made:
+        return wanted(core(total), core(total) / (UNIT * views))
+
+    def weigh(total: jax.Array, down: jax.Array, right: jax.Array) -> Made:
+        weights = down[:, :, None, None] * right[:, None, :, None]
+        return {"scores": _integers(total / (UNIT * views) * weights)}
+
+    return _Programs(
+        jax.jit(plain, in_shardings=(whole, whole, split), out_shardings=split),
+        jax.jit(
+            add_view,
+            in_shardings=(whole, whole, split, whole, split),
+            out_shardings=split,
+            donate_argnums=4,
+        ),
+        jax.jit(crop, in_shardings=split, out_shardings=split),
+        jax.jit(weigh, in_shardings=split, out_shardings=split),
+        jax.jit(lambda scores: wanted(scores, scores / UNIT)),
+    )
 
 
 def products(

@@ -1,6 +1,7 @@
 """The raster to detect on, opened, checked and read in windows."""
 
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,12 +52,13 @@ class Source:
         self.remote = any("://" in path for path in paths)
         text, self._validity = virtual_raster(paths, wanted, bands)
         raster = open_raster(text)
+        self.crs = raster.crs
         if resolution:
             raster = self._resampled(raster, resolution)
         self._raster = raster
         self._indexes = list(range(1, len(wanted) + 1))
         self.width, self.height = raster.width, raster.height
-        self.crs, self.transform = raster.crs, raster.transform
+        self.transform = raster.transform
 
     @property
     def name(self) -> str:
@@ -103,10 +105,11 @@ class Source:
             with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True):
                 image, valid = self._read(window)
         except rasterio.errors.RasterioError as error:
-            reason = error.__cause__ or error
+            reason = str(error.__cause__ or error)
+            named = [path for path in self.paths if os.path.basename(path) in reason]
             raise UnreadableError(
-                f"{self.name} cannot be read at columns {left} to {left + window.width - 1}, rows "
-                f"{top} to {top + window.height - 1}: {reason}. Is it whole?"
+                f"{named[0] if named else self.name} cannot be read at columns {left} to "
+                f"{columns.max()}, rows {top} to {rows.max()}: {reason}. Is it whole?"
             ) from error
         place = np.ix_(rows - top, columns - left)
         return (None if image is None else image[place]), valid[place]
