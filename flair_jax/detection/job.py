@@ -112,10 +112,10 @@ class _Job:
             model, self.mesh, self.grid, tta=self.options.tta,
             probabilities=self.options.probabilities, confidence=self.options.confidence,
         )  # fmt: skip
-        # GDAL's cache holds one row of tiles, so that no part of it is read twice, if that is not
-        # too much.
+        # Of a raster stored by whole rows, GDAL's cache holds one row of tiles, if that is not too
+        # much, so that no part of it is read for every tile.
         row_bytes = self.grid.vertical.tile * self.source.width * len(self.card.bands)
-        cache = min(max(64 * _MB, 2 * row_bytes), 512 * _MB)
+        cache = min(max(64 * _MB, row_bytes * 5 // 4 * self.source.striped), 512 * _MB)
         with self._kept_for_resume(), rasterio.Env(GDAL_CACHEMAX=cache):
             done = self.partial.finished(self.grid.vertical.count)
             if done:

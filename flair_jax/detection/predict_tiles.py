@@ -110,6 +110,8 @@ def _programs(
     def add_view(
         params: Arrays, stats: Arrays, image: jax.Array, view: jax.Array, total: jax.Array
     ) -> jax.Array:
+        if views == 1:
+            return _integers(jax.nn.softmax(infer(params, stats, {"image": image})))
         logits = infer(params, stats, {"image": _turned(image, view)})
         return total + _turned_back(_integers(jax.nn.softmax(logits)), view)
 
@@ -129,7 +131,7 @@ def _programs(
             donate_argnums=4,
         ),
         jax.jit(crop, in_shardings=split, out_shardings=split),
-        jax.jit(weigh, in_shardings=split, out_shardings=split),
+        jax.jit(weigh, in_shardings=split, out_shardings=split, donate_argnums=0),
         jax.jit(lambda scores: wanted(scores, scores / UNIT)),
     )
 

@@ -73,7 +73,7 @@ def predict_rows(
                     columns = [column for column, image, _ in batch if image is not None]
                     made = predictor(_stack(batch, batch_size), row, columns) if columns else {}
                     pending.append(pool.submit(write, batch, made))
-                    if len(pending) > 2:
+                    if len(pending) > 1:
                         pending.popleft().result()
                     if stop.received:
                         raise Interrupted(f"stopped by {stop.received}")
@@ -135,8 +135,7 @@ class RowOfTiles:
         of_tile: dict[str, np.ndarray] | None,
         within: tuple[slice, slice],
     ) -> dict[str, np.ndarray] | None:
-        scores = None if of_tile is None else np.array(of_tile["scores"])
-        done = blender.add(self._row, column, scores)
+        done = blender.add(self._row, column, of_tile["scores"] if of_tile else None)
         # What the blender gives begins with the tile; what a row takes, with the raster.
         return None if done is None or not self._file else self._predictor.finish(done[within])
 

@@ -36,6 +36,7 @@ class Source:
         width, height: in pixels.
         crs, transform: where it lies; None and the identity where nothing is known.
         remote: whether a part of it comes over a network.
+        striped: whether any part of a row is stored with all of the row.
 
     Raises:
         UserError: it cannot be opened, or does not fit the model.
@@ -50,6 +51,8 @@ class Source:
     ) -> None:
         self.paths = list(paths)
         self.remote = any("://" in path for path in paths)
+        with open_raster(paths[0]) as first:
+            self.striped = first.block_shapes[0][1] == first.width
         text, self._validity = virtual_raster(paths, wanted, bands)
         raster = open_raster(text)
         self.crs = raster.crs

@@ -123,8 +123,8 @@ class Blender:
 
         Args:
             row, column: of the tile; tiles must come in order, and a row after the one above.
-            scores: (tile, tile, classes) int32, weighted; overwritten. None for a tile without a
-                valid pixel: its pixels get no scores.
+            scores: (tile, tile, classes) int32, weighted; None for a tile without a valid pixel,
+                whose pixels get no scores.
 
         Returns:
             The sums of the pixels that no later tile overlaps, from the tile's first row and
@@ -138,10 +138,10 @@ class Blender:
             self._left[:] = 0
             above[:] = 0
             return None
+        done = np.array(scores if last else scores[:, :core])
         if not first:
-            scores[:, :overlap] += self._left
+            done[:, :overlap] += self._left
         self._left[:] = scores[:, core:]
-        done = scores if last else scores[:, :core]
         if row > 0:
             done[:overlap] += above
         above[:] = done[core:]
