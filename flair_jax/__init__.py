@@ -3,13 +3,17 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["load_model"]
+__all__ = ["detect_raster", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `load_model` when it is asked for: it brings JAX with it."""
+    """Imports what is asked for only then: it brings JAX with it."""
     if name == "load_model":
         from flair_jax.inference import load_model
 
         return load_model
+    if name == "detect_raster":
+        from flair_jax.detection.job import detect_raster
+
+        return detect_raster
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

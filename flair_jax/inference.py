@@ -19,14 +19,19 @@ class Model:
     """A trained model, ready to be called; made by `load_model`.
 
     Attributes:
+        path: where it was loaded from.
         card: bands, classes, normalisation and metadata that the model was made for.
+        params, stats: its weights and running statistics.
         step: the training step of its weights.
     """
 
-    def __init__(self, card: ModelCard, params: Arrays, stats: Arrays, step: int) -> None:
+    def __init__(
+        self, path: str, card: ModelCard, params: Arrays, stats: Arrays, step: int
+    ) -> None:
+        self.path = path
         self.card = card
+        self.params, self.stats = params, stats
         self.step = step
-        self._arrays = params, stats
         graphdef = nnx.split(card.abstract_model())[0]
         self._infer = jax.jit(
             lambda params, stats, batch: jax.nn.softmax(
@@ -62,7 +67,7 @@ class Model:
         batch = {"image": jnp.asarray(image)}
         if metadata is not None:
             batch["metadata"] = jnp.asarray(metadata, jnp.float32)
-        return self._infer(*self._arrays, batch)
+        return self._infer(self.params, self.stats, batch)
 
 
 def load_model(
@@ -78,4 +83,4 @@ def load_model(
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
-    return Model(*load(path, make_mesh(), step, averaged=averaged))
+    return Model(os.fspath(path), *load(path, make_mesh(), step, averaged=averaged))

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C while training: noted, so that the loop can save and end."""
+"""SIGTERM and Ctrl-C while training or detecting: noted, so that the loop can save and end."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ from typing import Self
 
 
 class Interrupted(Exception):
-    """The training was asked to stop, and has saved its state; the message says what and where."""
+    """The work was asked to stop, and has saved its state; the message says what and where."""
 
 
 class StopSignals:
