@@ -1,6 +1,7 @@
 """Finished rows of tiles -> Cloud-Optimised GeoTIFFs of classes, probabilities, confidence."""
 
 import dataclasses
+import errno
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree as xml
 
@@ -124,4 +125,8 @@ def _write(path: epath.Path, root: xml.Element, resampling: str) -> None:
         bigtiff="if_safer",
         num_threads="all_cpus",
     )
+    # GDAL writes much of it at closing, where it does not report a full disk.
+    with rasterio.open(virtual) as source, rasterio.open(path) as written:
+        if any(source.checksum(band) != written.checksum(band) for band in source.indexes):
+            raise OSError(errno.EIO, "not all was written; is the disk full?", str(path))
     virtual.unlink()

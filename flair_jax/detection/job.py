@@ -104,9 +104,6 @@ class _Job:
         if not isinstance(model, Model):
             model = load_model(model, averaged=self.options.averaged)
         tags = self._tags(model)
-        self.partial.begin(
-            self._settings(tags), resume=self.options.resume, overwrite=self.options.overwrite
-        )
         self._introduce(model)
         predictor = TilePredictor(
             model, self.mesh, self.grid, tta=self.options.tta,
@@ -117,6 +114,9 @@ class _Job:
         row_bytes = self.grid.vertical.tile * self.source.width * len(self.card.bands)
         cache = min(max(64 * _MB, row_bytes * 5 // 4 * self.source.striped), 512 * _MB)
         with self._kept_for_resume(), rasterio.Env(GDAL_CACHEMAX=cache):
+            self.partial.begin(
+                self._settings(tags), resume=self.options.resume, overwrite=self.options.overwrite
+            )
             done = self.partial.finished(self.grid.vertical.count)
             if done:
                 console.say(f"goes on after {self._progress()}")
@@ -170,6 +170,8 @@ class _Job:
             if self.source.remote and self.partial.finished(1):
                 raise UserError(f"{error}\n{self._progress()} kept; {going_on}.") from error
             self.partial.remove()
+            raise
+        except UserError:
             raise
         except (rasterio.errors.RasterioError, OSError) as error:
             reason = error.__cause__ or error

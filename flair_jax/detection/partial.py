@@ -4,9 +4,11 @@ A row gets its name when it is whole, so at any moment the finished rows are tho
 """
 
 import contextlib
+import errno
 import json
 import shutil
 import warnings
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -100,7 +102,9 @@ class PartialJob:
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             raster = rasterio.open(unfinished, "w", **profile)
         with raster:
-            yield RowWriter(raster)
+            writer = RowWriter(raster)
+            yield writer
+        writer.check(unfinished)
         unfinished.replace(path)
 
 
@@ -109,6 +113,7 @@ class RowWriter:
 
     def __init__(self, raster: rasterio.io.DatasetWriter) -> None:
         self._raster = raster
+        self._written: list[tuple[Window, int]] = []
 
     def write(self, left: int, made: dict[str, np.ndarray], valid: np.ndarray) -> None:
         """Writes the pixels that a tile made known.
@@ -124,5 +129,18 @@ class RowWriter:
             if name in made:
                 layers += list(np.moveaxis(made[name], -1, 0))
         window = Window(left, 0, width, height)
-        for band, layer in enumerate(layers, 1):
-            self._raster.write(np.where(valid, layer, np.uint8(0)), band, window=window)
+        pixels = np.where(valid, np.stack(layers), np.uint8(0))
+        self._raster.write(pixels, window=window)
+        self._written.append((window, zlib.crc32(pixels.tobytes())))
+
+    def check(self, path: epath.Path) -> None:
+        """Raises an OSError unless a closed file holds what was written.
+
+        GDAL writes much of it at closing, where it does not report a full disk.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            with rasterio.open(path) as raster:
+                for window, checksum in self._written:
+                    if zlib.crc32(raster.read(window=window).tobytes()) != checksum:
+                        raise OSError(errno.EIO, "not all was written; is the disk full?", path)
