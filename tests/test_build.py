@@ -319,7 +319,7 @@ from tfds_builder.flair import shards
 read_patch = shards.read_patch
 
 def slowly(*args):
-    time.sleep(0.3)
+    time.sleep(1)
     return read_patch(*args)
 
 shards.read_patch = slowly

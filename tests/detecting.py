@@ -1,0 +1,92 @@
+"""What the tests of detection share: rasters, random weights, plain tiles to compare with."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import rasterio
+from rasterio.transform import from_origin
+
+import flair_jax
+from flair_jax.classes import BASELINE
+from flair_jax.model_card import BANDS, ModelCard
+
+PLACE = from_origin(900_000, 6_500_000, 0.2, 0.2)
+TILE, MARGIN = 64, 16
+
+
+def random_card(**changes):
+    return ModelCard(BANDS, BASELINE, "scaling", (0.0,) * 5, (1.0,) * 5, **changes)
+
+
+def patches(height, width, seed=0, side=8):
+    """(5, height, width) uint8: squares of one value, so that the network sees structure."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(1, 256, (5, -(-height // side), -(-width // side)), dtype=np.uint8)
+    return small.repeat(side, 1).repeat(side, 2)[:, :height, :width]
+
+
+def write(path, pixels, **profile):
+    count, height, width = pixels.shape
+    profile = {
+        "driver": "GTiff", "crs": "EPSG:2154", "transform": PLACE, "photometric": "minisblack",
+        "dtype": pixels.dtype.name,
+    } | profile  # fmt: skip
+    with rasterio.open(path, "w", height=height, width=width, count=count, **profile) as raster:
+        raster.write(pixels)
+    return path
+
+
+def detect(model, source, output, **options):
+    # A batch takes little longer than one of these small tiles: most of it is the weights' way.
+    options = {"tile": TILE, "margin": MARGIN, "batch_size": 4} | options
+    return flair_jax.detect_raster(model, source, output, **options)
+
+
+def read(path):
+    with rasterio.open(path) as raster:
+        return raster.read()
+
+
+def in_batches(model, images):
+    """Probabilities of many images, the last batch filled up so that one compilation will do."""
+    images = np.stack(images)
+    filled = np.concatenate([images, images[: -len(images) % 8]])
+    batches = [np.asarray(model(filled[i : i + 8])) for i in range(0, len(filled), 8)]
+    return np.concatenate(batches)[: len(images)]
+
+
+def one_by_one(model, images):
+    return np.concatenate([np.asarray(model(image[None])) for image in images])
+
+
+def tile_by_tile(model, pixels, tile=TILE, margin=MARGIN, apply=in_batches):
+    """Probabilities (H, W, classes) of tiles computed by themselves and put side by side."""
+    core = tile - 2 * margin
+    height, width = pixels.shape[1:]
+    spare = [-(-side // core) * core - side for side in (height, width)]
+    before = [margin + s // 2 for s in spare]
+    after = [margin + s - s // 2 for s in spare]
+    padding = [(0, 0), (before[0], after[0]), (before[1], after[1])]
+    padded = np.moveaxis(np.pad(pixels, padding, mode="symmetric"), 0, -1)
+    places = [
+        (top, left)
+        for top in range(0, height + spare[0], core)
+        for left in range(0, width + spare[1], core)
+    ]
+    tiles = apply(model, [padded[y : y + tile, x : x + tile] for y, x in places])
+    found = np.empty((height + spare[0], width + spare[1], 13), np.float32)
+    for (top, left), of_tile in zip(places, tiles, strict=True):
+        inner = of_tile[margin : tile - margin, margin : tile - margin]
+        found[top : top + core, left : left + core] = inner
+    return found[spare[0] // 2 :, spare[1] // 2 :][:height, :width]
+
+
+def command(*flags, devices=1, **more):
+    """Starts the command as a user does."""
+    environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "flair_jax.detect", *map(str, flags)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, **more,
+    )  # fmt: skip

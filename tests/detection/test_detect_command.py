@@ -1,0 +1,131 @@
+"""The command: flags, several devices, a kill, a huge raster."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import rasterio
+from detecting import (
+    MARGIN,
+    PLACE,
+    TILE,
+    command,
+    patches,
+    read,
+    write,
+)
+from rio_cogeo.cogeo import cog_validate
+
+from flair_jax import detect as detect_command
+
+
+def test_the_command_on_several_devices(checkpoint, scene, detected, tmp_path):
+    run = command(
+        f"--checkpoint={checkpoint}", f"--input={scene[0]}", f"--output={tmp_path / 'map.tif'}",
+        f"--tile={TILE}", f"--margin={MARGIN}", "--bands=1,2,3,4,5", "--batch_size=4", devices=2,
+    )  # fmt: skip
+    said, _ = run.communicate()
+    assert run.returncode == 0, said
+    assert "8 of 64 pixels, margin 16, crop, 4 at a time on 2 x cpu" in said
+    assert f"written  {tmp_path / 'map.tif'}" in said
+    np.testing.assert_array_equal(read(tmp_path / "map.tif"), read(detected[0]))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "required: --checkpoint, --input, --output"),
+        (["--bands=red"], "argument --bands: 'red' are not numbers of bands"),
+        (["--first_class=2"], "argument --first_class: invalid choice"),
+        (["--colour=red"], "unrecognized arguments: --colour=red"),
+    ],
+)
+def test_wrong_flags_are_one_message(flags, message, capsys):
+    given = ["--checkpoint=x", "--input=a.tif", "--output=b.tif", *flags] if flags else []
+    with pytest.raises(SystemExit):
+        detect_command.main(given)
+    assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_none_is_an_error(scene, tmp_path):
+    output = tmp_path / "b.tif"
+    with pytest.raises(SystemExit, match="error: there is no checkpoint at none"):
+        detect_command.main(["--checkpoint=none", f"--input={scene[0]}", f"--output={output}"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_killed_job_goes_on_to_the_same_bytes(checkpoint, tmp_path):
+    path = write(tmp_path / "in.tif", patches(2500, 250))
+    flags = [f"--checkpoint={checkpoint}", f"--input={path}", "--tile=256"]
+    run = command(*flags, f"--output={tmp_path / 'whole.tif'}")
+    said, _ = run.communicate()
+    assert run.returncode == 0, said
+    output = tmp_path / "map.tif"
+    run = command(*flags, f"--output={output}")
+    partial = pathlib.Path(f"{output}.partial")
+    while len(list(partial.glob("row_*.tif"))) < 5:
+        assert run.poll() is None
+        time.sleep(0.05)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    assert not output.exists()
+    finished = len(list(partial.glob("row_*.tif")))
+    assert 5 <= finished < 20
+    run = command(*flags, f"--output={output}", "--resume")
+    said, _ = run.communicate()
+    assert run.returncode == 0, said
+    assert f"goes on after {finished} of 20 rows of tiles" in said
+    for name in ("map.tif", "map.tif.aux.xml", "map.qml", "map.png"):
+        whole = tmp_path / name.replace("map", "whole")
+        assert (tmp_path / name).read_bytes() == whole.read_bytes()
+
+
+MEASURED = """
+import json, resource, runpy, sys
+sys.argv = json.loads(sys.argv[1])
+try:
+    runpy.run_module("flair_jax.detect", run_name="__main__")
+finally:
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blend", ["crop", "hann"])
+def test_a_huge_raster_needs_little_memory(checkpoint, tmp_path, blend):
+    path, side = tmp_path / "huge.tif", 30_000
+    profile = {
+        "driver": "GTiff", "dtype": "uint8", "count": 5, "height": side, "width": side,
+        "tiled": True, "nodata": 0, "sparse_ok": True, "crs": "EPSG:2154", "transform": PLACE,
+        "photometric": "minisblack", "bigtiff": "yes",
+    }  # fmt: skip
+    islands = [(0, 0), (12_345, 23_456), (29_000, 14_000)]
+    with rasterio.open(path, "w", **profile) as raster:
+        for row, column in islands:
+            window = rasterio.windows.Window(column, row, 1000, 1000)
+            raster.write(patches(1000, 1000, side=16), window=window)
+    output = tmp_path / "map.tif"
+    flags = ["detect", f"--checkpoint={checkpoint}", f"--input={path}", f"--output={output}",
+             f"--blend={blend}"]  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURED, json.dumps(flags)], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    peak = int(run.stdout.split("peak")[1]) * 1024
+    print(f"peak memory with --blend={blend}: {peak / 2**20:.0f} MiB")
+    assert peak < 2e9
+    assert cog_validate(output)[0]
+    with rasterio.open(output) as raster:
+        valid = 0
+        for _, window in raster.block_windows():
+            valid += int((raster.read(1, window=window) != 255).sum())
+        assert valid == 3_000_000
+        for row, column in islands:
+            window = rasterio.windows.Window(column, row, 1000, 1000)
+            assert (raster.read(1, window=window) != 255).all()
