@@ -1,0 +1,89 @@
+"""Counting confusion matrices, against scikit-learn patch by patch as the reference does.
+
+    pip install -e . scikit-learn
+    python benchmarks/scoring.py [--output=FILE.json]
+
+Both count the same made-up labels and predictions, taking turns. With the extra `tpu` the reducer
+is also compiled for a TPU, and its program searched for gathers and scatters.
+"""
+
+import argparse
+import importlib.util
+import os
+import re
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+from record import write_record
+from sklearn.metrics import confusion_matrix
+
+from flair_jax.metrics import confusion_matrices
+from flair_jax.train_compile import NO_TPU_HERE, topology_devices
+
+CLASSES, SIDE = 13, 512
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", help="JSON file to write")
+    parser.add_argument("--patches", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=10)
+    args = parser.parse_args()
+    os.environ.update(NO_TPU_HERE)
+    jax.config.update("jax_platforms", "cpu")
+    rng = np.random.default_rng(0)
+    shape = args.patches, SIDE, SIDE
+    labels = rng.integers(0, CLASSES, shape, dtype=np.uint8)
+    wrong = rng.integers(0, CLASSES, shape, dtype=np.uint8)
+    predictions = np.where(rng.random(shape) < 0.7, labels, wrong)
+    count = jax.jit(lambda t, p, v: confusion_matrices(t, p, v, CLASSES))
+    arrays = jnp.asarray(labels), jnp.asarray(predictions), jnp.ones(args.patches, bool)
+
+    def ours() -> np.ndarray:
+        return np.asarray(count(*arrays))
+
+    def theirs() -> np.ndarray:
+        pairs = zip(labels, predictions, strict=True)
+        every = range(CLASSES)
+        return np.stack([confusion_matrix(t.ravel(), p.ravel(), labels=every) for t, p in pairs])
+
+    np.testing.assert_array_equal(ours(), theirs())
+    seconds: dict[str, list[float]] = {"flair-jax": [], "peer": []}
+    for _ in range(args.rounds):
+        seconds["flair-jax"].append(timed(ours))
+        seconds["peer"].append(timed(theirs))
+    found = {
+        f"ms a patch, {name}": 1000 * statistics.median(values) / args.patches
+        for name, values in seconds.items()
+    }
+    found["ratio"] = found["ms a patch, peer"] / found["ms a patch, flair-jax"]
+    if importlib.util.find_spec("libtpu"):
+        found["gathers and scatters in its TPU program"] = indexed_on_tpu(arrays)
+    for what, value in found.items():
+        print(f"{what}: {value:.4g}")
+    if args.output:
+        write_record(args.output, args, found, ("scikit-learn",))
+
+
+def timed(call: Callable[[], np.ndarray]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def indexed_on_tpu(arrays: tuple[jax.Array, ...]) -> int:
+    """How many gathers and scatters the reducer's program has, compiled for a v5e chip."""
+    chip = SingleDeviceSharding(topology_devices("v5e:2x2")[0])
+    count = jax.jit(lambda t, p, v: confusion_matrices(t, p, v, CLASSES), in_shardings=chip)
+    shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+    program = count.trace(*shapes).lower(lowering_platforms=("tpu",)).compile().as_text() or ""
+    return len(re.findall(r" (?:gather|scatter)\(", program))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""From the command to the first training step on the toy data, with a cold and a warm cache.
+
+    python benchmarks/start.py [--output=FILE.json] [--rounds=3]
+
+The toy data are made and built before. Each round starts twice with a compile cache of its own,
+empty the first time. `--help` is timed too: nothing heavy should be imported on its way.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from record import write_record
+
+ROOT = Path(__file__).parents[1]
+COMMAND = [sys.executable, "-m", "flair_jax.main"]
+STAGES = {"the first line": "data ", "compiled": "the training step", "the first step": "  step 1:"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", help="JSON file to write")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    helps, cold, warm = [], [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        start(Path(scratch, "before"), Path(scratch, "cache"))  # makes the data
+        for number in range(args.rounds):
+            started = time.perf_counter()
+            subprocess.run([*COMMAND, "--help"], cwd=ROOT, capture_output=True, check=False)
+            helps.append(time.perf_counter() - started)
+            cache = Path(scratch, f"cache-{number}")
+            cold.append(start(Path(scratch, f"cold-{number}"), cache))
+            warm.append(start(Path(scratch, f"warm-{number}"), cache))
+    found: dict[str, float] = {"--help": statistics.median(helps)}
+    for stage in STAGES:
+        for name, runs in (("cold", cold), ("warm", warm)):
+            found[f"{stage}, {name} cache"] = statistics.median(run[stage] for run in runs)
+    first = "the first step"
+    found["ratio of the first step"] = found[f"{first}, warm cache"] / found[f"{first}, cold cache"]
+    for what, value in found.items():
+        print(f"{what}: {value:.2f}" + ("" if "ratio" in what else " s"))
+    if args.output:
+        write_record(args.output, args, found, ("orbax-checkpoint", "tensorflow-datasets"))
+
+
+def start(workdir: Path, cache: Path) -> dict[str, float]:
+    """Seconds until each stage is reached; the run is ended after its first step."""
+    flags = ["--config=configs/toy.py", "--config.log_every_steps=1", f"--workdir={workdir}",
+             f"--config.compilation_cache={cache}"]  # fmt: skip
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    started = time.perf_counter()
+    reached: dict[str, float] = {}
+    process = subprocess.Popen(
+        [*COMMAND, *flags], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        for stage, begins in STAGES.items():
+            if line.startswith(begins):
+                reached.setdefault(stage, time.perf_counter() - started)
+        if len(reached) == len(STAGES):
+            break
+    process.kill()
+    process.communicate()
+    return reached
+
+
+if __name__ == "__main__":
+    main()
