@@ -312,7 +312,7 @@ def test_two_processes_write_the_same_files(tmp_path):
 
 # Started as a script, so that spawned processes run its first lines too.
 SLOW_BUILD = """
-import sys, time
+import signal, sys, time
 from tfds_builder import build
 from tfds_builder.flair import shards
 
@@ -324,6 +324,8 @@ def slowly(*args):
 
 shards.read_patch = slowly
 if __name__ == "__main__":
+    # Where the tests run in the background, SIGINT is ignored from the start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(build.main(sys.argv[1:]))
 """
 
