@@ -194,7 +194,7 @@ def test_disk_full(tmp_path, beam_options):
 
 # Started as a script, so that the spawned process runs its first lines too.
 SLOW_BUILD = """
-import sys, time
+import signal, sys, time
 from tfds_builder import build
 from tfds_builder.flair import shards
 
@@ -206,6 +206,8 @@ def slowly(*args):
 
 shards.read_patch = slowly
 if __name__ == "__main__":
+    # Where the tests run in the background, SIGINT is ignored from the start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(build.main(sys.argv[1:]))
 """
 
