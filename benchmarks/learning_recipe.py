@@ -35,6 +35,8 @@ import matplotlib
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
+from order import first_steps
+from record import processor
 
 from flair_jax import config as configuration
 from flair_jax import input_pipeline
@@ -61,13 +63,7 @@ def training_batches(args: argparse.Namespace) -> Iterator[Batch]:
     """The batches of this project's order, epoch after epoch; every crop is drawn once, here."""
     directory = input_pipeline.dataset_directory(args.data_dir, args.data_config)
     split = input_pipeline.open_split(directory, "train")
-    epochs = -(-args.steps // input_pipeline.steps_per_epoch(split, args.batch_size))
-    order = np.concatenate(
-        [
-            input_pipeline.train_order(len(split), args.batch_size, args.seed, epoch)
-            for epoch in range(epochs)
-        ]
-    )[: args.steps]
+    order = first_steps(split, args.batch_size, args.seed, args.steps)
     rng = np.random.default_rng(args.seed)
     for batch in input_pipeline.batches(split, order):
         image, mask = batch["image"], batch["mask"]
@@ -191,7 +187,7 @@ def summary(args: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]
         "date": datetime.date.today().isoformat(),
         "arguments": {k: v for k, v in vars(args).items() if k not in ("data_dir", "output")},
         "learning_rate": LEARNING_RATE,
-        "machine": _processor(),
+        "machine": processor(),
         "cores": os.cpu_count(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
         "torch_threads": torch.get_num_threads(),
@@ -203,13 +199,6 @@ def summary(args: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]
         "seconds_per_step": seconds,
         "losses": {name: result["losses"] for name, result in results.items()},
     }
-
-
-def _processor() -> str:
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def plot(record: dict[str, Any], path: pathlib.Path) -> None:

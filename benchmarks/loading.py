@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import numpy as np
 import peer
 import torch
+from order import first_steps
 from record import write_record
 
 from flair_jax import input_pipeline
@@ -44,11 +44,7 @@ def main() -> None:
         path.read_bytes()
 
     def ours(patches: int, workers: int) -> Iterable[int]:
-        epochs = -(-patches // (len(split) // args.batch_size * args.batch_size))
-        orders = [
-            input_pipeline.train_order(len(split), args.batch_size, 0, e) for e in range(epochs)
-        ]
-        order = np.concatenate(orders)[: patches // args.batch_size]
+        order = first_steps(split, args.batch_size, 0, patches // args.batch_size)
         for batch in input_pipeline.batches(split, order, num_workers=workers):
             yield len(batch["image"])
 

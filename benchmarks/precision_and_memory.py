@@ -18,7 +18,7 @@ from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
+from order import first_steps
 from record import write_record
 
 from flair_jax import config as configuration
@@ -70,13 +70,7 @@ def losses(changes: dict[str, Any], args: argparse.Namespace) -> list[float]:
     config.batch_size, config.crop_size = args.crops, args.crop_size
     directory = input_pipeline.dataset_directory(args.data_dir, config.data_config)
     split = input_pipeline.open_split(directory, "train")
-    epochs = -(-args.steps // input_pipeline.steps_per_epoch(split, config.batch_size))
-    order = np.concatenate(
-        [
-            input_pipeline.train_order(len(split), config.batch_size, config.seed, epoch)
-            for epoch in range(epochs)
-        ]
-    )
+    order = first_steps(split, config.batch_size, config.seed, args.steps)
     card = ModelCard.from_config(config, split.patch_size)
     mesh = make_mesh()
     model = set_training_options(card.build_model(config.seed), config, mesh)
@@ -86,7 +80,7 @@ def losses(changes: dict[str, Any], args: argparse.Namespace) -> list[float]:
     state = replicate(create_train_state(params, stats, optimizer, averaged=averaged), mesh)
     step = make_train_step(graphdef, card, config, optimizer, mesh)
     found = []
-    for batch in input_pipeline.batches(split, order[: args.steps]):
+    for batch in input_pipeline.batches(split, order):
         state, numbers = step(state, to_global(on_device(batch), mesh))
         found.append(float(numbers["loss"]))
     return found

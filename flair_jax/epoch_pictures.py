@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from flair_jax import pictures, plots
 from flair_jax.evaluate import on_device
-from flair_jax.input_pipeline import PADDING, Split, batches
+from flair_jax.input_pipeline import PADDING, Split, as_text, batches
 from flair_jax.metric_writer import MetricWriter
 from flair_jax.model_card import BANDS, ModelCard, band_places
 from flair_jax.predict import make_predict_step
@@ -41,6 +41,7 @@ class EpochPictures:
             process_count=jax.process_count(),
         )  # fmt: skip
         self._batch = on_device(batch)
+        self._names = [as_text(split.records[place]["id"]) for place in self.places]
 
     def write(
         self,
@@ -66,16 +67,20 @@ class EpochPictures:
         if jax.process_index() != 0:
             return
         nomenclature = self._card.nomenclature
-        for place, classes in zip(self.places, predicted, strict=False):
-            record = self._split.records[place]
-            name = record["id"].decode() if isinstance(record["id"], bytes) else record["id"]
+        for place, name, classes in zip(self.places, self._names, predicted, strict=False):
             shown = {"prediction": pictures.paint(classes, nomenclature)}
-            colour = pictures.composite(record["image"], BANDS, "colour")
-            if first and colour is not None:
-                shown["colour"] = colour
-            if first and record["has_mask"]:
-                shown["truth"] = pictures.paint(nomenclature.labels[record["mask"]], nomenclature)
+            if first:
+                shown |= self._unchanging(place)
             for what, picture in shown.items():
                 writer.write_picture(step, f"patches/{name}_{what}", picture)
         matrix = plots.confusion_picture(confusion, nomenclature)
         writer.write_picture(step, "confusion_matrix", matrix)
+
+    def _unchanging(self, place: int) -> dict[str, np.ndarray]:
+        record, nomenclature, shown = self._split.records[place], self._card.nomenclature, {}
+        colour = pictures.composite(record["image"], BANDS, "colour")
+        if colour is not None:
+            shown["colour"] = colour
+        if record["has_mask"]:
+            shown["truth"] = pictures.paint(nomenclature.labels[record["mask"]], nomenclature)
+        return shown

@@ -123,12 +123,12 @@ class _ReadPatch:
         if self._refused.any() and record["has_mask"]:
             self._check_values(record)
         if self._metadata_encoding:
-            when_and_how = (_text(record[key]) for key in ("date", "time", "camera"))
+            when_and_how = (as_text(record[key]) for key in ("date", "time", "camera"))
             numbers = metadata.encode(self._metadata_encoding, record["centroid"], *when_and_how)
             patch["metadata"] = numbers.astype(np.float32)
         for key in self._keep:
             value = record[key]
-            patch[key] = value if isinstance(value, np.ndarray) else _text(value)
+            patch[key] = value if isinstance(value, np.ndarray) else as_text(value)
         return patch
 
     def _check_values(self, record: dict[str, Any]) -> None:
@@ -136,13 +136,14 @@ class _ReadPatch:
         if refused.any():
             values = np.unique(record["mask"][refused]).tolist()
             raise UserError(
-                f"the mask MSK_{_text(record['id'])}.tif has the values {values}, which no class "
+                f"the mask MSK_{as_text(record['id'])}.tif has the values {values}, which no class "
                 "of the nomenclature gathers: add them to a class of config.classes, or set "
                 "config.unlisted_values='ignore' to count such pixels nowhere"
             )
 
 
-def _text(value: bytes | str) -> str:
+def as_text(value: bytes | str) -> str:
+    """A text feature of a record, which TFDS gives as bytes."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 

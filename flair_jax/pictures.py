@@ -8,6 +8,7 @@ from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
 from flair_jax.classes import Nomenclature
+from flair_jax.whole_files import write_whole
 
 # What is shown as red, green and blue. In "infrared" living plants are red.
 COMPOSITES = {"colour": ("red", "green", "blue"), "infrared": ("nir", "red", "green")}
@@ -31,6 +32,13 @@ def composite(image: np.ndarray, bands: Sequence[str], name: str) -> np.ndarray 
     return np.ascontiguousarray(image[..., [list(bands).index(b) for b in COMPOSITES[name]]])
 
 
+def palette(nomenclature: Nomenclature) -> np.ndarray:
+    """(256, 3) uint8: the colour of every label; what is no class is grey."""
+    colours = np.full((256, 3), NOTHING, np.uint8)
+    colours[: len(nomenclature)] = nomenclature.rgb
+    return colours
+
+
 def paint(labels: np.ndarray, nomenclature: Nomenclature) -> np.ndarray:
     """A class map in the nomenclature's colours.
 
@@ -41,9 +49,7 @@ def paint(labels: np.ndarray, nomenclature: Nomenclature) -> np.ndarray:
     Returns:
         (H, W, 3) uint8.
     """
-    colours = np.full((256, 3), NOTHING, np.uint8)
-    colours[: len(nomenclature)] = nomenclature.rgb
-    return colours[labels.astype(np.uint8)]
+    return palette(nomenclature)[labels.astype(np.uint8)]
 
 
 def overlay(
@@ -108,7 +114,4 @@ def png(picture: np.ndarray) -> bytes:
 
 def write_png(path: epath.PathLike, picture: np.ndarray) -> None:
     """Writes a picture as a PNG file, whole or not at all."""
-    path = epath.Path(path)
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_bytes(png(picture))
-    partial.replace(path)
+    write_whole(path, png(picture))

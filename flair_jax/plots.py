@@ -1,16 +1,13 @@
 """Plots of scores, as PNG files and as arrays."""
 
 import io
-from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
 from PIL import Image
 
 from flair_jax.classes import Nomenclature
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from flair_jax.whole_files import write_whole
 
 
 def plot_confusion_matrix(
@@ -23,22 +20,16 @@ def plot_confusion_matrix(
         nomenclature: the classes' names.
         path: a .png file.
     """
-    figure = _confusion_figure(confusion, nomenclature)
-    partial = path.with_name(path.name + ".tmp")
-    with partial.open("wb") as file:
-        figure.savefig(file, format="png", dpi=120, bbox_inches="tight")
-    partial.replace(path)
+    write_whole(path, _confusion_png(confusion, nomenclature, dpi=120))
 
 
 def confusion_picture(confusion: np.ndarray, nomenclature: Nomenclature) -> np.ndarray:
     """What `plot_confusion_matrix` draws, smaller, as (H, W, 3) uint8."""
-    file = io.BytesIO()
-    figure = _confusion_figure(confusion, nomenclature)
-    figure.savefig(file, format="png", dpi=80, bbox_inches="tight")
-    return np.asarray(Image.open(file).convert("RGB"))
+    drawn = _confusion_png(confusion, nomenclature, dpi=80)
+    return np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB"))
 
 
-def _confusion_figure(confusion: np.ndarray, nomenclature: Nomenclature) -> "Figure":
+def _confusion_png(confusion: np.ndarray, nomenclature: Nomenclature, dpi: int) -> bytes:
     from matplotlib.figure import Figure
 
     rows = confusion.sum(1, keepdims=True)
@@ -59,4 +50,6 @@ def _confusion_figure(confusion: np.ndarray, nomenclature: Nomenclature) -> "Fig
                 column, row, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=8
             )
     figure.colorbar(image, ax=axes, fraction=0.04)
-    return figure
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight")
+    return file.getvalue()

@@ -1,11 +1,14 @@
-"""Text files that are there whole or not at all."""
+"""Files that are there whole or not at all."""
 
 from etils import epath
 
 
-def write_whole(path: epath.PathLike, text: str) -> None:
+def write_whole(path: epath.PathLike, content: str | bytes) -> None:
     """Writes a file under a temporary name, and gives it its own when all is written."""
     path = epath.Path(path)
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(text)
+    if isinstance(content, bytes):
+        partial.write_bytes(content)
+    else:
+        partial.write_text(content)
     partial.replace(path)

@@ -1,5 +1,7 @@
 import os
+import shutil
 import tempfile
+from pathlib import Path
 
 # Several tests and their subprocesses compile the same network: once is enough.
 os.environ.setdefault(
@@ -9,6 +11,7 @@ os.environ.setdefault(
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest
+from download import make
 
 from flair_jax import synthetic
 from tfds_builder.build import build
@@ -21,3 +24,14 @@ def data_dir(tmp_path_factory):
     synthetic.generate(root / "source", patch_size=64, train=16, val=4, test=5)
     build(root / "source", data_dir=root / "built", num_workers=1, progress=False)
     return root / "built"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A synthetic download: 12 train, 4 val and 4 test patches of 64 x 64."""
+    return make(tmp_path_factory.mktemp("doctor") / "source")
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return Path(shutil.copytree(whole, tmp_path / "copy"))

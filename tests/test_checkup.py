@@ -1,23 +1,11 @@
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from download import TEST, TRAIN, VAL, found, image, make, mask, mend_metadata, put, remove, rewrite
+from download import TEST, TRAIN, VAL, found, image, mask, mend_metadata, put, remove, rewrite
 
 from flair_jax import doctor, synthetic
 from flair_jax.checkup import statistics
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A synthetic download: 12 train, 4 val and 4 test patches of 64 x 64."""
-    return make(tmp_path_factory.mktemp("doctor") / "source")
-
-
-@pytest.fixture
-def copy(whole, tmp_path):
-    return Path(shutil.copytree(whole, tmp_path / "copy"))
 
 
 def double(root):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from download import TEST, TRAIN, VAL, found, image, make, mask, remove
+from download import TEST, TRAIN, VAL, found, image, mask, remove
 
 from flair_jax import doctor, published, synthetic
 from flair_jax.checkup import statistics
@@ -16,17 +16,6 @@ from flair_jax.checkup.facts import Pixels
 from flair_jax.checkup.survey import layout, sampled
 from flair_jax.errors import UserError
 from tfds_builder.flair.source import File
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A synthetic download: 12 train, 4 val and 4 test patches of 64 x 64."""
-    return make(tmp_path_factory.mktemp("doctor") / "source")
-
-
-@pytest.fixture
-def copy(whole, tmp_path):
-    return Path(shutil.copytree(whole, tmp_path / "copy"))
 
 
 def test_a_whole_download(whole):

@@ -158,8 +158,7 @@ def _of_different_zones(ordered: list[dict[str, Any]], count: int) -> list[dict[
 def _is_there(split: Split, patch: dict[str, Any]) -> bool:
     if patch["place"] >= len(split):
         return False
-    name = split.records[patch["place"]]["id"]
-    return (name.decode() if isinstance(name, bytes) else str(name)) == patch["id"]
+    return input_pipeline.as_text(split.records[patch["place"]]["id"]) == patch["id"]
 
 
 def _predict(split: Split, place: int, model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -231,9 +230,7 @@ def class_shares(labels: np.ndarray, nomenclature: Nomenclature, most: int = 3) 
 
 def _class_map(name: str, labels: np.ndarray, nomenclature: Nomenclature) -> Picture:
     picture = Image.fromarray(_thin(labels).astype(np.uint8))
-    colours = np.full((256, 3), pictures.NOTHING, np.uint8)
-    colours[: len(nomenclature)] = nomenclature.rgb
-    picture.putpalette(colours.tobytes())
+    picture.putpalette(pictures.palette(nomenclature).tobytes())
     note = class_shares(labels, nomenclature)
     return _picture(name, note, picture, "png", sharp=True, optimize=True)
 

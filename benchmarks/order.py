@@ -1,0 +1,15 @@
+"""The batches of a training, over as many epochs as it takes."""
+
+import numpy as np
+
+from flair_jax import input_pipeline
+from flair_jax.input_pipeline import Split
+
+
+def first_steps(split: Split, batch_size: int, seed: int, steps: int) -> np.ndarray:
+    """Indices of the first batches of a training with this seed: (steps, batch_size) int64."""
+    epochs = -(-steps // input_pipeline.steps_per_epoch(split, batch_size))
+    orders = [
+        input_pipeline.train_order(len(split), batch_size, seed, epoch) for epoch in range(epochs)
+    ]
+    return np.concatenate(orders)[:steps]
