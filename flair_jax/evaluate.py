@@ -13,7 +13,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from flair_jax import console, plots
+from flair_jax import console, folding, plots
 from flair_jax.breakdown import FIELDS, breakdown, by_patch, groups
 from flair_jax.checkpoint import load
 from flair_jax.classes import Nomenclature
@@ -91,9 +91,21 @@ def forward(
     batch: dict[str, jax.Array],
 ) -> jax.Array:
     """Logits (N, H, W, classes) float32 of a batch by the running statistics; inside jit."""
+    logits = folded_forward(graphdef, card, params, stats, batch)
+    return folding.unfold(logits, len(card.nomenclature)).astype(jnp.float32)
+
+
+def folded_forward(
+    graphdef: nnx.GraphDef,
+    card: ModelCard,
+    params: Arrays,
+    stats: Arrays,
+    batch: dict[str, jax.Array],
+) -> jax.Array:
+    """As `forward`, but the logits as they are computed: see `UNet.folded_logits`."""
     model = merge_model(graphdef, params, stats)
     image = normalise(batch["image"], card)
-    return model(image, batch["metadata"] if card.takes_metadata else None)
+    return model.folded_logits(image, batch["metadata"] if card.takes_metadata else None)
 
 
 def make_eval_step(
@@ -104,7 +116,7 @@ def make_eval_step(
 
     def eval_step(params: Arrays, stats: Arrays, batch: dict[str, jax.Array]) -> dict:
         labels = to_labels(batch["mask"], nomenclature)
-        logits = forward(graphdef, card, params, stats, batch)
+        logits = folded_forward(graphdef, card, params, stats, batch)
         total, count = cross_entropy_sums(
             logits, labels, jnp.asarray(nomenclature.weights), loss_normalization
         )
@@ -115,7 +127,7 @@ def make_eval_step(
             "valid": valid,
             "stop": jnp.any(batch["stop"]),
             "confusions": confusion_matrices(
-                labels, jnp.argmax(logits, -1), valid, len(nomenclature)
+                labels, folding.best_class(logits, len(nomenclature)), valid, len(nomenclature)
             ),
         }
 

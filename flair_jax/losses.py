@@ -1,7 +1,11 @@
 """The weighted cross-entropy, with both of the reference's ways to divide it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+
+from flair_jax import folding
 
 NORMALIZATIONS = ("pixels", "weights")
 
@@ -14,7 +18,7 @@ def cross_entropy_sums(
     A sum of a one-hot product: gathers by label are slow on TPU.
 
     Args:
-        logits: (N, H, W, classes) float32.
+        logits: (N, H, W, classes) floats, or folded: (N, H, W / r, r classes).
         labels: (N, H, W) integers; a label outside the classes counts neither above nor below.
         weights: (classes,) float32.
         normalization: "pixels" divides by the number of pixels, as the challenge's code did (its
@@ -26,12 +30,58 @@ def cross_entropy_sums(
     """
     if normalization not in NORMALIZATIONS:
         raise ValueError(f"loss normalization {normalization!r} is none of {NORMALIZATIONS}")
-    one_hot = labels[..., None] == jnp.arange(logits.shape[-1], dtype=labels.dtype)
-    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
-    weighted = jnp.where(one_hot, weights, 0.0)
-    total = -jnp.sum(weighted * log_probabilities, (1, 2, 3))
-    counted = one_hot if normalization == "pixels" else weighted
-    return total, jnp.sum(counted, (1, 2, 3), dtype=jnp.float32)
+    axis = -1
+    pixels = logits.shape[-1] // len(weights)
+    if pixels > 1:
+        logits, labels = folding.planes(logits, len(weights)), folding.plane(labels, pixels)
+        axis = 2
+    total = _weighted_sums(logits, labels, weights, axis)
+    counted = jnp.ones_like(weights) if normalization == "pixels" else weights
+    return total, jnp.sum(_one_hot(labels, counted, axis), range(1, logits.ndim))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _weighted_sums(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array, axis: int
+) -> jax.Array:
+    """Each sample's sum of -w log p over its pixels; `axis` is the logits' one of the classes.
+
+    The gradient is w (p - one-hot). Written out, it needs the logits and one more number a
+    pixel from the forward pass, where the chain rule would keep p and log p of every class.
+    """
+    return _forward(logits, labels, weights, axis)[0]
+
+
+def _forward(
+    logits: jax.Array, labels: jax.Array, weights: jax.Array, axis: int
+) -> tuple[jax.Array, tuple]:
+    values = logits.astype(jnp.float32)
+    normaliser = jax.nn.logsumexp(values, axis, keepdims=True)
+    weighted = _one_hot(labels, weights, axis)
+    total = jnp.sum(weighted * (normaliser - values), range(1, values.ndim))
+    return total, (logits, labels, weights, normaliser)
+
+
+def _backward(axis: int, kept: tuple, cotangent: jax.Array) -> tuple[jax.Array, None, None]:
+    logits, labels, weights, normaliser = kept
+    probability = jnp.exp(logits.astype(jnp.float32) - normaliser)
+    weighted = _one_hot(labels, weights, axis)
+    gradient = probability * jnp.sum(weighted, axis, keepdims=True) - weighted
+    gradient *= cotangent.reshape(-1, *[1] * (logits.ndim - 1))
+    gradient = gradient.astype(logits.dtype)
+    return gradient if axis == -1 else folding.lay_out(gradient), None, None
+
+
+_weighted_sums.defvjp(_forward, _backward)
+
+
+def _one_hot(labels: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
+    """The weight of each pixel's class at its place along `axis`, 0 elsewhere."""
+    labels = jnp.expand_dims(labels, axis)
+    shape = [1] * labels.ndim
+    shape[axis] = len(weights)
+    classes = jnp.arange(len(weights), dtype=labels.dtype).reshape(shape)
+    return jnp.where(labels == classes, weights.reshape(shape), 0.0)
 
 
 def cross_entropy(

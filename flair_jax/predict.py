@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
-from flair_jax import console, pictures
+from flair_jax import console, folding, pictures
 from flair_jax.checkpoint import load
 from flair_jax.errors import UserError
-from flair_jax.evaluate import check_bands, forward, on_device, split_batches
+from flair_jax.evaluate import check_bands, folded_forward, on_device, split_batches
 from flair_jax.input_pipeline import Split, dataset_directory, open_split
 from flair_jax.model_card import ModelCard
 from flair_jax.published import TEST_PATCHES
@@ -47,7 +47,8 @@ def make_predict_step(
     """
 
     def predict_step(params: Arrays, stats: Arrays, batch: dict[str, jax.Array]) -> jax.Array:
-        return jnp.argmax(forward(graphdef, card, params, stats, batch), -1).astype(jnp.uint8)
+        logits = folded_forward(graphdef, card, params, stats, batch)
+        return folding.best_class(logits, len(card.nomenclature)).astype(jnp.uint8)
 
     return jax.jit(
         predict_step,

@@ -21,9 +21,10 @@ TrainStep = Any  # what jax.jit returns: (TrainState, Batch) -> (TrainState, {st
 
 
 def set_training_options(model: UNet, config: ml_collections.ConfigDict, mesh: Mesh) -> UNet:
-    """Sets what a configuration says of statistics and memory on a model, and returns it."""
+    """Sets what a configuration and a mesh say of how to compute on a model, and returns it."""
     groups = mesh.size if config.batch_norm == "per_device" else 1
-    model.set_attributes(groups=groups, remat=config.remat)
+    platform = mesh.devices.flat[0].platform
+    model.set_attributes(groups=groups, remat=config.remat, platform=platform)
     return model
 
 
@@ -48,7 +49,7 @@ def make_train_step(
         model = merge_model(graphdef, params, stats)
         image = normalise(batch["image"], card)
         metadata = batch["metadata"] if card.takes_metadata else None
-        logits = model(image, metadata, train=True, dropout_key=dropout_key)
+        logits = model.folded_logits(image, metadata, train=True, dropout_key=dropout_key)
         labels = to_labels(batch["mask"], card.nomenclature)
         total, count = cross_entropy_sums(
             logits, labels, jnp.asarray(weights), config.loss_normalization

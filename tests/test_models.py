@@ -16,12 +16,16 @@ def infer(model, x, metadata=None):
     return jax.jit(lambda p, s, x, m: merge_model(graphdef, p, s)(x, m))(params, stats, x, metadata)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 @pytest.mark.parametrize(
     ("name", "shape", "classes"), [("a", (2, 5, 96, 64), 13), ("b", (1, 3, 64, 64), 19)]
 )
-def test_inference_logits_are_the_references(name, shape, classes):
+def test_inference_logits_are_the_references(name, shape, classes, platform):
+    """In the form of every platform, all of them computed here on the CPU."""
     expected = golden("unet_eval")[f"logits_{shape[1]}ch_{classes}cls"]
-    logits = channels_first(infer(golden_model(shape[1], classes), images(name, shape)))
+    model = golden_model(shape[1], classes)
+    model.platform = platform
+    logits = channels_first(infer(model, images(name, shape)))
     assert logits.dtype == np.float32
     assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
 

@@ -13,6 +13,7 @@ from golden_arrays import (
 from scipy.ndimage import uniform_filter
 
 from flair_jax.classes import BASELINE
+from flair_jax.folding import unfold
 from flair_jax.losses import cross_entropy
 from flair_jax.optimizer import make_optimizer
 from flair_jax.pretrained import torch_name
@@ -21,24 +22,27 @@ from flair_jax.train_state import create_train_state, merge_model, model_stats, 
 WEIGHTS = jnp.asarray(BASELINE.weights)
 
 
-@pytest.fixture(scope="module")
-def model():
-    return split_model(golden_model())
+def model(platform):
+    made = golden_model()
+    made.platform = platform
+    return split_model(made)
 
 
 def loss_fn(graphdef):
     def loss(params, stats, x, labels):
         model = merge_model(graphdef, params, stats)
-        logits = model(x, train=True)
+        logits = model.folded_logits(x, train=True)
         by_weights = cross_entropy(logits, labels, WEIGHTS, "weights")
         by_pixels = cross_entropy(logits, labels, WEIGHTS, "pixels")
-        return by_pixels, (logits, model_stats(model), by_weights)
+        return by_pixels, (unfold(logits, 13), model_stats(model), by_weights)
 
     return loss
 
 
-def test_one_step_is_the_references(model):
-    graphdef, params, stats = model
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_one_step_is_the_references(platform):
+    """In the form of every platform, all of them computed here on the CPU."""
+    graphdef, params, stats = model(platform)
     expected = golden("unet_train_step")
     x, labels = images("c", (2, 5, 64, 64)), integers("c_labels", (2, 64, 64), 13)
     step = jax.jit(jax.value_and_grad(loss_fn(graphdef), has_aux=True))
@@ -62,8 +66,8 @@ def test_one_step_is_the_references(model):
         )
 
 
-def test_ten_steps_are_the_references(model):
-    graphdef, params, stats = model
+def test_ten_steps_are_the_references():
+    graphdef, params, stats = model("cpu")
     expected = golden("sgd_run")
     optimizer = make_optimizer(0.02)
     loss_of = loss_fn(graphdef)

@@ -1,4 +1,7 @@
-"""Convolution and batch normalisation as PyTorch defines them, channels last."""
+"""Convolution and batch normalisation as PyTorch defines them, channels last.
+
+Both take maps with folded rows, see `flair_jax.folding`, and read the fold off the shape.
+"""
 
 from collections.abc import Callable
 
@@ -6,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+
+from flair_jax import folding
 
 Initializer = Callable[..., jax.Array]
 
@@ -17,37 +22,72 @@ kaiming_uniform_fan_in = nnx.initializers.variance_scaling(2.0, "fan_in", "unifo
 xavier_uniform = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 
 
-def conv(
-    in_channels: int,
-    out_channels: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    bias: bool = False,
-    kernel_init: Initializer,
-    dtype: DTypeLike,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
+class Conv(nnx.Module):
     """A square convolution padded by `kernel // 2` on every side, as PyTorch pads it.
 
-    Flax's "SAME" would pad a strided convolution on the right and bottom only. float32 means
-    float32: TPUs and newer GPUs would otherwise multiply in bfloat16 or TF32.
+    "SAME" would pad a strided convolution on the right and bottom only. float32 means float32: TPUs
+    and newer GPUs would otherwise multiply in bfloat16 or TF32.
+
+    Attributes:
+        kernel: (k, k, in, out) float32.
+        bias: (out,) float32, or None.
     """
-    pad = kernel // 2
-    full = jnp.dtype(dtype) == jnp.float32
-    return nnx.Conv(
-        in_channels,
-        out_channels,
-        (kernel, kernel),
-        strides=(stride, stride),
-        padding=((pad, pad), (pad, pad)),
-        use_bias=bias,
-        kernel_init=kernel_init,
-        dtype=dtype,
-        param_dtype=jnp.float32,
-        precision=jax.lax.Precision.HIGHEST if full else None,
-        rngs=rngs,
-    )
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        bias: bool = False,
+        kernel_init: Initializer,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        shape = kernel, kernel, in_channels, out_channels
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32)) if bias else None
+        self.stride = stride
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps (N, H, W, in) to (N, H / stride, W / stride, out); folded maps to folded ones."""
+        y = self._convolve(x, self.kernel[...])
+        if self.bias is None:
+            return y
+        bias = jnp.tile(self.bias[...], y.shape[-1] // self.bias.shape[-1])
+        return y + bias.astype(y.dtype)
+
+    def of_doubled(self, x: jax.Array, skip: jax.Array | None, channels: int) -> jax.Array:
+        """The same as of [x doubled by nearest neighbours, skip], which need not be made.
+
+        A convolution of joined channels is a sum of two.
+
+        Args:
+            x, skip: folded maps; the result is folded as the skip is, or twice as much as x.
+            channels: of x, where it is not folded.
+        """
+        kernel = self.kernel[...]
+        y = self._convolve(x, kernel[:, :, :channels], doubled=True)
+        return y if skip is None else y + self._convolve(skip, kernel[:, :, channels:])
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array, doubled: bool = False) -> jax.Array:
+        x = x.astype(self.dtype)
+        precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+        if doubled or x.shape[-1] > kernel.shape[2]:
+            return folding.convolve(
+                x, kernel, stride=self.stride, doubled=doubled, precision=precision
+            )
+        pad = kernel.shape[0] // 2
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel.astype(x.dtype),
+            (self.stride, self.stride),
+            ((pad, pad), (pad, pad)),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=precision,
+        )
 
 
 class BatchNorm(nnx.Module):
@@ -77,22 +117,41 @@ class BatchNorm(nnx.Module):
         self.groups = 1
 
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Normalises x (N, H, W, C); with `train` by the batch's statistics, which it records."""
+        """Normalises x (N, H, W, C); with `train` by the batch's statistics, which it records.
+
+        x may be folded.
+        """
         if not train:
-            mean, var = self.mean[...], self.var[...]
-            return self._normalise(x.astype(jnp.float32), mean, var).astype(x.dtype)
+            scale, bias = self._scale_and_bias(self.mean[...], self.var[...])
+            return (x.astype(jnp.float32) * _tile(scale, x) + _tile(bias, x)).astype(x.dtype)
         y = x.astype(jnp.float32).reshape(self.groups, -1, *x.shape[1:])
-        mean = jnp.mean(y, (1, 2, 3), keepdims=True)
-        var = jnp.mean(jnp.square(y - mean), (1, 2, 3), keepdims=True)
-        count = x.size // (self.groups * x.shape[-1])
+        # Both sums in one pass over the map. Taken from the running mean, not from zero, the
+        # second one loses no digits where the mean is far from zero.
+        near = self.mean[...]
+        offset = self._means(y - _tile(near, y))
+        square = self._means(jnp.square(y - _tile(near, y)))
+        mean, var = near + offset, jnp.maximum(square - jnp.square(offset), 0)
+        count = x.size // (self.groups * self.scale.shape[0])
         self._record(self.mean, mean)
         self._record(self.var, var * (count / max(count - 1, 1)))
-        return self._normalise(y, mean, var).astype(x.dtype).reshape(x.shape)
+        scale, bias = (_tile(v[:, None, None, None], y) for v in self._scale_and_bias(mean, var))
+        return (y * scale + bias).astype(x.dtype).reshape(x.shape)
 
-    def _normalise(self, x: jax.Array, mean: jax.Array, var: jax.Array) -> jax.Array:
+    def _means(self, y: jax.Array) -> jax.Array:
+        """(groups, N, H, W / r, r C) -> (groups, C), over all pixels."""
+        of_lanes = jnp.mean(y, (1, 2, 3))
+        return jnp.mean(of_lanes.reshape(self.groups, -1, self.scale.shape[0]), 1)
+
+    def _scale_and_bias(self, mean: jax.Array, var: jax.Array) -> tuple[jax.Array, jax.Array]:
         scale = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        return x * scale + (self.bias[...] - mean * scale)
+        return scale, self.bias[...] - mean * scale
 
     def _record(self, running: nnx.BatchStat, batch: jax.Array) -> None:
-        of_batch = jax.lax.stop_gradient(jnp.mean(batch.reshape(self.groups, -1), 0))
+        of_batch = jax.lax.stop_gradient(jnp.mean(batch, 0))
         running[...] = (1 - self.momentum) * running[...] + self.momentum * of_batch
+
+
+def _tile(vector: jax.Array, like: jax.Array) -> jax.Array:
+    """(..., C) -> (..., r C), for all pixels of a folded map's cells."""
+    times = like.shape[-1] // vector.shape[-1]
+    return vector if times == 1 else jnp.tile(vector, times)

@@ -7,7 +7,8 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from flair_jax.models.layers import BatchNorm, conv, kaiming_normal_fan_out
+from flair_jax import folding
+from flair_jax.models.layers import BatchNorm, Conv, kaiming_normal_fan_out
 
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels and blocks of each stage
 
@@ -19,7 +20,7 @@ class BasicBlock(nnx.Module):
         self, in_channels: int, channels: int, stride: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         convolution = functools.partial(
-            conv, kernel_init=kaiming_normal_fan_out, dtype=dtype, rngs=rngs
+            Conv, kernel_init=kaiming_normal_fan_out, dtype=dtype, rngs=rngs
         )
         self.conv1 = convolution(in_channels, channels, 3, stride=stride)
         self.bn1 = BatchNorm(channels)
@@ -64,7 +65,7 @@ class ResNet34Encoder(nnx.Module):
     out_channels = (64, 64, 128, 256, 512)
 
     def __init__(self, in_channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
-        self.conv1 = conv(
+        self.conv1 = Conv(
             in_channels,
             64,
             7,
@@ -87,12 +88,21 @@ class ResNet34Encoder(nnx.Module):
         self.remat = False
 
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
-        """Returns the maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of (N, H, W, bands), finest first."""
+        """Returns the maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of (N, H, W, bands), finest first.
+
+        Of an image folded by 8 they come folded by 4, 2, 1, 1 and 1.
+        """
         features = [jax.nn.relu(self.bn1(self.conv1(x), train))]
         call = call_block(train, self.remat)
-        x = nnx.max_pool(features[0], (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = self._pool(features[0])
         for number in range(1, len(STAGES) + 1):
             for block in getattr(self, f"layer{number}"):
                 x = call(block, x)
             features.append(x)
         return features
+
+    def _pool(self, x: jax.Array) -> jax.Array:
+        channels = self.out_channels[0]
+        if x.shape[-1] > channels:
+            return folding.max_pool(x, channels)
+        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

@@ -6,7 +6,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from flair_jax.errors import UserError
-from flair_jax.models.layers import BatchNorm, conv, kaiming_uniform_fan_in, xavier_uniform
+from flair_jax.folding import LANES, fold, unfold
+from flair_jax.models.layers import BatchNorm, Conv, kaiming_uniform_fan_in, xavier_uniform
 from flair_jax.models.metadata_mlp import MetadataMLP, linear
 from flair_jax.models.resnet import ResNet34Encoder, call_block
 
@@ -14,6 +15,9 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)
 FUSIONS = ("rows", "channels")
 ROW_FUSION_SIZE = 512  # pixels: a bottleneck of 16 rows for the metadata's 16 numbers
 STRIDE = 32  # the bottleneck's: sizes must be multiples of it
+# How many pixels of a row the network works on as one, by platform; 1 where none is named. On TPU
+# as many as fill the lanes of the last decoder block: see `flair_jax.folding`.
+FOLDS = {"tpu": LANES // DECODER_CHANNELS[-1]}
 
 
 def upsample(x: jax.Array) -> jax.Array:
@@ -30,7 +34,7 @@ class ConvBlock(nnx.List):
     ) -> None:
         super().__init__(
             [
-                conv(
+                Conv(
                     in_channels,
                     channels,
                     3,
@@ -47,6 +51,13 @@ class ConvBlock(nnx.List):
         convolve, normalise = self
         return jax.nn.relu(normalise(convolve(x), train))
 
+    def of_doubled(
+        self, x: jax.Array, skip: jax.Array | None, channels: int, train: bool
+    ) -> jax.Array:
+        """The same of [x doubled, skip]; see `layers.Conv.of_doubled`."""
+        convolve, normalise = self
+        return jax.nn.relu(normalise(convolve.of_doubled(x, skip, channels), train))
+
 
 class DecoderBlock(nnx.Module):
     """Doubles the map, appends the encoder's map of that size, convolves twice."""
@@ -62,13 +73,22 @@ class DecoderBlock(nnx.Module):
     ) -> None:
         self.conv1 = ConvBlock(in_channels + skip_channels, channels, dtype=dtype, rngs=rngs)
         self.conv2 = ConvBlock(channels, channels, dtype=dtype, rngs=rngs)
+        self.in_channels, self.skip_channels = in_channels, skip_channels
 
     def __call__(self, x: jax.Array, skip: jax.Array | None = None, *, train: bool) -> jax.Array:
-        """Maps (N, H, W, in) and a skip (N, 2 H, 2 W, s) to (N, 2 H, 2 W, channels)."""
-        x = upsample(x)
+        """Maps (N, H, W, in) and a skip (N, 2 H, 2 W, s) to (N, 2 H, 2 W, channels).
+
+        Where the skip is folded, or x without a skip, so is the result.
+        """
+        folded = x.shape[-1] > self.in_channels
         if skip is not None:
-            x = jnp.concatenate([x, skip], axis=-1)
-        return self.conv2(self.conv1(x, train), train)
+            folded = skip.shape[-1] > self.skip_channels
+        if folded:
+            x = self.conv1.of_doubled(x, skip, self.in_channels, train)
+        else:
+            x = upsample(x)
+            x = self.conv1(x if skip is None else jnp.concatenate([x, skip], axis=-1), train)
+        return self.conv2(x, train)
 
 
 class Decoder(nnx.Module):
@@ -135,6 +155,9 @@ class UNet(nnx.Module):
             for all pixels: for any size, and the same under flips.
         dtype: of the activations: float32 or bfloat16.
         rngs: source of the initial weights.
+
+    Attributes:
+        platform: "cpu", "gpu" or "tpu", what it is compiled for; "" for JAX's default backend.
     """
 
     def __init__(
@@ -157,7 +180,7 @@ class UNet(nnx.Module):
         self.decoder = Decoder(ResNet34Encoder.out_channels, dtype=dtype, rngs=rngs)
         self.segmentation_head = nnx.List(
             [
-                conv(
+                Conv(
                     DECODER_CHANNELS[-1],
                     num_classes,
                     3,
@@ -169,6 +192,7 @@ class UNet(nnx.Module):
             ]
         )
         self.fusion = fusion
+        self.platform = ""
         if metadata_features:
             self.enc = MetadataMLP(metadata_features, rngs=rngs)
             if fusion == "channels":
@@ -197,13 +221,29 @@ class UNet(nnx.Module):
         Raises:
             UserError: the size, the number of bands or the metadata do not fit the model.
         """
+        logits = self.folded_logits(x, metadata, train=train, dropout_key=dropout_key)
+        return unfold(logits, self.num_classes).astype(jnp.float32)
+
+    def folded_logits(
+        self,
+        x: jax.Array,
+        metadata: jax.Array | None = None,
+        *,
+        train: bool = False,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """As a call, but the logits as they are computed.
+
+        Returns:
+            (N, H, W / r, r classes) of the activations' dtype, folded by r = `FOLDS[platform]`.
+        """
         self._check(x, metadata)
+        x = fold(x, FOLDS.get(self.platform or jax.default_backend(), 1))
         features = self.encoder(x.astype(self.dtype), train)
         if metadata is not None:
             code = self.enc(metadata, train, dropout_key)
             features[-1] = self.fuse(features[-1], code)
-        logits = self.segmentation_head[0](self.decoder(features, train))
-        return logits.astype(jnp.float32)
+        return self.segmentation_head[0](self.decoder(features, train))
 
     def fuse(self, bottleneck: jax.Array, code: jax.Array) -> jax.Array:
         """Adds a metadata code (N, 16) to a bottleneck (N, H / 32, W / 32, 512)."""
