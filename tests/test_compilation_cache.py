@@ -44,6 +44,7 @@ def test_folder_that_cannot_be_made(unset, tmp_path):
 
 def test_what_compiles_at_once_is_kept_too(unset, monkeypatch, tmp_path):
     monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     reset_cache()
     compilation_cache.use(str(tmp_path))
     assert jax.jit(lambda x: 3 * x + 1)(jnp.float32(2)) == 7
