@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from flair_jax.input_pipeline import Split
 from flair_jax.model_card import ModelCard
-from flair_jax.train_state import split_model
+from flair_jax.train_state import Arrays
 
 
 def say(text: str) -> None:
@@ -27,12 +27,15 @@ def progress_bar(data: Iterable, total: int, desc: str, unit: str) -> tqdm:
 
 
 def introduction(
-    card: ModelCard, splits: Mapping[str, Split], config: ml_collections.ConfigDict, steps: int
+    card: ModelCard,
+    splits: Mapping[str, Split],
+    config: ml_collections.ConfigDict,
+    steps: int,
+    params: Arrays,
 ) -> dict[str, str]:
     """What a training works on, a line each on `data`, `model` and `devices`."""
     counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
     height, width = card.patch_size
-    _, params, _ = split_model(card.abstract_model())
     device = jax.devices()[0]
     inputs = f"{len(card.bands)} bands" + (" and metadata" if card.takes_metadata else "")
     crop = f", crops of {config.crop_size}" if config.crop_size else ""

@@ -112,7 +112,7 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     if config.tensorboard_patches:
         count = config.tensorboard_patches
         pictures = EpochPictures(splits["val"], count, graphdef, card, mesh)
-    introduction = console.introduction(card, splits, config, steps)
+    introduction = console.introduction(card, splits, config, steps, params)
     run = Run(
         config, workdir, mesh, card, splits, checkpoints, state, progress, train_step, validate,
         steps, introduction, pictures,

@@ -8,6 +8,7 @@ os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR",
     os.path.join(tempfile.gettempdir(), f"flair_jax_tests_{os.getuid()}"),
 )
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # the small ones too
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest

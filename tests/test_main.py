@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,10 @@ import pytest
 from flair_jax import main
 
 ROOT = Path(__file__).parents[1]
+HEAVY = {
+    "PIL", "array_record", "flax", "grain", "jax", "jaxlib", "jinja2", "matplotlib", "numpy",
+    "optax", "orbax", "rasterio", "tensorboardX", "tensorflow", "tensorflow_datasets",
+}  # fmt: skip
 
 
 def run(*flags, cwd=ROOT):
@@ -78,3 +83,16 @@ def test_a_workdir_brings_its_configuration(argv, added, tmp_path, monkeypatch):
     if added:
         assert changed[1].startswith("--config=")
         assert changed[1].endswith("saved_config.py:runs/a")
+
+
+@pytest.mark.parametrize("command", ["main", "detect", "train_compile"])
+def test_help_imports_nothing_heavy(command):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", f"flair_jax.{command}", "--help"],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert command in done.stdout
+    imported = set(re.findall(r"^import time:.*\| +([^.\s]+)", done.stderr, re.MULTILINE))
+    assert "flair_jax" in imported  # it is the list of what was imported
+    assert not imported & HEAVY
