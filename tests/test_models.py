@@ -6,7 +6,7 @@ from flax import nnx
 from golden_arrays import channels_first, golden, golden_model, images, uniform
 
 from flair_jax.errors import UserError
-from flair_jax.models import UNet
+from flair_jax.models import UNet, layers
 from flair_jax.models.layers import BatchNorm
 from flair_jax.train_state import merge_model, split_model
 
@@ -135,3 +135,14 @@ def test_statistics_of_each_device():
     for name in ("mean", "var"):
         mean = sum(np.asarray(getattr(norm, name)[...]) for norm in apart) / 2
         np.testing.assert_allclose(getattr(together, name)[...], mean, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(7, 7, 5, 64), (3, 3, 16, 8), (1, 1, 64, 128)])
+def test_kernels_are_what_flax_would_draw(shape):
+    key = jax.random.key(3)
+    for ours, flaxs in (
+        (layers.kaiming_normal_fan_out, (2.0, "fan_out", "normal")),
+        (layers.kaiming_uniform_fan_in, (2.0, "fan_in", "uniform")),
+    ):
+        theirs = nnx.initializers.variance_scaling(*flaxs)(key, shape, jnp.float32)
+        np.testing.assert_array_equal(ours(key, shape, jnp.float32), theirs)
