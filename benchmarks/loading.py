@@ -1,4 +1,4 @@
-"""Loading patches, against the reference's way: patches a second, and a second of processor time.
+"""Loading patches, against the reference's way: patches a second of time and of processor time.
 
     pip install -e ".[torch]" albumentations
     python benchmarks/loading.py --source=DOWNLOAD --data_dir=BUILT [--output=FILE.json]
@@ -6,14 +6,16 @@
 Ours: shuffled records of the built data set, read, decoded and batched as uint8, ready for the
 device, where augmentation takes place. The peer: image and mask of the same patches by rasterio,
 13 one-hot masks, albumentations, float32. Every file is read once before, so that both find it in
-the page cache. They take turns, `--rounds` times, first in this process, then with workers.
+the page cache. They take turns, `--rounds` times, in this process and with one and more workers;
+then ours alone with one and more threads in this process. Processor time is that of all processes.
 """
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import peer
@@ -24,6 +26,8 @@ from record import write_record
 from flair_jax import input_pipeline
 
 OURS, PEER = "flair-jax", "peer"
+WALL, PROCESSOR = KINDS = "patches a second", "patches a second of processor time"
+Rates = dict[str, float]  # by kind
 
 
 def main() -> None:
@@ -43,9 +47,9 @@ def main() -> None:
     for path in [*map(Path, directory.iterdir()), *(Path(p) for pair in pairs for p in pair)]:
         path.read_bytes()
 
-    def ours(patches: int, workers: int) -> Iterable[int]:
+    def ours(patches: int, workers: int, threads: int = 4) -> Iterable[int]:
         order = first_steps(split, args.batch_size, 0, patches // args.batch_size)
-        for batch in input_pipeline.batches(split, order, num_workers=workers):
+        for batch in input_pipeline.batches(split, order, num_workers=workers, num_threads=threads):
             yield len(batch["image"])
 
     def theirs(patches: int, workers: int) -> Iterable[int]:
@@ -54,28 +58,23 @@ def main() -> None:
             yield len(batch["img"])
 
     # As many more patches as ours is faster, so that both take about as long.
-    sides = {OURS: (ours, 20 * args.patches), PEER: (theirs, args.patches)}
+    many, few = 20 * args.patches, args.patches
     found = {}
-    for workers in (0, args.workers):
-        rates: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
+    for workers in range(args.workers + 1):
+        rates: dict[str, list[Rates]] = {OURS: [], PEER: []}
         for _ in range(args.rounds):
-            for name, (load, patches) in sides.items():
-                rates[name].append(measure(load, patches, workers))
-        of_wall, of_processor = (
-            {name: statistics.median(pair[i] for pair in values) for name, values in rates.items()}
-            for i in (0, 1)
-        )
-        where = f"{workers} worker processes" if workers else "in this process"
-        kinds = {"patches a second": of_wall}
-        if not workers:  # the processor time of others is not this process's
-            kinds["patches a second of processor time"] = of_processor
-        for kind, values in kinds.items():
-            found[f"{kind}, {where}"] = values | {"ratio": values[OURS] / values[PEER]}
-            print(
-                f"{kind}, {where}: {values[OURS]:.0f} {OURS}, {values[PEER]:.1f} {PEER}, ratio "
-                f"{values[OURS] / values[PEER]:.1f}",
-                flush=True,
-            )
+            rates[OURS].append(measure(ours(many, workers), many))
+            rates[PEER].append(measure(theirs(few, workers), few))
+        for kind in KINDS:
+            values = {name: median(of_side, kind) for name, of_side in rates.items()}
+            values["ratio"] = values[OURS] / values[PEER]
+            found[f"{kind}, {workers} worker processes"] = values
+    for threads in (1, 2, 4):
+        alone = [measure(ours(many, 0, threads), many) for _ in range(args.rounds)]
+        for kind in KINDS:
+            found[f"{kind}, {threads} threads"] = {OURS: median(alone, kind)}
+    for what, figures in found.items():
+        print(f"{what}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     if args.output:
         write_record(args.output, args, found, ("grain", "array_record", "torch", "albumentations"))
 
@@ -86,17 +85,33 @@ def pairs_of(source: Path, numbers: set[str]) -> list[tuple[str, str]]:
     return [(files[f"IMG_{number}.tif"], files[f"MSK_{number}.tif"]) for number in sorted(numbers)]
 
 
-def measure(
-    load: Callable[[int, int], Iterable[int]], patches: int, workers: int
-) -> tuple[float, float]:
-    """Patches a second, and a second of this process's processor time; after the first batch."""
-    loaded, started, busy = 0, 0.0, 0.0
-    for count in load(patches, workers):
+def measure(loaded: Iterable[int], patches: int) -> Rates:
+    """Rates of reading so many patches, after the first batch: workers have started by then."""
+    count, started, busy = 0, 0.0, 0.0
+    for size in loaded:
+        count += size
         if not started:
-            started, busy = time.perf_counter(), time.process_time()
-        else:
-            loaded += count
-    return loaded / (time.perf_counter() - started), loaded / (time.process_time() - busy)
+            first, started, busy = size, time.perf_counter(), processor_time()
+        elif count == patches:  # before the end, after which workers are gone
+            break
+    return {
+        WALL: (count - first) / (time.perf_counter() - started),
+        PROCESSOR: (count - first) / (processor_time() - busy),
+    }
+
+
+def processor_time() -> float:
+    """Of this process and its workers so far, in seconds."""
+    ticks = 0
+    for worker in multiprocessing.active_children():
+        fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])  # in user and in system mode
+    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
+
+
+def median(rates: list[Rates], kind: str) -> float:
+    """Over the rounds."""
+    return statistics.median(of_round[kind] for of_round in rates)
 
 
 if __name__ == "__main__":

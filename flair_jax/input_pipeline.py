@@ -185,6 +185,7 @@ def batches(
     keep: Sequence[str] = (),
     bands: Sequence[int] | None = None,
     num_workers: int = 0,
+    num_threads: int = 4,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -198,6 +199,8 @@ def batches(
         keep: further features of the data set to add as they are, such as `id` or `transform`.
         bands: places of the bands to take, in this order; all if None.
         num_workers: processes that read; 0 reads in threads of this one.
+        num_threads: threads of each process that read; the interpreter's lock is held for about a
+            quarter of the work, so that more than four are of use with slow disks only.
         process_index, process_count: this host's number, and how many hosts share each batch.
 
     Raises:
@@ -219,7 +222,7 @@ def batches(
         grain.MapDataset.source(mine)
         .map(read)
         .batch(share)
-        .to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=8))
+        .to_iter_dataset(grain.ReadOptions(num_threads, prefetch_buffer_size=max(8, num_threads)))
     )
     if num_workers:
         data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))

@@ -62,15 +62,15 @@ def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
     """IoU of every class, TP / (TP + FP + FN), NaN where a class never occurs.
 
     Args:
-        confusion: (classes, classes) counts, rows are the truth.
+        confusion: (..., classes, classes) counts, rows are the truth.
 
     Returns:
-        (classes,) float64.
+        (..., classes) float64.
     """
     confusion = np.asarray(confusion, np.float64)
-    hit = np.diag(confusion)
-    union = confusion.sum(0) + confusion.sum(1) - hit
-    return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
+    hit = np.diagonal(confusion, axis1=-2, axis2=-1)
+    union = confusion.sum(-2) + confusion.sum(-1) - hit
+    return np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
 
 
 def challenge_scores(confusion: np.ndarray, weights: np.ndarray) -> dict:

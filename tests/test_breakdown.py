@@ -3,7 +3,7 @@ import pytest
 
 from flair_jax import breakdown
 from flair_jax.classes import BASELINE
-from flair_jax.metrics import challenge_scores, summary
+from flair_jax.metrics import challenge_scores, main_scores, summary
 
 FIELDS = {
     "id": np.array(["000001", "000002", "000003", "000004", "000005"]),
@@ -50,6 +50,19 @@ def test_interval_is_of_all_draws_of_zones(confusions):
     possible = [challenge_scores(x, BASELINE.weights)["miou"] for x in (2 * a, a + b, 2 * b)]
     assert found["challenge_miou"] == pytest.approx([min(possible), max(possible)], abs=1e-12)
     assert (found["zones"], found["level"], found["resamples"]) == (2, 0.95, 1000)
+
+
+def test_scores_of_many_draws_at_once_are_those_of_one_by_one():
+    """Also where classes are missing, which the challenge's mean leaves out."""
+    rng = np.random.default_rng(0)
+    confusions = rng.integers(0, 2**40, (300, 13, 13)) * (rng.random((300, 13, 1)) < 0.7)
+    confusions *= rng.random((300, 1, 13)) < 0.7
+    confusions[0] = 0
+    challenge, main = breakdown._mious(confusions, BASELINE.weights)
+    one_by_one = [challenge_scores(x, BASELINE.weights)["miou"] for x in confusions]
+    np.testing.assert_array_equal(challenge, one_by_one)
+    one_by_one = [main_scores(x, BASELINE.weights)["miou"] for x in confusions]
+    np.testing.assert_array_equal(main, one_by_one)
 
 
 def test_interval_has_the_width_of_the_scores_spread():

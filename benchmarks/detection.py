@@ -1,0 +1,142 @@
+"""Detection of one raster, against the reference's way: time of the whole command, and memory.
+
+    pip install -e ".[torch]" segmentation-models-pytorch
+    python benchmarks/detection.py --source=DOWNLOAD --checkpoint=RUN [--output=FILE.json]
+
+The raster is a mosaic of the first patches of the download. Ours is `flair_jax.detect` as a user
+runs it, with an empty and with a warm compile cache, and with the reference's tiles of 512; the
+peer is `peer_detection.py` with the same weights. Every run is a new process, from its start to the
+written file; they take turns, `--rounds` times. Memory is the most that a process held at once.
+
+With the same tiles both must give the same classes, but for pixels whose best two classes are
+within rounding, and for the raster's edge: ours reflects the image there, the peer puts zeros.
+On a machine where other programs run, OMP_WAIT_POLICY=PASSIVE keeps PyTorch's threads from
+counting the time for which they wait for each other.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.transform import from_origin
+from record import write_record
+
+ROOT = Path(__file__).parents[1]
+PATCH, TILE, MARGIN = 512, 512, 128
+WARM, COLD, SAME_TILES = "flair-jax", "flair-jax, cold cache", f"flair-jax, tiles of {TILE}"
+PEER, CHANNELS_LAST = "peer", "peer, channels last"
+Figures = dict[str, float]  # of one process: wall and processor seconds, MiB
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--source", required=True, help="the download, unpacked")
+    parser.add_argument("--checkpoint", required=True, help="a run of 5 bands and 13 classes")
+    parser.add_argument("--output", help="JSON file to write")
+    parser.add_argument("--side", type=int, default=6, help="of the mosaic, in patches")
+    parser.add_argument("--batch_size", type=int, default=4, help="of the peer")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    checkpoint = str(Path(args.checkpoint).resolve())
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        raster, weights = scratch / "mosaic.tif", scratch / "weights.safetensors"
+        write_mosaic(Path(args.source), args.side, raster)
+        export = ["flair_jax.export_torch", f"--checkpoint={checkpoint}", f"--out={weights}"]
+        subprocess.run([sys.executable, "-m", *export], cwd=ROOT, check=True, capture_output=True)
+        ours = ["-m", "flair_jax.detect", f"--checkpoint={checkpoint}", "--overwrite"]
+        tiles = [f"--tile={TILE}", f"--margin={MARGIN}"]
+        peer = ["benchmarks/peer_detection.py", f"--weights={weights}", *tiles]
+        peer.append(f"--batch_size={args.batch_size}")
+        commands = {
+            COLD: ours,
+            WARM: ours,
+            PEER: peer,
+            SAME_TILES: ours + tiles,
+            CHANNELS_LAST: [*peer, "--channels_last"],
+        }
+        outputs = {name: scratch / f"{i}.tif" for i, name in enumerate(commands)}
+        runs: dict[str, list[Figures]] = {name: [] for name in commands}
+        for number in range(args.rounds):
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(scratch / f"cache-{number}")
+            for name, command in commands.items():
+                paths = [f"--input={raster}", f"--output={outputs[name]}"]
+                runs[name].append(measure([sys.executable, *command, *paths]))
+        found = {name: medians(figures) for name, figures in runs.items()}
+        found["ratio to the peer"] = {
+            name: found[PEER]["wall"] / found[name]["wall"] for name in commands if name != PEER
+        }
+        found["ratio of processor time"] = {
+            name: found[PEER]["processor"] / found[name]["processor"]
+            for name in commands if name != PEER
+        }  # fmt: skip
+        found["share of equal classes"] = agreement(outputs)
+    for what, figures in found.items():
+        print(f"{what}: " + ", ".join(f"{key} {value:.5g}" for key, value in figures.items()))
+    if args.output:
+        packages = ("rasterio", "torch", "segmentation-models-pytorch")
+        write_record(args.output, args, found, packages)
+
+
+def write_mosaic(source: Path, side: int, path: Path) -> None:
+    """Writes a raster of `side` x `side` patches, in the order of their paths."""
+    patches = sorted(source.rglob("IMG_*.tif"))[: side * side]
+    profile = {
+        "driver": "GTiff", "dtype": "uint8", "count": 5, "height": side * PATCH,
+        "width": side * PATCH, "crs": "EPSG:2154", "transform": from_origin(9e5, 6.5e6, 0.2, 0.2),
+        "tiled": True, "blockxsize": 512, "blockysize": 512, "photometric": "minisblack",
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as mosaic:
+        for i, patch in enumerate(patches):
+            with rasterio.open(patch) as raster:
+                window = ((i // side * PATCH, (i // side + 1) * PATCH),
+                          (i % side * PATCH, (i % side + 1) * PATCH))  # fmt: skip
+                mosaic.write(raster.read(), window=window)
+
+
+def measure(command: list[str]) -> Figures:
+    """Runs a command in the project's folder; its time and the most memory that it held."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    wall = time.perf_counter() - started
+    if status:
+        raise SystemExit(f"{' '.join(command)} failed:\n{said.decode()}")
+    return {"wall": wall, "processor": usage.ru_utime + usage.ru_stime,
+            "MiB": usage.ru_maxrss / 1024}  # fmt: skip
+
+
+def medians(runs: list[Figures]) -> Figures:
+    """Of every figure, over the rounds."""
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
+def agreement(outputs: dict[str, Path]) -> Figures:
+    """Shares of pixels with the peer's class: with the same tiles, and with ours."""
+    theirs = classes_of(outputs[PEER])
+    same, ours = classes_of(outputs[SAME_TILES]) - 1, classes_of(outputs[WARM]) - 1
+    inside = np.s_[TILE:-TILE, TILE:-TILE]
+    return {
+        "same tiles, away from the edge": float(np.mean(same[inside] == theirs[inside])),
+        "same tiles": float(np.mean(same == theirs)),
+        "our tiles": float(np.mean(ours == theirs)),
+        "pixels compared": theirs.size,
+    }
+
+
+def classes_of(path: Path) -> np.ndarray:
+    with rasterio.open(path) as raster:
+        return raster.read(1)
+
+
+if __name__ == "__main__":
+    main()
