@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from flair_jax.losses import cross_entropy_sums
 from flair_jax.model_card import ModelCard
 from flair_jax.models import UNet
+from flair_jax.models.forms import form_for
 from flair_jax.preprocess import augment, normalise, random_crop, to_labels
 from flair_jax.sharding import DATA_AXIS, batch_sharding, replicated
 from flair_jax.train_state import Arrays, TrainState, merge_model, model_stats
@@ -23,8 +24,8 @@ TrainStep = Any  # what jax.jit returns: (TrainState, Batch) -> (TrainState, {st
 def set_training_options(model: UNet, config: ml_collections.ConfigDict, mesh: Mesh) -> UNet:
     """Sets what a configuration and a mesh say of how to compute on a model, and returns it."""
     groups = mesh.size if config.batch_norm == "per_device" else 1
-    platform = mesh.devices.flat[0].platform
-    model.set_attributes(groups=groups, remat=config.remat, platform=platform)
+    form = form_for(mesh.devices.flat[0].platform)
+    model.set_attributes(groups=groups, remat=config.remat, form=form)
     return model
 
 

@@ -7,6 +7,7 @@ from golden_arrays import channels_first, golden, golden_model, images, uniform
 
 from flair_jax.errors import UserError
 from flair_jax.models import UNet, layers
+from flair_jax.models.forms import FORMS
 from flair_jax.models.layers import BatchNorm
 from flair_jax.train_state import merge_model, split_model
 
@@ -24,7 +25,7 @@ def test_inference_logits_are_the_references(name, shape, classes, platform):
     """In the form of every platform, all of them computed here on the CPU."""
     expected = golden("unet_eval")[f"logits_{shape[1]}ch_{classes}cls"]
     model = golden_model(shape[1], classes)
-    model.platform = platform
+    model.set_attributes(form=FORMS[platform])
     logits = channels_first(infer(model, images(name, shape)))
     assert logits.dtype == np.float32
     assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()

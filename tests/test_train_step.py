@@ -15,6 +15,7 @@ from scipy.ndimage import uniform_filter
 from flair_jax.classes import BASELINE
 from flair_jax.folding import unfold
 from flair_jax.losses import cross_entropy
+from flair_jax.models.forms import FORMS
 from flair_jax.optimizer import make_optimizer
 from flair_jax.pretrained import torch_name
 from flair_jax.train_state import create_train_state, merge_model, model_stats, split_model
@@ -24,7 +25,7 @@ WEIGHTS = jnp.asarray(BASELINE.weights)
 
 def model(platform):
     made = golden_model()
-    made.platform = platform
+    made.set_attributes(form=FORMS[platform])
     return split_model(made)
 
 

@@ -13,6 +13,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from flair_jax import folding
+from flair_jax.models import cpu_convolution
+from flair_jax.models.forms import PLAIN
 
 Initializer = Callable[..., jax.Array]
 
@@ -56,6 +58,7 @@ class Conv(nnx.Module):
     Attributes:
         kernel: (k, k, in, out) float32.
         bias: (out,) float32, or None.
+        form: how it is computed, see `forms`.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Conv(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32)) if bias else None
         self.stride = stride
         self.dtype = dtype
+        self.form = PLAIN
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps (N, H, W, in) to (N, H / stride, W / stride, out); folded maps to folded ones."""
@@ -90,29 +94,36 @@ class Conv(nnx.Module):
         A convolution of joined channels is a sum of two.
 
         Args:
-            x, skip: folded maps; the result is folded as the skip is, or twice as much as x.
+            x, skip: maps; if folded, the result is folded as the skip is, or twice as much as x.
             channels: of x, where it is not folded.
         """
-        kernel = self.kernel[...]
-        y = self._convolve(x, kernel[:, :, :channels], doubled=True)
-        return y if skip is None else y + self._convolve(skip, kernel[:, :, channels:])
+        kernel, x = self.kernel[...], x.astype(self.dtype)
+        of_x, of_skip = kernel[:, :, :channels], kernel[:, :, channels:]
+        if self.form.phases:
+            y = cpu_convolution.convolve_doubled(x, of_x)
+        else:
+            y = folding.convolve(x, of_x, doubled=True, precision=_precision(x))
+        return y if skip is None else y + self._convolve(skip, of_skip)
 
-    def _convolve(self, x: jax.Array, kernel: jax.Array, doubled: bool = False) -> jax.Array:
+    def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         x = x.astype(self.dtype)
-        precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-        if doubled or x.shape[-1] > kernel.shape[2]:
-            return folding.convolve(
-                x, kernel, stride=self.stride, doubled=doubled, precision=precision
-            )
+        if x.shape[-1] > kernel.shape[2]:
+            return folding.convolve(x, kernel, stride=self.stride, precision=_precision(x))
         pad = kernel.shape[0] // 2
+        if self.form.phases and self.stride == 1:
+            return cpu_convolution.convolve(x, kernel, ((pad, pad), (pad, pad)))
         return jax.lax.conv_general_dilated(
             x,
             kernel.astype(x.dtype),
             (self.stride, self.stride),
             ((pad, pad), (pad, pad)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=precision,
+            precision=_precision(x),
         )
+
+
+def _precision(x: jax.Array) -> jax.lax.Precision | None:
+    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
 class BatchNorm(nnx.Module):

@@ -6,7 +6,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from flair_jax.errors import UserError
-from flair_jax.folding import LANES, fold, unfold
+from flair_jax.folding import fold, unfold
+from flair_jax.models.forms import PLAIN, form_for
 from flair_jax.models.layers import BatchNorm, Conv, kaiming_uniform_fan_in, xavier_uniform
 from flair_jax.models.metadata_mlp import MetadataMLP, linear
 from flair_jax.models.resnet import ResNet34Encoder, call_block
@@ -15,9 +16,6 @@ DECODER_CHANNELS = (256, 128, 64, 32, 16)
 FUSIONS = ("rows", "channels")
 ROW_FUSION_SIZE = 512  # pixels: a bottleneck of 16 rows for the metadata's 16 numbers
 STRIDE = 32  # the bottleneck's: sizes must be multiples of it
-# How many pixels of a row the network works on as one, by platform; 1 where none is named. On TPU
-# as many as fill the lanes of the last decoder block: see `flair_jax.folding`.
-FOLDS = {"tpu": LANES // DECODER_CHANNELS[-1]}
 
 
 def upsample(x: jax.Array) -> jax.Array:
@@ -74,6 +72,7 @@ class DecoderBlock(nnx.Module):
         self.conv1 = ConvBlock(in_channels + skip_channels, channels, dtype=dtype, rngs=rngs)
         self.conv2 = ConvBlock(channels, channels, dtype=dtype, rngs=rngs)
         self.in_channels, self.skip_channels = in_channels, skip_channels
+        self.form = PLAIN
 
     def __call__(self, x: jax.Array, skip: jax.Array | None = None, *, train: bool) -> jax.Array:
         """Maps (N, H, W, in) and a skip (N, 2 H, 2 W, s) to (N, 2 H, 2 W, channels).
@@ -83,7 +82,7 @@ class DecoderBlock(nnx.Module):
         folded = x.shape[-1] > self.in_channels
         if skip is not None:
             folded = skip.shape[-1] > self.skip_channels
-        if folded:
+        if folded or self.form.phases:
             x = self.conv1.of_doubled(x, skip, self.in_channels, train)
         else:
             x = upsample(x)
@@ -157,7 +156,8 @@ class UNet(nnx.Module):
         rngs: source of the initial weights.
 
     Attributes:
-        platform: "cpu", "gpu" or "tpu", what it is compiled for; "" for JAX's default backend.
+        form: how it is computed, at first as is best on JAX's default backend. To be set on all
+            parts together, by `set_attributes(form=...)`.
     """
 
     def __init__(
@@ -192,12 +192,13 @@ class UNet(nnx.Module):
             ]
         )
         self.fusion = fusion
-        self.platform = ""
+        self.form = PLAIN
         if metadata_features:
             self.enc = MetadataMLP(metadata_features, rngs=rngs)
             if fusion == "channels":
                 width = ResNet34Encoder.out_channels[-1]
                 self.enc_channels = linear(MetadataMLP.widths[-1], width, rngs=rngs)
+        self.set_attributes(form=form_for())
 
     def __call__(
         self,
@@ -235,10 +236,10 @@ class UNet(nnx.Module):
         """As a call, but the logits as they are computed.
 
         Returns:
-            (N, H, W / r, r classes) of the activations' dtype, folded by r = `FOLDS[platform]`.
+            (N, H, W / r, r classes) of the activations' dtype, folded by r = `form.fold`.
         """
         self._check(x, metadata)
-        x = fold(x, FOLDS.get(self.platform or jax.default_backend(), 1))
+        x = fold(x, self.form.fold)
         features = self.encoder(x.astype(self.dtype), train)
         if metadata is not None:
             code = self.enc(metadata, train, dropout_key)
