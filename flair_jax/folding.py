@@ -117,7 +117,7 @@ def max_pool(x: jax.Array, channels: int) -> jax.Array:
         (N, H / 2, W / r, r / 2 channels). Where values are equal, the gradient is the first one's,
         row by row, as it is PyTorch's.
     """
-    n, h, w, folded = x.shape
+    folded = x.shape[-1]
     # Lanes are moved by products with zeros and ones: slices of half a vector would be copied.
     thirds = jax.lax.conv_general_dilated(
         x,
@@ -127,7 +127,19 @@ def max_pool(x: jax.Array, channels: int) -> jax.Array:
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None,
     )
-    left, middle, right = jnp.split(thirds, 3, -1)
+    return largest_of_rows(*jnp.split(thirds, 3, -1))
+
+
+def largest_of_rows(left: jax.Array, middle: jax.Array, right: jax.Array) -> jax.Array:
+    """The second half of a pooling: the largest of three neighbours, of every second row's three.
+
+    Args:
+        left, middle, right: (N, H, W, C), values to be compared, none negative.
+
+    Returns:
+        (N, H / 2, W, C).
+    """
+    n, h, w, _ = middle.shape
     rows = _first_largest(_first_largest(left, middle), right)
     upper, lower = jnp.moveaxis(rows.reshape(n, h // 2, 2, w, -1), 2, 0)
     above = jnp.pad(lower[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0)))

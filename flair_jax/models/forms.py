@@ -15,18 +15,17 @@ class Form:
 
     Attributes:
         fold: how many neighbouring pixels of a row are worked on as one, see `flair_jax.folding`.
-        phases: whether maps that are doubled and then convolved are never made, and kernel
-            gradients are taken block by block, see `cpu_convolution`.
+        on_cpu: whether convolution and pooling are those of `on_cpu`.
     """
 
     fold: int = 1
-    phases: bool = False
+    on_cpu: bool = False
 
 
 PLAIN = Form()
 # TPU: what its vectors pad, memory traffic pays for. CPU: the caches are small, and operations
 # dear. GPU: cuDNN takes narrow maps as they are.
-FORMS = {"tpu": Form(fold=LANES // NARROWEST), "cpu": Form(phases=True), "gpu": PLAIN}
+FORMS = {"tpu": Form(fold=LANES // NARROWEST), "cpu": Form(on_cpu=True), "gpu": PLAIN}
 
 
 def form_for(platform: str | None = None) -> Form:

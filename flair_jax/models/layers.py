@@ -13,7 +13,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from flair_jax import folding
-from flair_jax.models import cpu_convolution
+from flair_jax.models import on_cpu
 from flair_jax.models.forms import PLAIN
 
 Initializer = Callable[..., jax.Array]
@@ -99,8 +99,8 @@ class Conv(nnx.Module):
         """
         kernel, x = self.kernel[...], x.astype(self.dtype)
         of_x, of_skip = kernel[:, :, :channels], kernel[:, :, channels:]
-        if self.form.phases:
-            y = cpu_convolution.convolve_doubled(x, of_x)
+        if self.form.on_cpu:
+            y = on_cpu.convolve_doubled(x, of_x)
         else:
             y = folding.convolve(x, of_x, doubled=True, precision=_precision(x))
         return y if skip is None else y + self._convolve(skip, of_skip)
@@ -109,9 +109,9 @@ class Conv(nnx.Module):
         x = x.astype(self.dtype)
         if x.shape[-1] > kernel.shape[2]:
             return folding.convolve(x, kernel, stride=self.stride, precision=_precision(x))
+        if self.form.on_cpu:
+            return on_cpu.convolve(x, kernel, self.stride)
         pad = kernel.shape[0] // 2
-        if self.form.phases and self.stride == 1:
-            return cpu_convolution.convolve(x, kernel, ((pad, pad), (pad, pad)))
         return jax.lax.conv_general_dilated(
             x,
             kernel.astype(x.dtype),

@@ -8,6 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from flair_jax import folding
+from flair_jax.models import on_cpu
+from flair_jax.models.forms import PLAIN
 from flair_jax.models.layers import BatchNorm, Conv, kaiming_normal_fan_out
 
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels and blocks of each stage
@@ -60,6 +62,7 @@ class ResNet34Encoder(nnx.Module):
 
     Attributes:
         remat: whether to save memory in training, see `call_block`.
+        form: how it is computed, see `forms`.
     """
 
     out_channels = (64, 64, 128, 256, 512)
@@ -86,6 +89,7 @@ class ResNet34Encoder(nnx.Module):
                 before = channels
             setattr(self, f"layer{number}", nnx.List(stage))
         self.remat = False
+        self.form = PLAIN
 
     def __call__(self, x: jax.Array, train: bool) -> list[jax.Array]:
         """Returns the maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of (N, H, W, bands), finest first.
@@ -105,4 +109,6 @@ class ResNet34Encoder(nnx.Module):
         channels = self.out_channels[0]
         if x.shape[-1] > channels:
             return folding.max_pool(x, channels)
+        if self.form.on_cpu:
+            return on_cpu.max_pool(x)
         return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

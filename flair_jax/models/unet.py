@@ -82,7 +82,7 @@ class DecoderBlock(nnx.Module):
         folded = x.shape[-1] > self.in_channels
         if skip is not None:
             folded = skip.shape[-1] > self.skip_channels
-        if folded or self.form.phases:
+        if folded or self.form.on_cpu:
             x = self.conv1.of_doubled(x, skip, self.in_channels, train)
         else:
             x = upsample(x)
