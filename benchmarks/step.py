@@ -1,0 +1,149 @@
+"""The training step and the inference of whole patches, against PyTorch: seconds an image.
+
+    pip install -e ".[torch]" segmentation-models-pytorch
+    python benchmarks/step.py [--batch_size=4] [--rounds=4] [--output=FILE.json]
+
+Made-up patches of 512 x 512, the baseline's U-Net in float32 on all cores. PyTorch as the reference
+runs it, and with its memory laid out channels last. Each side has a process of its own, since two
+sets of threads in one slow each other down, and they take turns, so that no two compute at once.
+PyTorch's threads sleep while they wait (OMP_WAIT_POLICY=PASSIVE), or its processor time would count
+that.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from learning_recipe import CHANNELS_LAST, OURS, PEER, our_learner, torch_learner
+from record import write_record
+
+from flair_jax import config as configuration
+from flair_jax.evaluate import forward
+from flair_jax.model_card import BANDS, ModelCard
+from flair_jax.train_state import split_model
+
+SIDE = 512
+SIDES = (OURS, PEER, CHANNELS_LAST)
+Call = Callable[[], object]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", help="JSON file to write")
+    parser.add_argument("--batch_size", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--side", choices=SIDES, help="be that side's process")
+    args = parser.parse_args()
+    if args.side:
+        work(args.side, args.batch_size)
+        return
+    sides = {name: start(name, args.batch_size) for name in SIDES}
+    found: dict[str, Any] = {}
+    for what in ("training step", "inference"):
+        seconds: dict[str, list[list[float]]] = {name: [] for name in SIDES}
+        for _ in range(args.rounds):
+            for name, process in sides.items():
+                ask(process, what)  # compiles the first time, and later warms what has cooled down
+                seconds[name] += [ask(process, what) for _ in range(2)]
+        for i, kind in enumerate(("wall", "processor")):
+            of_kind = {
+                name: statistics.median(pair[i] for pair in pairs) / args.batch_size
+                for name, pairs in seconds.items()
+            }
+            ratios = {f"ratio to {name}": of_kind[name] / of_kind[OURS] for name in SIDES[1:]}
+            found[f"{what}, seconds of {kind} time an image"] = of_kind | ratios
+            told = ", ".join(f"{name} {value:.3f}" for name, value in (of_kind | ratios).items())
+            print(f"{what}, seconds of {kind} time an image: {told}", flush=True)
+    for process in sides.values():
+        process.communicate()  # closes what it reads from, and so ends it
+    if args.output:
+        write_record(args.output, args, found, ("torch", "segmentation-models-pytorch"))
+
+
+def start(side: str, batch_size: int) -> "subprocess.Popen[str]":
+    """A side's process, which waits to be asked."""
+    command = [sys.executable, __file__, f"--side={side}", f"--batch_size={batch_size}"]
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", "JAX_PLATFORMS": "cpu", **os.environ}
+    return subprocess.Popen(
+        command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+
+def ask(process: "subprocess.Popen[str]", what: str) -> list[float]:
+    """Lets a side do something once; seconds of wall and of processor time."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(what + "\n")
+    process.stdin.flush()
+    return [float(text) for text in process.stdout.readline().split()]
+
+
+def work(side: str, batch_size: int) -> None:
+    """What a side's process does: what it is asked, until nobody asks any more."""
+    rng = np.random.default_rng(0)
+    shape = batch_size, SIDE, SIDE
+    batch = {
+        "image": rng.integers(0, 256, (*shape, len(BANDS)), dtype=np.uint8),
+        "mask": rng.integers(1, 14, shape, dtype=np.uint8),
+        "stop": np.zeros(batch_size, bool),
+    }
+    card = ModelCard.from_config(configuration.default(), (SIDE, SIDE))
+    calls: dict[str, Call] = {}
+    for line in sys.stdin:
+        what = line.strip()
+        if what not in calls:
+            calls = {
+                what: {"training step": training, "inference": inference}[what](side, card, batch)
+            }
+        wall, processor = time.perf_counter(), time.process_time()
+        calls[what]()
+        print(time.perf_counter() - wall, time.process_time() - processor, flush=True)
+
+
+def training(side: str, card: ModelCard, batch: dict[str, np.ndarray]) -> Call:
+    """A step from first weights."""
+    ours, weights = our_learner(card, seed=0)
+    if side == OURS:
+        return lambda: ours(batch)
+    peer = torch_learner(weights, memory_format=memory_format(side))
+    return lambda: peer(batch)
+
+
+def inference(side: str, card: ModelCard, batch: dict[str, np.ndarray]) -> Call:
+    """The classes of a batch."""
+    if side == OURS:
+        graphdef, params, stats = split_model(card.build_model(0))
+        classify = jax.jit(
+            lambda p, s, image: jnp.argmax(forward(graphdef, card, p, s, {"image": image}), -1)
+        )
+        return lambda: np.asarray(classify(params, stats, batch["image"]))
+    model = smp.create_model(
+        "unet", "resnet34", encoder_weights=None, in_channels=len(BANDS), classes=13
+    )
+    layout = memory_format(side)
+    model = model.eval().to(memory_format=layout)
+
+    def call() -> torch.Tensor:
+        with torch.inference_mode():
+            image = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2).float() / 255
+            return model(image.contiguous(memory_format=layout)).argmax(1)
+
+    return call
+
+
+def memory_format(side: str) -> torch.memory_format:
+    return torch.channels_last if side == CHANNELS_LAST else torch.contiguous_format
+
+
+if __name__ == "__main__":
+    main()
