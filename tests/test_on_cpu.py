@@ -5,22 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from plain_convolution import plain, whole_numbers
 
 from flair_jax.models import on_cpu
 from flair_jax.models.unet import upsample
-
-
-def whole_numbers(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).integers(-8, 9, shape), jnp.float32)
-
-
-def plain(x, kernel, stride=1):
-    pad = kernel.shape[0] // 2
-    padding = ((pad, pad), (pad, pad))
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=numbers
-    )
 
 
 def value_and_gradients(function, x, kernel, seen):
