@@ -127,5 +127,6 @@ def test_statistics_of_each_device_need_no_collective_in_the_forward_pass():
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     sync, per_device = map(json.loads, done.stdout.splitlines())
-    assert sync["all-reduce"] >= 46  # as many normalisations
+    # One for each of 46 normalisations; the shortcuts' three may go together with their blocks'.
+    assert sync["all-reduce"] >= 43
     assert per_device == {}
