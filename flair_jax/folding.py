@@ -39,7 +39,6 @@ def convolve(
     *,
     stride: int = 1,
     doubled: bool = False,
-    precision: jax.lax.Precision | None = None,
 ) -> jax.Array:
     """A convolution of a folded map, padded by half the kernel on every side.
 
@@ -48,7 +47,6 @@ def convolve(
         kernel: (k, k, in, out) float32, of the map itself.
         stride: 1 or 2.
         doubled: whether the map is doubled first, by nearest neighbours, to 2 H x 2 W; k is 3.
-        precision: of the products.
 
     Returns:
         (N, H', W / r, s out): the cells stay, so the result is folded by s = r / stride, or
@@ -58,7 +56,7 @@ def convolve(
     pad, scale = size // 2, 2 if doubled else 1
     before = x.shape[-1] // inputs
     after = before * scale // stride
-    taps, columns = _cell_taps(size, stride, scale, before, after)
+    taps, columns = cell_taps(size, stride, scale, before, after)
     # Every entry of the new kernel is zero, a given tap or a sum of some: no product is rounded.
     exact = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     kernel = exact("dqpk,hkio->hdqipo", taps, kernel)
@@ -74,12 +72,17 @@ def convolve(
         (rows, columns),
         lhs_dilation=(between, 1),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=precision,
+        precision=full_precision(x),
     )
 
 
+def full_precision(x: jax.Array) -> jax.lax.Precision | None:
+    """The precision in which products of float32 are float32's, on every platform."""
+    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+
+
 @functools.lru_cache
-def _cell_taps(
+def cell_taps(
     size: int, stride: int, scale: int, before: int, after: int
 ) -> tuple[np.ndarray, tuple[int, int]]:
     """Which taps of a row of the kernel join which pixels of which cells.
@@ -125,7 +128,7 @@ def max_pool(x: jax.Array, channels: int) -> jax.Array:
         (1, 1),
         ((0, 0), (1, 0)),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None,
+        precision=full_precision(x),
     )
     return largest_of_rows(*jnp.split(thirds, 3, -1))
 

@@ -102,13 +102,13 @@ class Conv(nnx.Module):
         if self.form.on_cpu:
             y = on_cpu.convolve_doubled(x, of_x)
         else:
-            y = folding.convolve(x, of_x, doubled=True, precision=_precision(x))
+            y = folding.convolve(x, of_x, doubled=True)
         return y if skip is None else y + self._convolve(skip, of_skip)
 
     def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         x = x.astype(self.dtype)
         if x.shape[-1] > kernel.shape[2]:
-            return folding.convolve(x, kernel, stride=self.stride, precision=_precision(x))
+            return folding.convolve(x, kernel, stride=self.stride)
         if self.form.on_cpu:
             return on_cpu.convolve(x, kernel, self.stride)
         pad = kernel.shape[0] // 2
@@ -118,12 +118,8 @@ class Conv(nnx.Module):
             (self.stride, self.stride),
             ((pad, pad), (pad, pad)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=_precision(x),
+            precision=folding.full_precision(x),
         )
-
-
-def _precision(x: jax.Array) -> jax.lax.Precision | None:
-    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
 
 
 class BatchNorm(nnx.Module):

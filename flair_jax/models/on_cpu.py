@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flair_jax.folding import largest_of_rows
+from flair_jax.folding import cell_taps, largest_of_rows
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -39,13 +39,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         return _by_ones(x, kernel, ((pad, pad), (pad, pad)))
     if inputs < FEW_BANDS and size > 1:
         return _by_twos_in_fours(x, kernel)
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel.astype(x.dtype),
-        (stride, stride),
-        ((pad, pad), (pad, pad)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    return _convolve(x, kernel.astype(x.dtype), ((pad, pad), (pad, pad)), stride)
 
 
 def convolve_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -90,15 +84,10 @@ def _by_twos_in_fours(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A convolution by steps of two, as one by steps of one over cells of 2 x 2 pixels."""
     n, h, w, bands = x.shape
     size, _, _, outputs = kernel.shape
-    pad = size // 2
-    first = -pad // 2  # the cell of the first tap
-    count = (size - 1 - pad) // 2 - first + 1
-    taps = np.zeros((count, 2, size), np.float32)
-    for k in range(size):
-        taps[(k - pad) // 2 - first, (k - pad) % 2, k] = 1
+    taps, around = cell_taps(size, stride=2, scale=1, before=2, after=1)
+    taps, count = taps[:, :, 0], len(taps)
     cells = x.reshape(n, h // 2, 2, w // 2, 2, bands).transpose(0, 1, 3, 2, 4, 5)
     of_cells = _exact("dak,ebl,klio->deabio", taps, taps, kernel)
-    around = (-first, count - 1 + first)
     return _by_ones(
         cells.reshape(n, h // 2, w // 2, -1),
         of_cells.reshape(count, count, 4 * bands, outputs),
@@ -114,9 +103,9 @@ def _by_ones(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
     return _convolve_in_blocks(x, kernel, padding)
 
 
-def _convolve(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+def _convolve(x: jax.Array, kernel: jax.Array, padding: Padding, stride: int = 1) -> jax.Array:
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
