@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
+from flair_jax import huge_pages
 from flair_jax.errors import UserError
 from flair_jax.interruption import Interrupted
 
@@ -145,4 +146,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.use("flair_jax.detect")
     main()

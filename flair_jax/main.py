@@ -10,7 +10,7 @@ import traceback
 
 from absl import app, flags, logging
 
-from flair_jax import command_line, hosts
+from flair_jax import command_line, hosts, huge_pages
 from flair_jax.errors import UserError
 from flair_jax.interruption import Interrupted
 
@@ -125,4 +125,5 @@ def run() -> None:
 
 
 if __name__ == "__main__":
+    huge_pages.use("flair_jax.main")
     run()

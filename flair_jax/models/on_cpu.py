@@ -15,7 +15,7 @@ from flair_jax.folding import cell_taps, largest_of_rows
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 WIDE = 256  # result channels from which XLA's own gradient of the kernel is the faster one
-CACHE = 2**20  # numbers of a block, so that its shifted copies stay in the caches
+CACHE = 2**21  # numbers of a block, so that its shifted copies stay in the caches
 FEW_BANDS = 16  # channels below which four pixels are taken as one before a step of two
 
 # After doubling by nearest neighbours, three taps meet two pixels: which, by the result's parity.
@@ -154,14 +154,14 @@ def _kernel_gradient(
         copies = [rows[:, i : i + block, j : j + w] for i, j in shifts]
         pixels = jnp.concatenate(copies, -1).reshape(n, block * w, -1)
         others = jax.lax.dynamic_slice_in_dim(still, row, block, 1).reshape(n, block * w, -1)
-        pair = (pixels, others) if of_map else (others, pixels)
-        return total + jnp.einsum("npi,npo->nio", *pair, preferred_element_type=jnp.float32), None
+        # The narrower factor first: the products of CPUs are up to twice as fast that way.
+        product = jnp.einsum("npo,npi->noi", others, pixels, preferred_element_type=jnp.float32)
+        return total + product, None
 
-    rows, columns = (high * wide * inputs, outputs) if of_map else (inputs, high * wide * outputs)
-    zero = jnp.zeros((n, rows, columns), jnp.float32)
+    zero = jnp.zeros((n, still.shape[-1], len(shifts) * shifted.shape[-1]), jnp.float32)
     total = jnp.sum(jax.lax.scan(add, zero, jnp.arange(0, h, block))[0], 0).astype(x.dtype)
     if of_map:
-        return total.reshape(shape)
+        return total.reshape(outputs, high, wide, inputs).transpose(1, 2, 3, 0)
     return total.reshape(inputs, high, wide, outputs).transpose(1, 2, 0, 3)
 
 

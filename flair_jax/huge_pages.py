@@ -1,0 +1,34 @@
+"""Memory in pages of 2 MiB, which the C library only asks for if told so before Python starts."""
+
+import os
+import pathlib
+import sys
+
+MODE = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+VARIABLE, VALUE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
+
+
+def use(module: str) -> None:
+    """Starts `python -m module` once more, in its own place, with huge pages where they are given.
+
+    XLA takes the memory of a step anew for each step: gigabytes, which the kernel would hand over
+    in 4 KiB pages, half a million of them for four patches. Linux usually gives larger ones only to
+    programs that ask. A process keeps its number, its files and its arguments; it is not started
+    again where somebody has set the variable (to nothing, for example, to be without), or where
+    Python was started in another way, by a debugger or a notebook.
+
+    Args:
+        module: the full name of the module that is being run.
+    """
+    if VARIABLE in os.environ or sys.platform != "linux":
+        return
+    arguments = sys.orig_argv[1:]
+    if "-m" not in arguments or arguments[arguments.index("-m") + 1 :][:1] != [module]:
+        return
+    try:
+        asked_for = "[madvise]" in MODE.read_text()
+    except OSError:
+        return
+    if asked_for:
+        os.environ[VARIABLE] = VALUE
+        os.execv(sys.executable, [sys.executable, *arguments])
