@@ -7,7 +7,8 @@ Made-up patches of 512 x 512, the baseline's U-Net in float32 on all cores. PyTo
 runs it, and with its memory laid out channels last. Each side has a process of its own, since two
 sets of threads in one slow each other down, and they take turns, so that no two compute at once.
 PyTorch's threads sleep while they wait (OMP_WAIT_POLICY=PASSIVE), or its processor time would count
-that.
+that. Ours asks for huge pages, as its commands do; to lend them to PyTorch as well, or to be
+without, set GLIBC_TUNABLES=glibc.malloc.hugetlb=1, or to nothing, for all.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from learning_recipe import CHANNELS_LAST, OURS, PEER, our_learner, torch_learne
 from record import write_record
 
 from flair_jax import config as configuration
+from flair_jax import huge_pages
 from flair_jax.evaluate import forward
 from flair_jax.model_card import BANDS, ModelCard
 from flair_jax.train_state import split_model
@@ -73,7 +75,8 @@ def main() -> None:
 def start(side: str, batch_size: int) -> "subprocess.Popen[str]":
     """A side's process, which waits to be asked."""
     command = [sys.executable, __file__, f"--side={side}", f"--batch_size={batch_size}"]
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", "JAX_PLATFORMS": "cpu", **os.environ}
+    own = {huge_pages.VARIABLE: huge_pages.VALUE} if side == OURS else {}
+    environment = {"OMP_WAIT_POLICY": "PASSIVE", "JAX_PLATFORMS": "cpu", **own, **os.environ}
     return subprocess.Popen(
         command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
