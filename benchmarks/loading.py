@@ -47,7 +47,7 @@ def main() -> None:
     for path in [*map(Path, directory.iterdir()), *(Path(p) for pair in pairs for p in pair)]:
         path.read_bytes()
 
-    def ours(patches: int, workers: int, threads: int = 4) -> Iterable[int]:
+    def ours(patches: int, workers: int, threads: int | None = None) -> Iterable[int]:
         order = first_steps(split, args.batch_size, 0, patches // args.batch_size)
         for batch in input_pipeline.batches(split, order, num_workers=workers, num_threads=threads):
             yield len(batch["image"])

@@ -5,6 +5,7 @@ needs saving, and one device, eight, or several hosts train on the same batches.
 """
 
 import dataclasses
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -185,7 +186,7 @@ def batches(
     keep: Sequence[str] = (),
     bands: Sequence[int] | None = None,
     num_workers: int = 0,
-    num_threads: int = 4,
+    num_threads: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
@@ -199,8 +200,9 @@ def batches(
         keep: further features of the data set to add as they are, such as `id` or `transform`.
         bands: places of the bands to take, in this order; all if None.
         num_workers: processes that read; 0 reads in threads of this one.
-        num_threads: threads of each process that read; the interpreter's lock is held for about a
-            quarter of the work, so that more than four are of use with slow disks only.
+        num_threads: threads of each process that read; one per core, but four at most, if None.
+            The interpreter's lock is held for about a quarter of the work, so that more than four
+            are of use with slow disks only.
         process_index, process_count: this host's number, and how many hosts share each batch.
 
     Raises:
@@ -217,12 +219,13 @@ def batches(
     share = batch_size // process_count
     mine = order.reshape(steps, process_count, share)[:, process_index].reshape(-1)
     bands = range(split.bands) if bands is None else bands
+    threads = num_threads or min(4, os.cpu_count() or 1)
     read = _ReadPatch(split, metadata_encoding, refused_values, keep, bands)
     data = (
         grain.MapDataset.source(mine)
         .map(read)
         .batch(share)
-        .to_iter_dataset(grain.ReadOptions(num_threads, prefetch_buffer_size=max(8, num_threads)))
+        .to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=max(8, threads)))
     )
     if num_workers:
         data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
