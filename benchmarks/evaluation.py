@@ -1,12 +1,14 @@
 """How much of a whole scoring is spent in the model.
 
     pip install -e .
-    python benchmarks/evaluation.py --data_dir=WHERE_YOU_BUILT_IT --workdir=RUN [--output=FILE.json]
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/evaluation.py \
+        --data_dir=WHERE_YOU_BUILT_IT --workdir=RUN [--split=test] [--output=FILE.json]
 
-Scores the test split of a run as `--mode=eval` does, and alone the same number of forward passes of
+Scores a split with a run as `--mode=eval` does, and alone the same number of forward passes of
 the same batches, compiled by themselves and put on the device before; they take turns, `--rounds`
 times, in one process. Then the command itself in a new process, with a warm compile cache. Last,
-every part of a scoring by itself. Nothing is written into the run.
+every part of a scoring by itself. Nothing is written into the run. The variable asks for the huge
+pages that the command asks for itself.
 """
 
 import argparse
@@ -33,7 +35,7 @@ from flair_jax.checkpoint import load
 from flair_jax.sharding import make_mesh, to_global
 
 ROOT = Path(__file__).parents[1]
-SPLIT = "test"
+SPLITS = ("train", "val", "test")
 WHOLE, MODEL = "evaluate_checkpoint", "forward passes"
 COMMAND = "the command, in a new process"
 Seconds = dict[str, float]  # wall and processor
@@ -43,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", required=True, help="the --data_dir of the build")
     parser.add_argument("--workdir", required=True, help="of a run without metadata")
+    parser.add_argument("--split", default="test", choices=SPLITS)
     parser.add_argument("--output", help="JSON file to write")
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
@@ -64,7 +67,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Runs everything; medians over the rounds."""
     workdir, mesh = epath.Path(args.workdir).resolve(), make_mesh()
     directory = input_pipeline.dataset_directory(args.data_dir, config.default().data_config)
-    split = input_pipeline.open_split(directory, SPLIT)
+    split = input_pipeline.open_split(directory, args.split)
     card, params, stats, _ = load(workdir, mesh)
     graphdef = nnx.split(card.abstract_model())[0]
     forward = jax.jit(lambda p, s, b: evaluate.forward(graphdef, card, p, s, b))
@@ -95,7 +98,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     copy = scratch / "run"
     shutil.copytree(workdir, copy, ignore=shutil.ignore_patterns("evaluation", "tensorboard"))
     command = [
-        sys.executable, "-m", "flair_jax.main", "--mode=eval", f"--split={SPLIT}",
+        sys.executable, "-m", "flair_jax.main", "--mode=eval", f"--split={args.split}",
         f"--workdir={copy}", f"--config.data_dir={args.data_dir}",
         f"--config.eval_batch_size={args.batch_size}",
     ]  # fmt: skip
