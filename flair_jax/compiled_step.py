@@ -160,20 +160,28 @@ def figures_of(compiled: jax.stages.Compiled) -> Figures:
 # %all-reduce.1 = (f32[64]{0:T(128)}, f32[3,3]{1,0}) all-reduce(%a, %b), channel_id=2, ...
 _COLLECTIVE = re.compile(
     r"^\s*(?:ROOT )?%?[\w.-]+ = (.+?) "
-    r"(all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(-start)?\(",
+    r"(all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(-start)?\("
+    r"(?:.*?\bchannel_id=(\d+))?",
     re.MULTILINE,
 )
 _ARRAY = re.compile(r"\b(pred|token|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 
 
 def collectives(hlo: str) -> dict[str, Collective]:
-    """Counts the collectives in a compiled program's text, an asynchronous one by its start.
+    """Counts the collectives in a compiled program's text, each once.
+
+    An asynchronous one is counted by its start. One in several parts, which the TPU compiler has
+    put into the computations beside which they run, stands there with one channel in all of them.
 
     Args:
         hlo: the text of the optimised module, what every device runs.
     """
     found: dict[str, Collective] = {}
-    for shape, kind, start in _COLLECTIVE.findall(hlo):
+    channels = set()
+    for shape, kind, start, channel in _COLLECTIVE.findall(hlo):
+        if channel and channel in channels:
+            continue
+        channels.add(channel)
         if start and kind in ("all-gather", "collective-permute"):
             shape = _members(shape)[1]  # (operands, results, ...)
         so_far = found.get(kind, Collective(0, 0))

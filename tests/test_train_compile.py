@@ -48,6 +48,14 @@ HloModule jit_train_step, is_scheduled=true
   ROOT %reduce-scatter.1 = bf16[2,4]{1,0:T(8,128)(2,1)} reduce-scatter(%p), channel_id=6
 }
 
+%async_collective_fusion.1 (p: bf16[9]) -> bf16[9] {
+  ROOT %all-reduce.2 = bf16[9]{0} all-reduce(%p), channel_id=8, to_apply=%add
+}
+
+%async_collective_fusion.2 (p: bf16[9]) -> bf16[9] {
+  ROOT %all-reduce.3 = bf16[9]{0:S(1)} all-reduce(%p), channel_id=8, to_apply=%add
+}
+
 ENTRY %main (p: f32[64]) -> f32[64] {
   %all-reduce = f32[64]{0:T(128)S(1)} all-reduce(%p), channel_id=1, to_apply=%add
   %all-reduce.1 = (f32[3,3,8,8]{3,2,1,0:T(8,128)}, /*index=1*/f32[]{:T(128)}) all-reduce(%a, %b)
@@ -67,7 +75,7 @@ ENTRY %main (p: f32[64]) -> f32[64] {
 
 def test_collectives_are_counted_once_by_kind():
     assert collectives(HLO) == {
-        "all-reduce": Collective(3, 64 * 4 + (3 * 3 * 8 * 8 + 1) * 4 + 16 * 2 + 3),
+        "all-reduce": Collective(4, 64 * 4 + (3 * 3 * 8 * 8 + 1) * 4 + 16 * 2 + 3 + 9 * 2),
         "all-gather": Collective(1, 10 + 16),
         "collective-permute": Collective(1, 28),
         "reduce-scatter": Collective(1, 16),
