@@ -35,7 +35,6 @@ from flair_jax.checkpoint import load
 from flair_jax.sharding import make_mesh, to_global
 
 ROOT = Path(__file__).parents[1]
-SPLITS = ("train", "val", "test")
 WHOLE, MODEL = "evaluate_checkpoint", "forward passes"
 COMMAND = "the command, in a new process"
 Seconds = dict[str, float]  # wall and processor
@@ -45,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", required=True, help="the --data_dir of the build")
     parser.add_argument("--workdir", required=True, help="of a run without metadata")
-    parser.add_argument("--split", default="test", choices=SPLITS)
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument("--output", help="JSON file to write")
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
