@@ -4,8 +4,8 @@
         [--seeds=1,2,3] [--epochs=2] [--batch_size=2] [--learning_rate=0.02]
 
 Runs `flair_jax.main` for every arm and seed, one after the other, a seed's arms together; the U-Net
-of a seed begins with the same weights in every arm. Then prints `flair_jax.summarize`'s tables. A
-run that is there already is not run again.
+of a seed begins with the same weights in every arm. Then prints the tables of `flair-jax
+summarize`. A run that is there already is not run again.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def main() -> None:
             print(f"== {arm}, seed {seed}", flush=True)
             command = [sys.executable, "-m", "flair_jax.main", "--config=configs/baseline.py"]
             subprocess.run([*command, *flags], cwd=ROOT, check=True)
-    summarize = [sys.executable, "-m", "flair_jax.summarize", "--markdown", *workdirs]
+    summarize = [sys.executable, "-m", "flair_jax.evaluation.summarize", "--markdown", *workdirs]
     subprocess.run(summarize, cwd=ROOT, check=True)
 
 

@@ -49,7 +49,11 @@ def main() -> None:
         scratch = Path(name)
         raster, weights = scratch / "mosaic.tif", scratch / "weights.safetensors"
         write_mosaic(Path(args.source), args.side, raster)
-        export = ["flair_jax.export_torch", f"--checkpoint={checkpoint}", f"--out={weights}"]
+        export = [
+            "flair_jax.interop.export_torch",
+            f"--checkpoint={checkpoint}",
+            f"--out={weights}",
+        ]
         subprocess.run([sys.executable, "-m", *export], cwd=ROOT, check=True, capture_output=True)
         ours = ["-m", "flair_jax.detect", f"--checkpoint={checkpoint}", "--overwrite"]
         tiles = [f"--tile={TILE}", f"--margin={MARGIN}"]

@@ -29,10 +29,16 @@ from etils import epath
 from flax import nnx
 from record import write_record
 
-from flair_jax import compilation_cache, config, evaluate, input_pipeline, plots
-from flair_jax.breakdown import breakdown, groups
-from flair_jax.checkpoint import load
-from flair_jax.sharding import make_mesh, to_global
+from flair_jax import config
+from flair_jax.data import input_pipeline
+from flair_jax.data.bands import band_places
+from flair_jax.evaluation import evaluate
+from flair_jax.evaluation.grouped_metrics import breakdown, groups
+from flair_jax.inference.loading import load
+from flair_jax.models import functional
+from flair_jax.runtime import compilation_cache
+from flair_jax.runtime.sharding import make_mesh, to_global
+from flair_jax.viz import figures
 
 ROOT = Path(__file__).parents[1]
 WHOLE, MODEL = "evaluate_checkpoint", "forward passes"
@@ -69,15 +75,19 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     split = input_pipeline.open_split(directory, args.split)
     card, params, stats, _ = load(workdir, mesh)
     graphdef = nnx.split(card.abstract_model())[0]
-    forward = jax.jit(lambda p, s, b: evaluate.forward(graphdef, card, p, s, b))
+    forward = jax.jit(lambda p, s, b: functional.forward(graphdef, card, p, s, b))
     eval_step = evaluate.make_eval_step(graphdef, card, "pixels", mesh)
 
     def read() -> list[input_pipeline.Batch]:
-        return list(evaluate.split_batches(split, card, args.batch_size, keep=evaluate.FIELDS))
+        return list(
+            input_pipeline.split_batches(
+                split, args.batch_size, bands=band_places(card.bands), keep=evaluate.FIELDS
+            )
+        )
 
     batches = read()
     images = [to_global({"image": batch["image"]}, mesh) for batch in batches]
-    on_device = [to_global(evaluate.on_device(batch), mesh) for batch in batches]
+    on_device = [to_global(input_pipeline.on_device(batch), mesh) for batch in batches]
     evaluation = evaluate.accumulate(eval_step, params, stats, batches, mesh)
 
     def whole() -> None:
@@ -118,7 +128,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "intervals and parts": lambda: breakdown(
             evaluation.confusions, groups(evaluation.fields), card.nomenclature
         ),
-        "the plot": lambda: plots.plot_confusion_matrix(
+        "the plot": lambda: figures.plot_confusion_matrix(
             evaluation.confusion, card.nomenclature, epath.Path(scratch / "plot.png")
         ),
     }

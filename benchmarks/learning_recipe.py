@@ -39,13 +39,15 @@ from order import first_steps
 from record import processor
 
 from flair_jax import config as configuration
-from flair_jax import input_pipeline
-from flair_jax.model_card import BANDS, ModelCard
-from flair_jax.optimizer import make_optimizer
-from flair_jax.pretrained import state_dict_of
-from flair_jax.sharding import make_mesh, replicate, to_global
-from flair_jax.train_state import create_train_state, split_model
-from flair_jax.train_step import make_train_step
+from flair_jax.data import input_pipeline
+from flair_jax.data.bands import BANDS
+from flair_jax.interop.torch_weights import state_dict_of
+from flair_jax.models.functional import split_model
+from flair_jax.models.spec import ModelCard
+from flair_jax.runtime.sharding import make_mesh, replicate, to_global
+from flair_jax.training.optimizer import make_optimizer
+from flair_jax.training.state import create_train_state
+from flair_jax.training.step import make_train_step
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt

@@ -23,7 +23,7 @@ import torch
 from order import first_steps
 from record import write_record
 
-from flair_jax import input_pipeline
+from flair_jax.data import input_pipeline
 
 OURS, PEER = "flair-jax", "peer"
 WALL, PROCESSOR = KINDS = "patches a second", "patches a second of processor time"

@@ -22,15 +22,16 @@ from order import first_steps
 from record import write_record
 
 from flair_jax import config as configuration
-from flair_jax import input_pipeline
-from flair_jax.compiled_step import figures_of, lower_train_step
-from flair_jax.evaluate import on_device
-from flair_jax.model_card import ModelCard
-from flair_jax.optimizer import make_optimizer
-from flair_jax.sharding import make_mesh, replicate, to_global
-from flair_jax.train_compile import NO_TPU_HERE, topology_devices
-from flair_jax.train_state import create_train_state, split_model
-from flair_jax.train_step import make_train_step, set_training_options
+from flair_jax.aot.compiled_step import figures_of, lower_train_step
+from flair_jax.aot.train_compile import NO_TPU_HERE, topology_devices
+from flair_jax.data import input_pipeline
+from flair_jax.data.input_pipeline import on_device
+from flair_jax.models.functional import split_model
+from flair_jax.models.spec import ModelCard
+from flair_jax.runtime.sharding import make_mesh, replicate, to_global
+from flair_jax.training.optimizer import make_optimizer
+from flair_jax.training.state import create_train_state
+from flair_jax.training.step import make_train_step, set_training_options
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},

@@ -22,8 +22,8 @@ from jax.sharding import SingleDeviceSharding
 from record import write_record
 from sklearn.metrics import confusion_matrix
 
-from flair_jax.metrics import confusion_matrices
-from flair_jax.train_compile import NO_TPU_HERE, topology_devices
+from flair_jax.aot.train_compile import NO_TPU_HERE, topology_devices
+from flair_jax.evaluation.metrics import confusion_matrices
 
 CLASSES, SIDE = 13, 512
 

@@ -29,10 +29,10 @@ from learning_recipe import CHANNELS_LAST, OURS, PEER, our_learner, torch_learne
 from record import write_record
 
 from flair_jax import config as configuration
-from flair_jax import huge_pages
-from flair_jax.evaluate import forward
-from flair_jax.model_card import BANDS, ModelCard
-from flair_jax.train_state import split_model
+from flair_jax.data.bands import BANDS
+from flair_jax.models.functional import forward, split_model
+from flair_jax.models.spec import ModelCard
+from flair_jax.runtime import huge_pages
 
 SIDE = 512
 SIDES = (OURS, PEER, CHANNELS_LAST)

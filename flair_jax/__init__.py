@@ -9,11 +9,11 @@ __all__ = ["detect_raster", "load_model"]
 def __getattr__(name: str) -> Any:
     """Imports what is asked for only then: it brings JAX with it."""
     if name == "load_model":
-        from flair_jax.inference import load_model
+        from flair_jax.inference.predictor import load_model
 
         return load_model
     if name == "detect_raster":
-        from flair_jax.detection.job import detect_raster
+        from flair_jax.inference.detection import detect_raster
 
         return detect_raster
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

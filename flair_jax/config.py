@@ -7,13 +7,12 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from flair_jax.classes import nomenclature
+from flair_jax.data.bands import BANDS, band_places
+from flair_jax.data.metadata import SIZES
+from flair_jax.data.nomenclature import nomenclature
 from flair_jax.errors import UserError
-from flair_jax.losses import NORMALIZATIONS
-from flair_jax.metadata import SIZES
-from flair_jax.model_card import BANDS, band_places
-from flair_jax.models.unet import FUSIONS, check_size
-from flair_jax.whole_files import write_whole
+from flair_jax.models.choices import FUSIONS, LOSS_NORMALIZATIONS, check_size
+from flair_jax.runtime.atomic_io import write_whole
 
 # What a run may change when it goes on: nothing that the weights already depend on.
 CHANGEABLE = frozenset(
@@ -131,7 +130,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         ("dtype", ("float32", "bfloat16")),
         ("batch_norm", ("sync", "per_device")),
         ("unlisted_values", ("error", "ignore")),
-        ("loss_normalization", NORMALIZATIONS),
+        ("loss_normalization", LOSS_NORMALIZATIONS),
         ("metadata.encoding", tuple(SIZES)),
         ("metadata.fusion", FUSIONS),
     ):

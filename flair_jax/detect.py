@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from flair_jax import huge_pages
 from flair_jax.errors import UserError
-from flair_jax.interruption import Interrupted
+from flair_jax.runtime import huge_pages
+from flair_jax.runtime.preemption import Interrupted
 
 
 def parser() -> argparse.ArgumentParser:
@@ -132,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.set_verbosity(logging.ERROR)  # Orbax narrates every restore
     try:
-        from flair_jax import compilation_cache, console, detect_raster
+        from flair_jax import detect_raster
+        from flair_jax.runtime import compilation_cache, console
 
         compilation_cache.use("default")
         written = detect_raster(checkpoint, inputs, output, **options)

@@ -10,9 +10,10 @@ import traceback
 
 from absl import app, flags, logging
 
-from flair_jax import command_line, hosts, huge_pages
+from flair_jax import command_line
 from flair_jax.errors import UserError
-from flair_jax.interruption import Interrupted
+from flair_jax.runtime import distributed, huge_pages
+from flair_jax.runtime.preemption import Interrupted
 
 flags.declare_key_flag("config")
 _WORKDIR = flags.DEFINE_string(
@@ -36,7 +37,7 @@ _OVERLAYS = flags.DEFINE_string(
     "With --mode=predict: also draw the classes over so many patches, spread over the split, or "
     "over 'all'; into predictions_overlays/OVERLAY_<number>.png.",
 )  # fmt: skip
-hosts.define_flags()
+distributed.define_flags()
 _LOST = (
     "error: this host ends, and the others will within two minutes. If it has lost another one, "
     "see what that one said; the same command on every host goes on from what is saved"
@@ -50,19 +51,25 @@ def main(argv: list[str]) -> None:
         raise UserError("--submission and --overlays belong to --mode=predict")
     logging.set_verbosity(logging.ERROR)  # Orbax narrates every save
 
-    hosts.start()
+    distributed.start()
     from etils import epath
 
-    from flair_jax import compilation_cache, evaluate, places, predict, synthetic, train
+    from flair_jax.data import synthetic
+    from flair_jax.evaluation import evaluate, predict
+    from flair_jax.report import page
+    from flair_jax.runtime import compilation_cache, storage
+    from flair_jax.training import loop
 
     compilation_cache.use(config.compilation_cache)
 
     workdir = epath.Path(_WORKDIR.value or f"runs/{command_line.config_name()}")
-    places.check_reachable(workdir, "--workdir")
+    storage.check_reachable(workdir, "--workdir")
     if config.synthetic.use:
         config = synthetic.prepare(config)
     if _MODE.value == "train":
-        train.train_and_evaluate(config, workdir)
+        loop.train_and_evaluate(config, workdir)
+        if config.report_after_training:
+            page.update_report(workdir.expanduser())
     elif _MODE.value == "eval":
         evaluate.evaluate_run(config, workdir, _SPLIT.value, _AVERAGE.value)
     else:
@@ -83,9 +90,9 @@ def with_saved_config(argv: list[str]) -> list[str]:
         return argv
     from etils import epath
 
-    from flair_jax import places
+    from flair_jax.runtime import storage
 
-    places.check_reachable(given["workdir"], "--workdir")
+    storage.check_reachable(given["workdir"], "--workdir")
     if not (epath.Path(given["workdir"]).expanduser() / "config.json").exists():
         raise UserError(
             f"there is no {given['workdir']}/config.json: {given['workdir']} is not the workdir of "
@@ -108,20 +115,20 @@ def run() -> None:
     try:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:
-        hosts.leave(f"error: {error}")
+        distributed.leave(f"error: {error}")
     except Interrupted as stop:
         print(stop)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from what is saved")
-        hosts.leave(0)
+        distributed.leave(0)
     except Exception as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            hosts.leave(
+            distributed.leave(
                 f"error: nothing more can be written ({error}). What was saved before is whole: "
                 "make room, and give the same command again"
             )
         traceback.print_exc()
-        hosts.leave(_LOST if hosts.joined() else 1)
+        distributed.leave(_LOST if distributed.joined() else 1)
 
 
 if __name__ == "__main__":

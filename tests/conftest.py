@@ -14,7 +14,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import pytest
 from download import make
 
-from flair_jax import synthetic
+from flair_jax.data import synthetic
 from tfds_builder.build import build
 
 

@@ -9,8 +9,9 @@ import rasterio
 from rasterio.transform import from_origin
 
 import flair_jax
-from flair_jax.classes import BASELINE
-from flair_jax.model_card import BANDS, ModelCard
+from flair_jax.data.bands import BANDS
+from flair_jax.data.nomenclature import BASELINE
+from flair_jax.models.spec import ModelCard
 
 PLACE = from_origin(900_000, 6_500_000, 0.2, 0.2)
 TILE, MARGIN = 64, 16

@@ -4,7 +4,7 @@ import json
 
 import rasterio
 
-from flair_jax import synthetic
+from flair_jax.data import synthetic
 
 TRAIN, VAL, TEST = 12, 4, 4
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flair_jax.models import UNet
-from flair_jax.pretrained import load_state_dict, torch_name
-from flair_jax.train_state import split_model
+from flair_jax.interop.torch_weights import load_state_dict, torch_name
+from flair_jax.models.functional import split_model
+from flair_jax.models.unet import UNet
 
 GOLDEN = Path(__file__).parent / "golden"
 

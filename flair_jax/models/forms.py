@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from flair_jax.folding import LANES
+from flair_jax.models.ops.tpu import LANES
 
 NARROWEST = 16  # channels of the last decoder block
 
@@ -14,7 +14,7 @@ class Form:
     """A way to compute the network.
 
     Attributes:
-        fold: how many neighbouring pixels of a row are worked on as one, see `flair_jax.folding`.
+        fold: how many neighbouring pixels of a row are worked on as one, see `flair_jax.models.ops.tpu`.
         on_cpu: whether convolution and pooling are those of `on_cpu`.
     """
 

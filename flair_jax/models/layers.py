@@ -1,6 +1,6 @@
 """Convolution and batch normalisation as PyTorch defines them, channels last.
 
-Both take maps with folded rows, see `flair_jax.folding`, and read the fold off the shape.
+Both take maps with folded rows, see `flair_jax.models.ops.tpu`, and read the fold off the shape.
 """
 
 import math
@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from flair_jax import folding
-from flair_jax.models import on_cpu
 from flair_jax.models.forms import PLAIN
+from flair_jax.models.ops import cpu, tpu
 
 Initializer = Callable[..., jax.Array]
 
@@ -100,17 +99,17 @@ class Conv(nnx.Module):
         kernel, x = self.kernel[...], x.astype(self.dtype)
         of_x, of_skip = kernel[:, :, :channels], kernel[:, :, channels:]
         if self.form.on_cpu:
-            y = on_cpu.convolve_doubled(x, of_x)
+            y = cpu.convolve_doubled(x, of_x)
         else:
-            y = folding.convolve(x, of_x, doubled=True)
+            y = tpu.convolve(x, of_x, doubled=True)
         return y if skip is None else y + self._convolve(skip, of_skip)
 
     def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         x = x.astype(self.dtype)
         if x.shape[-1] > kernel.shape[2]:
-            return folding.convolve(x, kernel, stride=self.stride)
+            return tpu.convolve(x, kernel, stride=self.stride)
         if self.form.on_cpu:
-            return on_cpu.convolve(x, kernel, self.stride)
+            return cpu.convolve(x, kernel, self.stride)
         pad = kernel.shape[0] // 2
         return jax.lax.conv_general_dilated(
             x,
@@ -118,7 +117,7 @@ class Conv(nnx.Module):
             (self.stride, self.stride),
             ((pad, pad), (pad, pad)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=folding.full_precision(x),
+            precision=tpu.full_precision(x),
         )
 
 

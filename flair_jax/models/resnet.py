@@ -7,10 +7,9 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from flair_jax import folding
-from flair_jax.models import on_cpu
 from flair_jax.models.forms import PLAIN
 from flair_jax.models.layers import BatchNorm, Conv, kaiming_normal_fan_out
+from flair_jax.models.ops import cpu, tpu
 
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # channels and blocks of each stage
 
@@ -108,7 +107,7 @@ class ResNet34Encoder(nnx.Module):
     def _pool(self, x: jax.Array) -> jax.Array:
         channels = self.out_channels[0]
         if x.shape[-1] > channels:
-            return folding.max_pool(x, channels)
+            return tpu.max_pool(x, channels)
         if self.form.on_cpu:
-            return on_cpu.max_pool(x)
+            return cpu.max_pool(x)
         return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

@@ -6,16 +6,14 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from flair_jax.errors import UserError
-from flair_jax.folding import fold, unfold
+from flair_jax.models.choices import FUSIONS, check_size
 from flair_jax.models.forms import PLAIN, form_for
 from flair_jax.models.layers import BatchNorm, Conv, kaiming_uniform_fan_in, xavier_uniform
 from flair_jax.models.metadata_mlp import MetadataMLP, linear
+from flair_jax.models.ops.tpu import fold, unfold
 from flair_jax.models.resnet import ResNet34Encoder, call_block
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
-FUSIONS = ("rows", "channels")
-ROW_FUSION_SIZE = 512  # pixels: a bottleneck of 16 rows for the metadata's 16 numbers
-STRIDE = 32  # the bottleneck's: sizes must be multiples of it
 
 
 def upsample(x: jax.Array) -> jax.Array:
@@ -115,26 +113,6 @@ class Decoder(nnx.Module):
         for block, skip in zip(self.blocks, [*reversed(skips), None], strict=True):
             x = call(block, x) if skip is None else call(block, x, skip)
         return x
-
-
-def check_size(height: int, width: int, *, by_rows: bool) -> None:
-    """Raises a UserError unless the U-Net takes images of this size.
-
-    Args:
-        height, width: in pixels.
-        by_rows: whether metadata is fused along the rows.
-    """
-    if height % STRIDE or width % STRIDE:
-        raise UserError(
-            f"the U-Net takes heights and widths that are multiples of {STRIDE}, not "
-            f"{height} x {width}; set config.crop_size to a multiple of {STRIDE}"
-        )
-    if by_rows and {height, width} != {ROW_FUSION_SIZE}:
-        raise UserError(
-            f"the metadata's row fusion is defined for {ROW_FUSION_SIZE} x {ROW_FUSION_SIZE} "
-            f"pixels (16 numbers, 16 rows), not {height} x {width}: set config.crop_size=0 (whole "
-            "patches of 512), or config.metadata.fusion='channels'"
-        )
 
 
 class UNet(nnx.Module):

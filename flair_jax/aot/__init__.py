@@ -1,0 +1,1 @@
+"""Programs compiled ahead of time for hardware that need not be there."""

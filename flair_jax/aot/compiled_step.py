@@ -1,0 +1,210 @@
+"""The train step compiled from shapes alone, and what its program asks of a chip."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import Mesh, Sharding
+
+from flair_jax.data import metadata
+from flair_jax.errors import UserError
+from flair_jax.models.functional import split_model
+from flair_jax.models.spec import ModelCard
+from flair_jax.runtime.sharding import batch_sharding, replicated
+from flair_jax.training.optimizer import make_optimizer
+from flair_jax.training.state import create_train_state
+from flair_jax.training.step import make_train_step, set_training_options
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What a chip has.
+
+    Attributes:
+        flops: peak bfloat16 operations per second.
+        bandwidth: of its memory, in bytes per second.
+        memory: what a program may use of it, in bytes.
+    """
+
+    flops: float
+    bandwidth: float
+    memory: float
+
+
+# By `jax.Device.device_kind`. Operations and bandwidth: the pages "TPU v4", "TPU v5e", "TPU v5p",
+# "TPU v6e" of the Cloud TPU documentation, docs.cloud.google.com/tpu/docs/v4 and so on, read in
+# November 2026. Memory: what the TPU compiler (libtpu 0.0.50.1) gives a program, as its error for
+# one that is too large says; a little less than the 32, 16, 95 and 32 GB of those pages.
+CHIPS = {
+    "TPU v4": Chip(275e12, 1200e9, 30.75 * 2**30),
+    "TPU v5 lite": Chip(197e12, 819e9, 15.75 * 2**30),  # v5e
+    "TPU v5": Chip(459e12, 2765e9, 95.73 * 2**30),  # v5p
+    "TPU v6 lite": Chip(918e12, 1638e9, 31.24 * 2**30),  # v6e
+}
+
+
+def usable_memory(device: jax.Device) -> float | None:
+    """Bytes that a program may use, as the device or else the table says; None: neither does."""
+    try:
+        said = (device.memory_stats() or {}).get("bytes_limit")
+    except jax.errors.JaxRuntimeError:  # a device of a topology: there is none to ask
+        said = None
+    chip = CHIPS.get(device.device_kind)
+    return said or (chip.memory if chip else None)
+
+
+def lower_train_step(
+    config: ml_collections.ConfigDict, patch_size: int, mesh: Mesh
+) -> jax.stages.Lowered:
+    """The train step of a configuration for the devices of a mesh, which need not exist.
+
+    Args:
+        config: see `config.default`; its `batch_size` is the global one.
+        patch_size: side of the square patches in pixels.
+        mesh: over the devices to compile for.
+    """
+    card = ModelCard.from_config(config, (patch_size, patch_size))
+    model = set_training_options(card.abstract_model(), config, mesh)
+    graphdef, params, stats = split_model(model)
+    optimizer = make_optimizer(config.learning_rate)
+    averaged = config.ema_decay > 0
+    state = jax.eval_shape(
+        lambda p, s: create_train_state(p, s, optimizer, averaged=averaged), params, stats
+    )
+    n, image = config.batch_size, (config.batch_size, patch_size, patch_size)
+    batch = {
+        "image": jax.ShapeDtypeStruct((*image, len(card.bands)), jnp.uint8),
+        "mask": jax.ShapeDtypeStruct(image, jnp.uint8),
+        "stop": jax.ShapeDtypeStruct((n,), jnp.bool_),
+    }
+    if card.takes_metadata:
+        numbers = metadata.SIZES[card.metadata_encoding]
+        batch["metadata"] = jax.ShapeDtypeStruct((n, numbers), jnp.float32)
+    step = make_train_step(graphdef, card, config, optimizer, mesh)
+    placed = _placed(state, replicated(mesh)), _placed(batch, batch_sharding(mesh))
+    return step.lower(*placed)
+
+
+def _placed(tree: Any, sharding: Sharding) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """All collectives of a kind in a program: how many, and the bytes of their results."""
+
+    count: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """What the compiler says of a program, for one chip and one run of it.
+
+    Attributes:
+        arguments, outputs, temporaries, code: memory in bytes.
+        aliased: bytes of outputs that lie where arguments were.
+        flops: floating-point operations.
+        traffic: bytes read and written, as the compiler's cost model counts them.
+        collectives: by kind.
+    """
+
+    arguments: int
+    outputs: int
+    temporaries: int
+    code: int
+    aliased: int
+    flops: float
+    traffic: float
+    collectives: dict[str, Collective]
+
+    @property
+    def memory(self) -> int:
+        """All that is in the chip's memory at once, in bytes."""
+        return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
+
+    def seconds(self, chip: Chip) -> tuple[float, float]:
+        """The roofline: seconds of operations and of memory traffic at the chip's peaks."""
+        return self.flops / chip.flops, self.traffic / chip.bandwidth
+
+
+def figures_of(compiled: jax.stages.Compiled) -> Figures:
+    """Reads the figures of a compiled program.
+
+    Raises:
+        UserError: the backend's compiler gives none.
+    """
+    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    if memory is None or cost is None:
+        raise UserError(
+            f"the compiler of JAX's backend {jax.default_backend()!r} tells neither memory nor "
+            "operations of a program: compile for TPUs with --topology=v5e:2x4, or on another "
+            "machine"
+        )
+    return Figures(
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        code=memory.generated_code_size_in_bytes,
+        aliased=memory.alias_size_in_bytes,
+        flops=cost["flops"],
+        traffic=cost["bytes accessed"],
+        collectives=collectives(compiled.as_text() or ""),
+    )
+
+
+# %all-reduce.1 = (f32[64]{0:T(128)}, f32[3,3]{1,0}) all-reduce(%a, %b), channel_id=2, ...
+_COLLECTIVE = re.compile(
+    r"^\s*(?:ROOT )?%?[\w.-]+ = (.+?) "
+    r"(all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(-start)?\("
+    r"(?:.*?\bchannel_id=(\d+))?",
+    re.MULTILINE,
+)
+_ARRAY = re.compile(r"\b(pred|token|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+
+
+def collectives(hlo: str) -> dict[str, Collective]:
+    """Counts the collectives in a compiled program's text, each once.
+
+    An asynchronous one is counted by its start. One in several parts, which the TPU compiler has
+    put into the computations beside which they run, stands there with one channel in all of them.
+
+    Args:
+        hlo: the text of the optimised module, what every device runs.
+    """
+    found: dict[str, Collective] = {}
+    channels = set()
+    for shape, kind, start, channel in _COLLECTIVE.findall(hlo):
+        if channel and channel in channels:
+            continue
+        channels.add(channel)
+        if start and kind in ("all-gather", "collective-permute"):
+            shape = _members(shape)[1]  # (operands, results, ...)
+        so_far = found.get(kind, Collective(0, 0))
+        found[kind] = Collective(so_far.count + 1, so_far.bytes + _bytes(shape))
+    return found
+
+
+def _members(shape: str) -> Sequence[str]:
+    """The members of a tuple's shape: "((f32[8]{0}, s32[]), f32[8,2]{1,0})" has two."""
+    members, depth, begin = [], 0, 1
+    for i, letter in enumerate(shape):
+        depth += (letter in "([{") - (letter in ")]}")
+        if (letter == "," and depth == 1) or depth == 0:
+            members.append(shape[begin:i].strip())
+            begin = i + 1
+    return members
+
+
+def _bytes(shape: str) -> int:
+    """The size of an array, or of all arrays of a tuple."""
+    total = 0
+    for name, bits, sides in _ARRAY.findall(shape):
+        width = {"pred": 8, "token": 0}.get(name) if not bits else int(bits)
+        total += -(-math.prod(int(side) for side in sides.split(",") if side) * (width or 0) // 8)
+    return total

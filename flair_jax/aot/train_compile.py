@@ -1,0 +1,233 @@
+"""The command: compiles the train step for hardware that you need not have, and says what it asks.
+
+python -m flair_jax.aot.train_compile --config=configs/baseline.py [--topology=v5e:2x4]
+    [--batch_size=64] [--patch_size=512] [--config.KEY=VALUE]
+
+Nothing is allocated and nothing is run. Without --topology it compiles for the devices at hand.
+The exit status is 1 if the step does not fit the chip's memory.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from absl import app, flags
+
+from flair_jax import command_line
+from flair_jax.errors import UserError
+
+if TYPE_CHECKING:  # JAX is imported once the environment is set
+    import jax
+    import ml_collections
+
+    from flair_jax.aot.compiled_step import Chip, Figures
+
+flags.declare_key_flag("config")
+_TOPOLOGY = flags.DEFINE_string(
+    "topology", None,
+    "TPUs to compile for, as generation:shape, such as v5e:2x4, v5p:2x2x2 or v6e:16x16; the "
+    "devices at hand if not given. Needs the extra `tpu`.",
+)  # fmt: skip
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", None, "Global batch; config.batch_size if not given."
+)
+_PATCH_SIZE = flags.DEFINE_integer("patch_size", 512, "Side of the square patches in pixels.")
+
+# What libtpu and JAX would otherwise ask the machine, which has no TPU to tell of. No TPU is
+# opened, so that libtpu's lock, which lets one process use a machine's TPUs, is not needed.
+NO_TPU_HERE = {
+    "JAX_PLATFORMS": "cpu",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+
+
+def main(argv: list[str]) -> None:
+    """Compiles for what the flags say and prints the table."""
+    config = command_line.given_config(argv)
+    from flair_jax import config as configuration
+    from flair_jax.runtime.sharding import check_batch_size, make_mesh
+
+    configuration.validate(config)
+    flag = "config.batch_size"
+    if _BATCH_SIZE.value is not None:
+        config.batch_size, flag = _BATCH_SIZE.value, "--batch_size"
+    try:
+        configuration.check_patch_size(config, _PATCH_SIZE.value, _PATCH_SIZE.value)
+    except UserError as error:
+        raise UserError(f"--patch_size={_PATCH_SIZE.value}: {error}") from error
+    mesh = make_mesh(topology_devices(_TOPOLOGY.value) if _TOPOLOGY.value else None)
+    check_batch_size(config.batch_size, mesh, flag, config.accumulate_steps)
+    _show(("train step of", command_line.config_name()))
+    if not compile_and_show(config, _PATCH_SIZE.value, mesh):
+        sys.exit(1)
+
+
+def topology_devices(name: str) -> "list[jax.Device]":
+    """The devices of a TPU topology, to compile for; there need be none on this machine.
+
+    Raises:
+        UserError: the TPU compiler is not installed, or does not know the topology.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            f"--topology={name} needs the TPU compiler, libtpu, which is not installed: "
+            'pip install -e ".[tpu]", or leave --topology out to compile for the devices at hand'
+        )
+    from jax.experimental import topologies
+
+    # As Cloud TPU runs it: both cores of a v4 chip as one device, which is v5p's default.
+    options = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
+    try:
+        return topologies.get_topology_desc(name, platform="tpu", **options).devices
+    except RuntimeError as error:
+        raise UserError(
+            f"the TPU compiler takes no --topology={name} ({error}): a topology is "
+            "generation:shape, such as v5e:2x4, v5p:2x2x2 or v6e:16x16"
+        ) from error
+
+
+def compile_and_show(
+    config: "ml_collections.ConfigDict", patch_size: int, mesh: "jax.sharding.Mesh"
+) -> bool:
+    """Compiles the train step and prints what it asks of a chip.
+
+    Args:
+        config, patch_size, mesh: see `compiled_step.lower_train_step`.
+
+    Returns:
+        False if it does not fit the chip's memory; True if it does, or the memory is not known.
+    """
+    import jax
+
+    from flair_jax.aot import compiled_step
+
+    devices = mesh.devices.flatten()
+    crop = f", crops of {config.crop_size}" if config.crop_size else ""
+    hosts = len({device.process_index for device in devices})
+    _show(
+        ("activations", config.dtype),
+        ("batch", f"{config.batch_size} patches of {patch_size} x {patch_size}{crop}, "
+                  f"{config.batch_size // mesh.size} a chip"),
+        ("chips", f"{mesh.size} x {devices[0].device_kind}, {hosts} host(s)"),
+        ("compiler", _versions(devices[0].platform)),
+    )  # fmt: skip
+    lowered, started = compiled_step.lower_train_step(config, patch_size, mesh), time.monotonic()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        _show(("memory of a chip", f"does not fit; the compiler says:\n{error}"))
+        return False
+    _show(("compiled in", f"{time.monotonic() - started:.0f} s"))
+    figures, memory = compiled_step.figures_of(compiled), compiled_step.usable_memory(devices[0])
+    chip = compiled_step.CHIPS.get(devices[0].device_kind)
+    _show(*rows(figures, memory, chip, config.batch_size, mesh.size))
+    return memory is None or figures.memory <= memory
+
+
+def rows(
+    figures: "Figures", memory: float | None, chip: "Chip | None", batch_size: int, chips: int
+) -> list[tuple[str, str]]:
+    """The table's rows: name and value.
+
+    Args:
+        figures: of the compiled step.
+        memory: bytes that a chip has for it, None if not known.
+        chip: its peak figures, None if not known.
+        batch_size: the global one.
+        chips: their number.
+    """
+    return [
+        *_memory_rows(figures, memory),
+        *_work_rows(figures, chip, batch_size, chips),
+        *_collective_rows(figures),
+    ]
+
+
+def _memory_rows(figures: "Figures", memory: float | None) -> list[tuple[str, str]]:
+    if memory is None:
+        verdict = "of unknown"
+    else:
+        verdict = f"of {_gib(memory)}: {'fits' if figures.memory <= memory else 'does not fit'}"
+    return [
+        ("memory of a chip", f"{_gib(figures.memory)} {verdict}"),
+        ("  arguments", _gib(figures.arguments)),
+        ("  outputs", _gib(figures.outputs)),
+        ("  aliased", f"{_gib(figures.aliased)} (outputs in the arguments' place)"),
+        ("  temporaries", _gib(figures.temporaries)),
+        ("  generated code", _gib(figures.code)),
+    ]
+
+
+def _work_rows(
+    figures: "Figures", chip: "Chip | None", batch_size: int, chips: int
+) -> list[tuple[str, str]]:
+    operations, traffic = f"{figures.flops / 1e9:,.1f} GFLOP", f"{figures.traffic / 1e9:,.2f} GB"
+    roofline = speed = "unknown, as this chip's peak figures are"
+    if chip is not None:
+        computing, moving = figures.seconds(chip)
+        operations += f", {_ms(computing)} at {chip.flops / 1e12:g} TFLOP/s (bfloat16)"
+        traffic += f", {_ms(moving)} at {chip.bandwidth / 1e9:g} GB/s"
+        longer = max(computing, moving)
+        bound = "operations" if computing >= moving else "memory traffic"
+        roofline = f"{_ms(longer)} a step, bound by {bound}"
+        speed = f"{batch_size / longer:,.0f}, {batch_size / longer / chips:,.0f} a chip"
+    return [
+        ("operations of a chip", operations),
+        ("memory traffic of a chip", traffic),
+        ("roofline", roofline),
+        ("images per second", speed),
+    ]
+
+
+def _collective_rows(figures: "Figures") -> list[tuple[str, str]]:
+    found = sorted(figures.collectives.items())
+    rows = [(kind, f"{all_.count}, {all_.bytes / 1e6:,.1f} MB a chip") for kind, all_ in found]
+    return rows or [("collectives", "none")]
+
+
+def _versions(platform: str) -> str:
+    names = ["jax", "jaxlib", *(["libtpu"] if platform == "tpu" else [])]
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.3f} GiB"
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.2f} ms"
+
+
+def _show(*rows: tuple[str, str]) -> None:
+    for name, value in rows:
+        print(f"{name:<26}{value}", flush=True)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """Parses the command line; with --topology, sets the environment before JAX is imported."""
+    if command_line.flags_as_written(argv).get("topology"):
+        for name, value in NO_TPU_HERE.items():
+            os.environ.setdefault(name, value)
+    return command_line.parse_flags(argv)
+
+
+def run() -> None:
+    """Entry point of the command."""
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    run()

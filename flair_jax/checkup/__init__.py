@@ -1,1 +1,0 @@
-"""What `flair_jax.doctor` looks at: facts are gathered first, then judged."""

@@ -1,1 +1,0 @@
-"""A raster of any size -> a land-cover raster: the rooms behind `flair_jax.detect`."""

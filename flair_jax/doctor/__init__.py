@@ -1,0 +1,1 @@
+"""The examination of a download or a built data set."""

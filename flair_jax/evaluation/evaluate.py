@@ -1,0 +1,271 @@
+"""A split -> confusion matrices, loss and scores."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+
+from flair_jax.data.bands import band_places
+from flair_jax.data.input_pipeline import (
+    Batch,
+    Split,
+    check_bands,
+    dataset_directory,
+    on_device,
+    open_split,
+    split_batches,
+)
+from flair_jax.data.nomenclature import Nomenclature
+from flair_jax.errors import UserError
+from flair_jax.evaluation import tables
+from flair_jax.evaluation.grouped_metrics import FIELDS, breakdown, by_patch, groups
+from flair_jax.evaluation.metrics import DEFINITIONS, challenge_scores, confusion_matrices, summary
+from flair_jax.inference.loading import load
+from flair_jax.models.functional import Arrays, folded_forward
+from flair_jax.models.losses import cross_entropy_sums
+from flair_jax.models.ops import tpu
+from flair_jax.models.preprocess import to_labels
+from flair_jax.models.spec import ModelCard
+from flair_jax.runtime import console
+from flair_jax.runtime.atomic_io import write_whole
+from flair_jax.runtime.sharding import (
+    batch_sharding,
+    check_batch_size,
+    gather_hosts,
+    make_mesh,
+    replicated,
+    to_global,
+)
+from flair_jax.viz import figures
+
+EvalStep = Callable[[Arrays, Arrays, dict[str, jax.Array]], dict[str, jax.Array]]
+
+
+class NoMasksError(UserError):
+    """A split whose patches have no masks cannot be scored."""
+
+
+class StopAskedError(Exception):
+    """A host asked for an end before all was counted."""
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """What is counted over a split; patches without mask are not.
+
+    Attributes:
+        confusions: (patches, classes, classes) int32, rows are the truth.
+        loss: mean over the split by the configuration's normalisation.
+        fields: (patches,) str arrays by name: what the batches kept of `breakdown.FIELDS`.
+        places: (patches,) int64, where each patch lies in the order that was scored, from 0.
+    """
+
+    confusions: np.ndarray
+    loss: float
+    fields: dict[str, np.ndarray]
+    places: np.ndarray
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """(classes, classes) int64, over all patches."""
+        return self.confusions.sum(0, dtype=np.int64)
+
+    def miou(self, nomenclature: Nomenclature) -> float:
+        """Mean IoU by the challenge's definition."""
+        return challenge_scores(self.confusion, nomenclature.weights)["miou"]
+
+    def scores(self, nomenclature: Nomenclature) -> dict[str, Any]:
+        """Both definitions of the scores, as plain numbers."""
+        return summary(self.confusion, nomenclature.names, nomenclature.weights)
+
+
+def make_eval_step(
+    graphdef: nnx.GraphDef, card: ModelCard, loss_normalization: str, mesh: Mesh
+) -> EvalStep:
+    """A jitted function: parameters, statistics, batch -> loss sums and confusion matrices."""
+    nomenclature = card.nomenclature
+
+    def eval_step(params: Arrays, stats: Arrays, batch: dict[str, jax.Array]) -> dict:
+        labels = to_labels(batch["mask"], nomenclature)
+        logits = folded_forward(graphdef, card, params, stats, batch)
+        total, count = cross_entropy_sums(
+            logits, labels, jnp.asarray(nomenclature.weights), loss_normalization
+        )
+        valid = batch["valid"]
+        return {
+            "loss_sum": jnp.sum(jnp.where(valid, total, 0)),
+            "loss_count": jnp.sum(jnp.where(valid, count, 0)),
+            "valid": valid,
+            "stop": jnp.any(batch["stop"]),
+            "confusions": confusion_matrices(
+                labels, tpu.best_class(logits, len(nomenclature)), valid, len(nomenclature)
+            ),
+        }
+
+    return jax.jit(
+        eval_step,
+        in_shardings=(replicated(mesh), replicated(mesh), batch_sharding(mesh)),
+        out_shardings=replicated(mesh),
+    )
+
+
+def accumulate(
+    eval_step: EvalStep,
+    params: Arrays,
+    stats: Arrays,
+    data: Iterable[Batch],
+    mesh: Mesh,
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation:
+    """Runs a split through an evaluation step; sums of the losses in float64 on the host.
+
+    Args:
+        eval_step: see `make_eval_step`.
+        params, stats: of the model.
+        data: this host's share of the batches.
+        mesh: the devices.
+        stop: asked before each batch; if it is true on any host, all hosts stop.
+
+    Raises:
+        NoMasksError: no patch has a mask.
+        StopAskedError: see `stop`.
+    """
+    loss_sum = loss_count = 0.0
+    confusions, kept = [], []
+
+    def steps() -> Iterable[dict]:
+        for batch in data:
+            kept.append([batch[name] for name in FIELDS if name in batch])
+            yield eval_step(params, stats, to_global(on_device(batch, stop=stop()), mesh))
+
+    valid = []
+    for counts in _one_behind(steps()):
+        loss_sum += float(counts["loss_sum"])
+        loss_count += float(counts["loss_count"])
+        if counts["stop"]:
+            raise StopAskedError
+        valid.append(np.asarray(counts["valid"]))
+        confusions.append(np.asarray(counts["confusions"])[valid[-1]])
+    if not any(map(np.any, valid)):
+        raise NoMasksError("no patch of this split has a mask: it can be predicted, but not scored")
+    places = np.flatnonzero(np.concatenate(valid))
+    fields = {
+        name: gather_hosts(np.stack(values))[places]
+        for name, values in zip(FIELDS, zip(*kept, strict=True), strict=False)
+    }
+    loss = loss_sum / max(loss_count, 1e-12)
+    return Evaluation(np.concatenate(confusions), loss, fields, places)
+
+
+def _one_behind(results: Iterable[dict]) -> Iterable[dict]:
+    """Yields each result after the next one has been dispatched, so that the device stays busy."""
+    previous = None
+    for result in results:
+        if previous is not None:
+            yield previous
+        previous = result
+    if previous is not None:
+        yield previous
+
+
+def evaluate_checkpoint(
+    checkpoint: epath.PathLike,
+    split: Split,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    loss_normalization: str,
+    num_workers: int = 0,
+    output: epath.PathLike | None = None,
+    averaged: bool = False,
+) -> dict[str, Any]:
+    """Scores a checkpoint on a split; writes `metrics.json` and `confusion_matrix.png`.
+
+    And `patches.json`, which has the `step`, the `split`, and in `patches` the scores of every
+    patch (see `breakdown.by_patch`), one a line.
+
+    Args:
+        checkpoint: see `checkpoint.find`; of a run, its best one is taken.
+        split: what to score.
+        mesh: the devices.
+        batch_size: global batch.
+        loss_normalization: see `losses.cross_entropy_sums`.
+        num_workers: see `input_pipeline.batches`.
+        output: folder to write to, or None.
+        averaged: score the moving average of the weights.
+
+    Returns:
+        What `metrics.json` holds: `definitions`, `challenge`, `main`, `intervals`, `by_domain`,
+        `by_camera`, `by_month` (see `breakdown.breakdown`), `confusion_matrix` (rows are the
+        truth), `loss`, `num_patches`, `split`, `step`, `classes`.
+    """
+    check_batch_size(batch_size, mesh, "config.eval_batch_size")
+    card, params, stats, step = load(checkpoint, mesh, averaged=averaged)
+    check_bands(split)
+    graphdef = nnx.split(card.abstract_model())[0]
+    eval_step = make_eval_step(graphdef, card, loss_normalization, mesh)
+    data = split_batches(
+        split, batch_size, metadata_encoding=card.metadata_encoding,
+        bands=band_places(card.bands), num_workers=num_workers,
+        refused_values=card.refused_values, keep=FIELDS,
+    )  # fmt: skip
+    evaluation = accumulate(eval_step, params, stats, data, mesh)
+    metrics = {
+        "definitions": DEFINITIONS,
+        **evaluation.scores(card.nomenclature),
+        **breakdown(evaluation.confusions, groups(evaluation.fields), card.nomenclature),
+        "confusion_matrix": evaluation.confusion.tolist(),
+        "classes": card.nomenclature.names,
+        "loss": evaluation.loss,
+        "num_patches": len(evaluation.confusions),
+        "split": split.name,
+        "step": step,
+    }
+    if output is not None and jax.process_index() == 0:
+        folder = epath.Path(output)
+        folder.mkdir(parents=True, exist_ok=True)
+        figures.plot_confusion_matrix(
+            evaluation.confusion, card.nomenclature, folder / "confusion_matrix.png"
+        )
+        patches = by_patch(
+            evaluation.confusions, evaluation.fields, evaluation.places, card.nomenclature
+        )
+        lines = ",\n".join(map(json.dumps, patches))
+        head = f'"step": {step}, "split": "{split.name}", "patches"'
+        write_whole(folder / "patches.json", f"{{{head}: [\n{lines}\n]}}\n")
+        write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    return metrics
+
+
+def evaluate_run(
+    config: ml_collections.ConfigDict, workdir: epath.Path, name: str, averaged: bool = False
+) -> dict:
+    """Scores the best checkpoint of a workdir on a split, into `evaluation/<split>/`."""
+    directory = dataset_directory(config.data_dir, config.data_config)
+    output = output_folder(workdir, name, averaged)
+    metrics = evaluate_checkpoint(
+        workdir,
+        open_split(directory, name),
+        make_mesh(),
+        batch_size=config.eval_batch_size or config.batch_size,
+        loss_normalization=config.loss_normalization,
+        num_workers=config.num_workers,
+        output=output,
+        averaged=averaged,
+    )
+    console.say(tables.all_tables(metrics))
+    console.say(f"written to {output}")
+    return metrics
+
+
+def output_folder(workdir: epath.Path, split: str, averaged: bool = False) -> epath.Path:
+    """Where the scores of a run lie: `evaluation/<split>`, or `evaluation/<split>_average`."""
+    return workdir / "evaluation" / (f"{split}_average" if averaged else split)

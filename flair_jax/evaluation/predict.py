@@ -1,0 +1,270 @@
+"""A split -> one georeferenced PRED_<number>.tif for each patch, and pictures of some."""
+
+import json
+import warnings
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import rasterio
+from etils import epath
+from flax import nnx
+from jax.sharding import Mesh
+from rasterio.io import MemoryFile
+from rasterio.transform import Affine
+
+from flair_jax.data.bands import band_places
+from flair_jax.data.input_pipeline import (
+    Split,
+    check_bands,
+    dataset_directory,
+    on_device,
+    open_split,
+    split_batches,
+)
+from flair_jax.data.reference_facts import TEST_PATCHES
+from flair_jax.errors import UserError
+from flair_jax.evaluation.submission import check_wish, write_submission
+from flair_jax.inference.loading import load
+from flair_jax.models.functional import Arrays, folded_forward
+from flair_jax.models.ops import tpu
+from flair_jax.models.spec import ModelCard
+from flair_jax.runtime import console
+from flair_jax.runtime.atomic_io import write_whole
+from flair_jax.runtime.sharding import (
+    batch_sharding,
+    check_batch_size,
+    local_rows,
+    make_mesh,
+    replicated,
+    to_global,
+    wait_for_hosts,
+)
+from flair_jax.viz import images
+
+PredictStep = Callable[[Arrays, Arrays, dict[str, jax.Array]], jax.Array]
+
+
+def make_predict_step(
+    graphdef: nnx.GraphDef, card: ModelCard, mesh: Mesh, *, everywhere: bool = False
+) -> PredictStep:
+    """A jitted function: parameters, statistics, batch -> classes (N, H, W) uint8, from 0.
+
+    The devices share the classes as they do the batch, or with `everywhere` all have all of them.
+    """
+
+    def predict_step(params: Arrays, stats: Arrays, batch: dict[str, jax.Array]) -> jax.Array:
+        logits = folded_forward(graphdef, card, params, stats, batch)
+        return tpu.best_class(logits, len(card.nomenclature)).astype(jnp.uint8)
+
+    return jax.jit(
+        predict_step,
+        in_shardings=(replicated(mesh), replicated(mesh), batch_sharding(mesh)),
+        out_shardings=replicated(mesh) if everywhere else batch_sharding(mesh),
+    )
+
+
+def write_prediction(
+    path: epath.PathLike, classes: np.ndarray, transform: np.ndarray, crs: str
+) -> None:
+    """Writes one patch in the challenge's form: uint8, LZW, classes from 0.
+
+    Args:
+        path: the file.
+        classes: (H, W) uint8.
+        transform: (6,) float64, the affine's a, b, c, d, e, f.
+        crs: "EPSG:n" or WKT; "" for none.
+    """
+    profile = {
+        "driver": "GTiff", "dtype": "uint8", "count": 1, "compress": "lzw",
+        "height": classes.shape[0], "width": classes.shape[1],
+        "transform": Affine(*transform), "crs": crs or None,
+    }  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with MemoryFile() as memory:  # so that any path of epath's will do
+            with memory.open(**profile) as raster:
+                raster.write(classes, 1)
+            epath.Path(path).write_bytes(memory.read())
+
+
+def overlay(image: np.ndarray, classes: np.ndarray, card: ModelCard) -> np.ndarray:
+    """An image with the predicted classes' colours over it, and their names at its right.
+
+    Args:
+        image: (H, W, bands) uint8, the model's bands. In colour, or else infrared, or else its
+            first band in grey.
+        classes: (H, W) uint8, from 0.
+        card: of the model.
+
+    Returns:
+        (height, width, 3) uint8, at least as large as the image.
+    """
+    picture = images.composite(image, card.bands, "colour")
+    if picture is None:
+        picture = images.composite(image, card.bands, "infrared")
+    if picture is None:
+        picture = images.grey(image[..., 0] / 255)
+    mixed = images.overlay(picture, classes, card.nomenclature)
+    return images.with_legend(mixed, card.nomenclature, np.unique(classes).tolist())
+
+
+def overlay_folder(predictions: epath.PathLike) -> epath.Path:
+    """Where the overlays of a folder of predictions lie: beside it, `<its name>_overlays`."""
+    predictions = epath.Path(predictions)
+    return predictions.with_name(predictions.name + "_overlays")
+
+
+def overlay_number(wish: str) -> int | None:
+    """How many overlays `--overlays` asks for; None: one of each patch.
+
+    Raises:
+        UserError: it is neither "all" nor a number from 0.
+    """
+    if wish == "all":
+        return None
+    if not wish.isdecimal():
+        raise UserError(f"--overlays={wish}: expected a number of patches, or 'all'")
+    return int(wish)
+
+
+def predict_checkpoint(
+    checkpoint: epath.PathLike,
+    split: Split,
+    mesh: Mesh,
+    *,
+    batch_size: int,
+    output: epath.PathLike,
+    num_workers: int = 0,
+    averaged: bool = False,
+    overlays: int | None = 0,
+    submission: epath.PathLike | None = None,
+) -> int:
+    """Predicts a split with a checkpoint and writes `PRED_<number>.tif` files.
+
+    They are written into a folder of another name, which gets its own when all are there;
+    `<output>.json` beside it names the step, the split and the classes. Overlays,
+    `OVERLAY_<number>.png`, are written in the same way, see `overlay_folder`; those of earlier
+    predictions go with them.
+
+    Args:
+        checkpoint: see `checkpoint.find`; of a run, its best one is taken.
+        split: what to predict; masks are not needed.
+        mesh: the devices.
+        batch_size: global batch.
+        output: folder to make; an earlier one of that name is replaced.
+        num_workers: see `input_pipeline.batches`.
+        averaged: predict with the moving average of the weights.
+        overlays: of how many patches, spread over the split, a picture is made; None: of all.
+        submission: a zip to write for the challenge, see `submission.write_submission`.
+
+    Returns:
+        The number of predictions, over all hosts.
+
+    Raises:
+        UserError: two patches have one number, or there can be no such submission.
+    """
+    check_batch_size(batch_size, mesh, "config.eval_batch_size")
+    card, params, stats, step = load(checkpoint, mesh, averaged=averaged)
+    check_bands(split)
+    if submission is not None:
+        check_wish(submission, split.name, card.nomenclature)
+    output = epath.Path(output)
+    partial = _partial(output)
+    drawn = _partial(overlay_folder(output))
+    shown = _spread(len(split), overlays)
+    first = jax.process_index() == 0
+    if first:
+        for folder in (partial, drawn):
+            if folder.exists():
+                folder.rmtree()
+        partial.mkdir(parents=True)
+        if shown:
+            drawn.mkdir()
+    wait_for_hosts("predictions: folder made")
+    predict_step = make_predict_step(nnx.split(card.abstract_model())[0], card, mesh)
+    place = ("id", "transform", "crs")
+    data = split_batches(
+        split, batch_size, metadata_encoding=card.metadata_encoding,
+        bands=band_places(card.bands), num_workers=num_workers, keep=place,
+    )  # fmt: skip
+    for number, batch in enumerate(data):
+        mine = number * batch_size + jax.process_index() * len(batch["sample"])  # in the split
+        classes = local_rows(predict_step(params, stats, to_global(on_device(batch), mesh)))
+        for i in np.flatnonzero(batch["sample"]):
+            path = partial / f"PRED_{batch['id'][i]}.tif"
+            if path.exists():
+                raise UserError(
+                    f"two patches of the split {split.name!r} have the number of {path.name}"
+                )
+            write_prediction(path, classes[i], batch["transform"][i], str(batch["crs"][i]))
+            if mine + i in shown:
+                picture = overlay(batch["image"][i], classes[i], card)
+                images.write_png(drawn / f"OVERLAY_{batch['id'][i]}.png", picture)
+    wait_for_hosts("predictions: files written")
+    if first:
+        for folder in (output, overlay_folder(output)):
+            if folder.exists():
+                folder.rmtree()
+            if _partial(folder).exists():
+                _partial(folder).rename(folder)
+        note = {
+            "step": step,
+            "split": split.name,
+            "first_class": 0,
+            "classes": card.nomenclature.names,
+        }
+        write_whole(output.with_name(output.name + ".json"), json.dumps(note, indent=1) + "\n")
+        if submission is not None:
+            write_submission(output, submission, len(split), split.patch_size)
+    return len(split)
+
+
+def _partial(folder: epath.Path) -> epath.Path:
+    return folder.with_name(folder.name + ".partial")
+
+
+def _spread(total: int, count: int | None) -> set[int]:
+    """Places of `count` patches evenly over a split of `total`; of all where None."""
+    count = total if count is None else min(count, total)
+    return {place * total // count for place in range(count)}
+
+
+def predict_run(
+    config: ml_collections.ConfigDict,
+    workdir: epath.Path,
+    name: str,
+    averaged: bool = False,
+    overlays: int | None = 0,
+    submission: epath.PathLike | None = None,
+) -> int:
+    """Predicts a split with the best checkpoint of a workdir, into `predictions/`.
+
+    With `averaged`, by the moving average of the weights, into `predictions_average/`. For
+    `overlays` and `submission`, see `predict_checkpoint`.
+    """
+    directory = dataset_directory(config.data_dir, config.data_config)
+    output = workdir / ("predictions_average" if averaged else "predictions")
+    count = predict_checkpoint(
+        workdir,
+        open_split(directory, name),
+        make_mesh(),
+        batch_size=config.eval_batch_size or config.batch_size,
+        output=output,
+        num_workers=config.num_workers,
+        averaged=averaged,
+        overlays=overlays,
+        submission=submission,
+    )
+    console.say(f"{count} predictions of {name!r} in {output}")
+    if overlays != 0:
+        console.say(f"pictures of them in {overlay_folder(output)}")
+    if submission is not None:
+        console.say(f"submission in {submission}: {count} files, checked")
+        if count != TEST_PATCHES:
+            console.say(
+                f"note: FLAIR #1's test split has {TEST_PATCHES:,} patches, this one {count:,}"
+            )
+    return count

@@ -1,0 +1,226 @@
+"""Several runs -> a table of means and deviations over seeds, beside the published scores.
+
+python -m flair_jax.evaluation.summarize WORKDIR... [--split=test] [--markdown]
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+from etils import epath
+
+from flair_jax import config as configuration
+from flair_jax.data import reference_facts
+from flair_jax.errors import UserError
+
+# Keys in which the runs of one experiment may differ: the seed, and what leaves the arithmetic be.
+_FREE = configuration.CHANGEABLE | {"seed", "data_config"}
+# Keys that have columns of their own.
+_SHOWN = ("metadata.use", "metadata.encoding", "metadata.fusion", "augment")
+
+
+@dataclasses.dataclass
+class Experiment:
+    """Runs of one configuration that differ in their seed.
+
+    Attributes:
+        metadata: "none", or encoding and fusion.
+        augmentation: whether it was on.
+        settings: every other key that sets this experiment apart from the others.
+        seeds: of the runs.
+        metrics: their `metrics.json`, in the order of the seeds.
+    """
+
+    metadata: str
+    augmentation: bool
+    settings: str
+    seeds: list[int]
+    metrics: list[dict[str, Any]]
+
+    def values(self, *keys: str) -> np.ndarray:
+        """(runs,) float64: one number of each run's metrics, NaN where a run has none."""
+        found = []
+        for value in self.metrics:
+            for key in keys:
+                value = value[key]
+            found.append(np.nan if value is None else value)
+        return np.array(found, np.float64)
+
+
+def read_experiments(workdirs: Sequence[epath.PathLike], split: str) -> list[Experiment]:
+    """Reads the scores of runs and puts together those that differ in their seed only.
+
+    Raises:
+        UserError: a workdir is none or has no scores of this split, two runs are of the same seed,
+            or the runs are not of the same classes and patches.
+    """
+    groups: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
+    seen: dict[tuple[str, int], epath.PathLike] = {}
+    first: tuple[epath.PathLike, dict[str, Any]] | None = None
+    for workdir in workdirs:
+        config = configuration.load(workdir)
+        metrics = _read_metrics(epath.Path(workdir), split)
+        first = first or (workdir, metrics)
+        for key in ("num_patches", "classes"):
+            if metrics[key] != first[1][key]:
+                raise UserError(
+                    f"the runs were not scored alike: {key} is {metrics[key]} in {workdir} and "
+                    f"{first[1][key]} in {first[0]}"
+                )
+        settings = _settings(config)
+        name = json.dumps(settings)
+        if other := seen.get((name, config.seed)):
+            raise UserError(
+                f"{other} and {workdir} have the same configuration and seed: leave one out"
+            )
+        seen[name, config.seed] = workdir
+        groups.setdefault(name, []).append((configuration.flat(config), metrics))
+    varying = _varying([json.loads(name) for name in groups])
+    return [_experiment(runs, varying) for runs in groups.values()]
+
+
+def _read_metrics(workdir: epath.Path, split: str) -> dict[str, Any]:
+    path = workdir / "evaluation" / split / "metrics.json"
+    if not path.exists():
+        raise UserError(
+            f"there is no {path}: the run has not been scored on {split!r}. Finish it, or run\n"
+            f"  python -m flair_jax.main --workdir={workdir} --mode=eval --split={split}"
+        )
+    return json.loads(path.read_text())
+
+
+def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """What makes the experiment; encoding and fusion count only where metadata is used."""
+    flat = configuration.flat(config)
+    idle = {"metadata.encoding", "metadata.fusion"} if not config.metadata.use else set()
+    return {
+        key: value
+        for key, value in flat.items()
+        if key.split(".")[0] not in _FREE and key not in idle
+    }
+
+
+def _varying(settings: list[dict[str, Any]]) -> list[str]:
+    keys = {key for one in settings for key in one if key not in _SHOWN}
+    return sorted(key for key in keys if len({json.dumps(one.get(key)) for one in settings}) > 1)
+
+
+def _experiment(
+    runs: list[tuple[dict[str, Any], dict[str, Any]]], varying: list[str]
+) -> Experiment:
+    runs = sorted(runs, key=lambda run: run[0]["seed"])
+    flat = runs[0][0]
+    metadata = f"{flat['metadata.encoding']}, {flat['metadata.fusion']}"
+    return Experiment(
+        metadata=metadata if flat["metadata.use"] else "none",
+        augmentation=flat["augment"],
+        settings=", ".join(f"{key}={flat[key]}" for key in varying),
+        seeds=[run[0]["seed"] for run in runs],
+        metrics=[run[1] for run in runs],
+    )
+
+
+def mean_and_deviation(values: np.ndarray, digits: int = 4) -> str:
+    """Mean and sample deviation (n - 1) as "0.5443 +- 0.0014"; one value has no deviation."""
+    if np.isnan(values).all():
+        return "-"
+    text = f"{np.nanmean(values):.{digits}f}"
+    if np.sum(~np.isnan(values)) > 1:
+        text += f" +- {np.nanstd(values, ddof=1):.{digits}f}"
+    return text
+
+
+def overall_table(experiments: Sequence[Experiment]) -> list[list[str]]:
+    """The published table's form: a row an experiment, the published score in the last column."""
+    header = ["", "metadata", "augmentation", "runs", "mIoU", "mIoU (main)", "accuracy"]
+    further = any(e.settings for e in experiments)
+    rows = [header + ["settings"] * further + ["published mIoU"]]
+    for number, e in enumerate(experiments, start=1):
+        score = reference_facts.MIOU.get((e.metadata, e.augmentation))
+        rows.append(
+            [
+                str(number),
+                e.metadata,
+                "yes" if e.augmentation else "none",
+                str(len(e.seeds)),
+                mean_and_deviation(e.values("challenge", "miou")),
+                mean_and_deviation(e.values("main", "miou")),
+                mean_and_deviation(e.values("main", "accuracy")),
+                *([e.settings] if further else []),
+                f"{score.mean:.4f} +- {score.deviation:.4f}" if score else "-",
+            ]
+        )
+    return rows
+
+
+def class_table(experiments: Sequence[Experiment]) -> list[list[str]]:
+    """IoU by class of every experiment, and the first one's recall beside the published one."""
+    rows = [["class", *(f"IoU ({n})" for n in range(1, len(experiments) + 1))]]
+    rows[0] += ["recall (1)", "published recall"]
+    for name in experiments[0].metrics[0]["classes"]:
+        recall = reference_facts.RECALL.get(name)
+        rows.append(
+            [
+                name,
+                *(mean_and_deviation(e.values("challenge", "iou", name), 3) for e in experiments),
+                mean_and_deviation(experiments[0].values("main", "recall", name), 2),
+                f"{recall:.2f}" if recall is not None else "-",
+            ]
+        )
+    return rows
+
+
+def as_text(rows: list[list[str]], markdown: bool) -> str:
+    """A table as aligned text, or in Markdown's form."""
+    if markdown:
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def summarize(
+    workdirs: Sequence[epath.PathLike], split: str = "test", markdown: bool = False
+) -> str:
+    """Both tables and what to know when reading them.
+
+    Raises:
+        UserError: see `read_experiments`.
+    """
+    experiments = read_experiments(workdirs, split)
+    patches = experiments[0].metrics[0]["num_patches"]
+    notes = [
+        f"{patches:,} patches of {split!r}. Mean +- deviation (n - 1) over the runs; mIoU and IoU "
+        "by the challenge's definition, \"main\" and recall by the later code's."
+    ]
+    if (split, patches) != ("test", reference_facts.TEST_PATCHES):
+        notes.append(
+            f"The published scores are of FLAIR #1's {reference_facts.TEST_PATCHES:,} test "
+            "patches: they are no yardstick for these."
+        )
+    tables = [as_text(table(experiments), markdown) for table in (overall_table, class_table)]
+    return "\n\n".join([*tables, "\n".join(notes)])
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Sums up several runs, seeds as one experiment.")
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--markdown", action="store_true", help="tables as Markdown")
+    args = parser.parse_args()
+    try:
+        print(summarize(args.workdirs, args.split, args.markdown))
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Scores as text: tables by class, domain, camera and month."""
+
+from typing import Any
+
+
+def score_table(metrics: dict[str, Any]) -> str:
+    """IoU by class and the means, by both definitions, as text.
+
+    Args:
+        metrics: what `evaluate.evaluate_checkpoint` returns.
+    """
+    challenge, main = metrics["challenge"], metrics["main"]
+    width = max(len(name) for name in challenge["iou"])
+    lines = [f"{'class':<{width}}  IoU challenge  IoU main   precision     recall"]
+    for name, value in challenge["iou"].items():
+        cells = [value, main["iou"][name], main["precision"][name], main["recall"][name]]
+        lines.append(f"{name:<{width}}" + "".join(f"{_percent(c):>11}" for c in cells))
+    means = [challenge["miou"], main["miou"], main["mean_precision"], main["mean_recall"]]
+    lines.append("-" * len(lines[1]))
+    lines.append(f"{'mean':<{width}}" + "".join(f"{_percent(m):>11}" for m in means))
+    lines.append(
+        f"mIoU (challenge definition): {challenge['miou']:.4f} on {metrics['num_patches']} "
+        f"patches of {metrics['split']!r}, step {metrics['step']}"
+    )
+    intervals = metrics["intervals"]
+    lines.append(
+        f"{intervals['level']:.0%} interval over {intervals['zones']} zones: "
+        f"{_interval(intervals['challenge_miou'])}"
+    )
+    return "\n".join(lines)
+
+
+def all_tables(metrics: dict[str, Any]) -> str:
+    """Both `score_table` and `part_tables`."""
+    return f"{score_table(metrics)}\n\n{part_tables(metrics)}"
+
+
+def part_tables(metrics: dict[str, Any]) -> str:
+    """mIoU (challenge definition) by domain, camera and month, as text.
+
+    Args:
+        metrics: what `evaluate.evaluate_checkpoint` returns.
+    """
+    parts = {kind: metrics[f"by_{kind}"] for kind in ("domain", "camera", "month")}
+    width = max(len(name) for part in parts.values() for name in part)
+    level = f"{metrics['intervals']['level']:.0%} interval"
+    lines = []
+    for kind, part in parts.items():
+        lines.append(f"{kind:<{width}}  patches  zones    mIoU  {level}")
+        for name, scores in part.items():
+            lines.append(
+                f"{name:<{width}}{scores['num_patches']:>9}{scores['num_zones']:>7}"
+                f"{_percent(scores['challenge']['miou']):>8}  "
+                f"{_interval(scores['challenge_miou_interval'])}"
+            )
+        lines.append("")
+    return "\n".join(lines[:-1])
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return "-" if bounds is None else f"{100 * bounds[0]:.2f} to {100 * bounds[1]:.2f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

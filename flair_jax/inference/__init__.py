@@ -1,0 +1,1 @@
+"""Checkpoints for inference, and land-cover maps of rasters of any size."""

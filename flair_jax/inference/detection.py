@@ -1,0 +1,290 @@
+"""One detection from beginning to end: what is asked for, the rows of tiles, the files to keep."""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import rasterio
+from etils import epath
+
+import flair_jax
+from flair_jax.errors import UserError
+from flair_jax.inference import geotiff, qgis_style
+from flair_jax.inference.loading import find
+from flair_jax.inference.mosaic import expand
+from flair_jax.inference.options import Options
+from flair_jax.inference.predictor import Model, load_model
+from flair_jax.inference.raster_source import Source, UnreadableError
+from flair_jax.inference.resume import PartialJob
+from flair_jax.inference.tile_predictor import TilePredictor
+from flair_jax.inference.tile_rows import predict_rows
+from flair_jax.inference.tiles import Grid
+from flair_jax.models.functional import Arrays
+from flair_jax.models.spec import ModelCard
+from flair_jax.runtime import console
+from flair_jax.runtime.preemption import Interrupted
+from flair_jax.runtime.sharding import check_batch_size, make_mesh
+from flair_jax.viz import images
+
+_MB = 1 << 20
+
+
+def detect_raster(
+    checkpoint: str | os.PathLike[str] | Model,
+    inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    **options: Any,
+) -> list[epath.Path]:
+    """Predicts the land cover of a raster of any size, and writes it as a raster.
+
+    Beside `<output>.tif` there will be `<output>.tif.aux.xml` (names of the classes), `.qml` (style
+    for QGIS), `.png` (a quick look), and if asked for `_probabilities.tif` and `_confidence.tif`.
+    They get their names when all are whole, the main one last.
+
+    Args:
+        checkpoint: a workdir (its best checkpoint is taken), a folder of checkpoints, or one of a
+            step; or what `load_model` gives, to load it once for many rasters.
+        inputs: what GDAL opens, uint8: a path, a URL, a glob, a comma list, or several of these;
+            several are taken as one mosaic.
+        output: a name ending in .tif.
+        options: see `Options`, by name.
+
+    Returns:
+        The files written, the main one first.
+
+    Raises:
+        UserError: something given does not fit, or cannot be read or written; the message says
+            what and how to mend it.
+        Interrupted: Ctrl-C or SIGTERM came; with `resume=True` the same call goes on.
+    """
+    chosen = Options(**options)
+    chosen.check()
+    job = _Job(checkpoint, expand(inputs), epath.Path(output).expanduser(), chosen)
+    return job.run()
+
+
+class _Job:
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike | Model,
+        paths: list[str],
+        output: epath.Path,
+        options: Options,
+    ) -> None:
+        self.checkpoint, self.output, self.options = checkpoint, output, options
+        self.products = _products(output, options)
+        _check_output(self.products, paths, options)
+        if isinstance(checkpoint, Model):
+            self.card = checkpoint.card
+        else:  # the weights, which take longer, when all else is right
+            self.card = ModelCard.load(find(checkpoint)[0])
+        if self.card.takes_metadata:
+            raise UserError(
+                "this model takes metadata (position, camera, date) with each "
+                "image, and a raster has none: use one trained with config.metadata.use=False"
+            )
+        self.source = Source(paths, self.card.bands, options.bands, options.resolution)
+        height, width = self.source.height, self.source.width
+        tile, margin = options.tile_and_margin(height, width)
+        self.grid = Grid.over(height, width, tile, margin, options.blend == "hann")
+        self.mesh = make_mesh()
+        each = 1 if jax.default_backend() == "cpu" else 4
+        self.batch_size = options.batch_size or each * self.mesh.size
+        check_batch_size(self.batch_size, self.mesh, "--batch_size")
+        self.partial = PartialJob(output)
+
+    def run(self) -> list[epath.Path]:
+        """Does what is not done yet, and returns the files written."""
+        model = self.checkpoint
+        if not isinstance(model, Model):
+            model = load_model(model, averaged=self.options.averaged)
+        tags = self._tags(model)
+        self._introduce(model)
+        predictor = TilePredictor(
+            model, self.mesh, self.grid, tta=self.options.tta,
+            probabilities=self.options.probabilities, confidence=self.options.confidence,
+        )  # fmt: skip
+        # Of a raster stored by whole rows, GDAL's cache holds one row of tiles, if that is not too
+        # much, so that no part of it is read for every tile.
+        row_bytes = self.grid.vertical.tile * self.source.width * len(self.card.bands)
+        cache = min(max(64 * _MB, row_bytes * 5 // 4 * self.source.striped), 512 * _MB)
+        with self._kept_for_resume(), rasterio.Env(GDAL_CACHEMAX=cache):
+            self.partial.begin(
+                self._settings(tags), resume=self.options.resume, overwrite=self.options.overwrite
+            )
+            done = self.partial.finished(self.grid.vertical.count)
+            if done:
+                console.say(f"goes on after {self._progress()}")
+            predict_rows(
+                self.source, self.grid, predictor, self.partial, bands=self._bands(),
+                classes=len(self.card.nomenclature), batch_size=self.batch_size,
+            )  # fmt: skip
+            self._finish(tags)
+        return [path for path in self.products.values() if path.exists()]
+
+    def _finish(self, tags: dict[str, str]) -> None:
+        """Makes the files from the finished rows, and moves them into place."""
+        nomenclature, first_class = self.card.nomenclature, self.options.first_class
+        count = self.grid.vertical.count
+        rows = geotiff.Rows(
+            [self.partial.row_path(row) for row in range(count)],
+            [self._height(row) for row in range(count)],
+            self.source.width,
+            self.source.crs,
+            self.source.transform,
+            tags,
+        )
+        made = {name: self.partial.directory / path.name for name, path in self.products.items()}
+        geotiff.write_classes(made["classes"], rows, nomenclature, first_class)
+        band = 2
+        if self.options.probabilities:
+            names = [f"probability of {name}" for name in nomenclature.names]
+            geotiff.write_measures(made["probabilities"], rows, band, names)
+            band += len(names)
+        if self.options.confidence:
+            names = ["margin: best less second probability", "entropy: 1 if all are equal"]
+            geotiff.write_measures(made["confidence"], rows, band, names)
+        made["style"].write_text(qgis_style.qgis_style(nomenclature, first_class))
+        picture = qgis_style.quick_look(made["classes"], nomenclature, first_class)
+        images.write_png(made["picture"], picture)
+        for name in reversed(self.products):  # the classes last
+            if made[name].exists():
+                made[name].replace(self.products[name])
+        self.partial.remove()
+
+    @contextlib.contextmanager
+    def _kept_for_resume(self) -> Iterator[None]:
+        """Says how to go on after an end before time, or leaves nothing where there is no use."""
+        going_on = "the same command with --resume goes on from there"
+        try:
+            yield
+        except Interrupted as stop:
+            done = self._progress()
+            raise Interrupted(f"{stop} with {done}; {going_on}") from None
+        except UnreadableError as error:
+            if self.source.remote and self.partial.finished(1):
+                raise UserError(f"{error}\n{self._progress()} kept; {going_on}.") from error
+            self.partial.remove()
+            raise
+        except UserError:
+            raise
+        except (rasterio.errors.RasterioError, OSError) as error:
+            reason = error.__cause__ or error
+            raise UserError(
+                f"{self.partial.directory} or {self.output} cannot be written: {reason}\nMake room "
+                f"(or mend what the message says): {going_on}."
+            ) from error
+        except Exception as error:
+            if not self.partial.finished(1):
+                self.partial.remove()
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise UserError(
+                    f"the device has too little memory for {self.batch_size} tiles of "
+                    f"{self.grid.vertical.tile}: give a smaller --tile or --batch_size"
+                ) from error
+            raise
+
+    def _progress(self) -> str:
+        rows = self.grid.vertical.count
+        return f"{self.partial.finished(rows)} of {rows} rows of tiles in {self.partial.directory}"
+
+    def _bands(self) -> int:
+        """Of a row's file."""
+        probabilities = len(self.card.nomenclature) if self.options.probabilities else 0
+        return 1 + probabilities + (2 if self.options.confidence else 0)
+
+    def _height(self, row: int) -> int:
+        begin, end = self.grid.vertical.done(row)
+        return end - begin
+
+    def _tags(self, model: Model) -> dict[str, str]:
+        first, names = self.options.first_class, self.card.nomenclature.names
+        axis = self.grid.horizontal
+        return {
+            "MODEL": f"unet-resnet34, nomenclature {self.card.nomenclature.name}",
+            "MODEL_CHECKPOINT": model.path,
+            "MODEL_STEP": str(model.step),
+            "MODEL_WEIGHTS_SHA256": _digest({**model.params, **model.stats}),
+            "MODEL_BANDS": ",".join(self.card.bands),
+            "FLAIR_JAX_VERSION": flair_jax.__version__,
+            "FIRST_CLASS": str(first),
+            "CLASS_NAMES": "; ".join(f"{i} {name}" for i, name in enumerate(names, first)),
+            "TILES": f"{axis.tile} pixels, margin {axis.margin}, blend {self.options.blend}"
+            + (", mean of 8 symmetries" if self.options.tta else ""),
+        }
+
+    def _settings(self, tags: dict[str, str]) -> dict[str, Any]:
+        """Everything that the result depends on, in a form that goes through JSON unchanged."""
+        options = dataclasses.asdict(self.options)
+        for name in ("overwrite", "resume"):
+            options.pop(name)
+        files = [p for p in self.source.paths if os.path.isfile(p)]
+        settings = {
+            "options": options,
+            "tags": tags,
+            "inputs": self.source.paths,
+            "files": [[p, os.stat(p).st_size, os.stat(p).st_mtime_ns] for p in files],
+            "size": [self.source.height, self.source.width],
+            "batch_size": self.batch_size,
+            "devices": f"{self.mesh.size} x {jax.devices()[0].device_kind}",
+            "jax": jax.__version__,
+        }
+        return json.loads(json.dumps(settings))
+
+    def _introduce(self, model: Model) -> None:
+        source, axis = self.source, self.grid.horizontal
+        size = source.pixel_size
+        where = "no coordinate system" if source.crs is None else source.crs.to_string()[:40]
+        tiles = self.grid.vertical.count * axis.count
+        console.say(
+            f"raster   {source.name}: {source.width:,} x {source.height:,} pixels"
+            + (f" of {size:.3g} m" if size else "")
+            + f", {where}\n"
+            f"model    {model.path}, step {model.step}: {', '.join(self.card.bands)} -> "
+            f"{len(self.card.nomenclature)} classes\n"
+            f"tiles    {tiles:,} of {axis.tile} pixels, margin {axis.margin}, "
+            f"{self.options.blend}, {self.batch_size} at a time on {self.mesh.size} x "
+            f"{jax.devices()[0].device_kind}"
+        )
+        warning = source.scale_warning()
+        if warning:
+            console.say(f"warning: {warning}")
+
+
+def _products(output: epath.Path, options: Options) -> dict[str, epath.Path]:
+    """The files to write by what is in them, the main one first."""
+    if output.suffix.lower() not in (".tif", ".tiff"):
+        raise UserError(f"--output={output} must end in .tif")
+    products = {
+        "classes": output,
+        "names": output.with_name(output.name + ".aux.xml"),
+        "style": output.with_suffix(".qml"),
+        "picture": output.with_suffix(".png"),
+    }
+    for name in ("probabilities", "confidence"):
+        if getattr(options, name):
+            products[name] = output.with_name(f"{output.stem}_{name}.tif")
+    return products
+
+
+def _check_output(products: dict[str, epath.Path], paths: list[str], options: Options) -> None:
+    inputs = {os.path.realpath(path) for path in paths}
+    for path in products.values():
+        if os.path.realpath(path) in inputs:
+            raise UserError(f"--output={products['classes']} would replace the input {path}")
+        if path.exists() and not options.overwrite:
+            raise UserError(f"{path} exists: give another --output, or --overwrite to replace it")
+
+
+def _digest(arrays: Arrays) -> str:
+    """SHA-256 of all weights, by name."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode() + np.asarray(arrays[name]).tobytes())
+    return digest.hexdigest()

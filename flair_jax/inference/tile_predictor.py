@@ -1,0 +1,185 @@
+"""Tiles -> classes, probabilities, confidence: one jitted function, batches over all devices."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from flair_jax.inference.predictor import Model
+from flair_jax.inference.tiles import Grid
+from flair_jax.models.functional import Arrays, forward
+from flair_jax.models.spec import ModelCard
+from flair_jax.runtime.sharding import batch_sharding, replicated, to_global
+
+# Probabilities that are added up are integers of this unit: sums of integers do not depend on the
+# order, so a flipped raster gives exactly the flipped result.
+UNIT = 2**24
+Made = dict[str, jax.Array]
+VIEWS = 8  # symmetries of the square
+
+
+class TilePredictor:
+    """A model applied to batches of tiles.
+
+    Args:
+        model: what `load_model` gives.
+        mesh: the devices.
+        grid: the tiles.
+        tta: whether to average over the eight symmetries.
+        probabilities, confidence: what is wanted beside the classes.
+    """
+
+    def __init__(
+        self, model: Model, mesh: Mesh, grid: Grid, *, tta: bool, probabilities: bool,
+        confidence: bool,
+    ) -> None:  # fmt: skip
+        self._mesh, self._grid = mesh, grid
+        self._arrays = model.params, model.stats
+        self._views = VIEWS if tta else 1
+        self._classes = len(model.card.nomenclature)
+        self._run = _programs(
+            model.card, mesh, grid.horizontal.margin, self._views, probabilities, confidence
+        )
+
+    def __call__(self, images: np.ndarray, row: int, columns: Sequence[int]) -> Made:
+        """Starts computing a batch.
+
+        Args:
+            images: (N, tile, tile, bands) uint8, N a multiple of the devices.
+            row: of all tiles in the grid.
+            columns: of the tiles; fewer than N if the last images are of no interest.
+
+        Returns:
+            Arrays on the devices, of N tiles: with cropping, what `products` gives of their
+            cores; with blending, "scores" (N, tile, tile, classes) int32 for `tiles.Blender`.
+        """
+        blended = self._grid.horizontal.blended
+        image = to_global({"image": images}, self._mesh)["image"]
+        if not blended and self._views == 1:
+            return self._run.plain(*self._arrays, image)
+        total = jax.device_put(
+            jnp.zeros((*images.shape[:3], self._classes), jnp.int32), batch_sharding(self._mesh)
+        )
+        for view in range(self._views):
+            total = self._run.add_view(*self._arrays, image, jnp.int32(view), total)
+        if not blended:
+            return self._run.crop(total)
+        down = np.stack([self._grid.vertical.weights(row)] * len(images))
+        right = np.ones_like(down)
+        for i, column in enumerate(columns):
+            right[i] = self._grid.horizontal.weights(column)
+        weights = to_global({"down": down, "right": right}, self._mesh)
+        return self._run.weigh(total, weights["down"], weights["right"])
+
+    def finish(self, scores: np.ndarray) -> dict[str, np.ndarray]:
+        """What `products` gives of blended scores (height, width, classes) int32."""
+        return jax.device_get(self._run.finish(scores))
+
+
+class _Programs(NamedTuple):
+    """Jitted functions of batches of tiles; see `_programs`."""
+
+    plain: Callable[[Arrays, Arrays, jax.Array], Made]
+    add_view: Callable[[Arrays, Arrays, jax.Array, jax.Array, jax.Array], jax.Array]
+    crop: Callable[[jax.Array], Made]
+    weigh: Callable[[jax.Array, jax.Array, jax.Array], Made]
+    finish: Callable[[np.ndarray], Made]
+
+
+@functools.lru_cache(maxsize=8)  # so that many rasters need one compilation
+def _programs(
+    card: ModelCard, mesh: Mesh, margin: int, views: int, probabilities: bool, confidence: bool
+) -> _Programs:
+    whole, split = replicated(mesh), batch_sharding(mesh)
+    infer = functools.partial(forward, nnx.split(card.abstract_model())[0], card)
+    wanted = functools.partial(products, probabilities=probabilities, confidence=confidence)
+
+    def core(x: jax.Array) -> jax.Array:
+        return x[:, margin : x.shape[1] - margin, margin : x.shape[2] - margin]
+
+    def plain(params: Arrays, stats: Arrays, image: jax.Array) -> Made:
+        logits = core(infer(params, stats, {"image": image}))
+        return wanted(logits, jax.nn.softmax(logits))
+
+    def add_view(
+        params: Arrays, stats: Arrays, image: jax.Array, view: jax.Array, total: jax.Array
+    ) -> jax.Array:
+        if views == 1:
+            return _integers(jax.nn.softmax(infer(params, stats, {"image": image})))
+        logits = infer(params, stats, {"image": _turned(image, view)})
+        return total + _turned_back(_integers(jax.nn.softmax(logits)), view)
+
+    def crop(total: jax.Array) -> Made:
+        return wanted(core(total), core(total) / (UNIT * views))
+
+    def weigh(total: jax.Array, down: jax.Array, right: jax.Array) -> Made:
+        weights = down[:, :, None, None] * right[:, None, :, None]
+        return {"scores": _integers(total / (UNIT * views) * weights)}
+
+    return _Programs(
+        jax.jit(plain, in_shardings=(whole, whole, split), out_shardings=split),
+        jax.jit(
+            add_view,
+            in_shardings=(whole, whole, split, whole, split),
+            out_shardings=split,
+            donate_argnums=4,
+        ),
+        jax.jit(crop, in_shardings=split, out_shardings=split),
+        jax.jit(weigh, in_shardings=split, out_shardings=split, donate_argnums=0),
+        jax.jit(lambda scores: wanted(scores, scores / UNIT)),
+    )
+
+
+def products(
+    order: jax.Array, probability: jax.Array, *, probabilities: bool, confidence: bool
+) -> dict[str, jax.Array]:
+    """What is written of every pixel, as bytes.
+
+    Args:
+        order: (..., classes): its largest entry is the class.
+        probability: (..., classes) float32, in the same order.
+        probabilities, confidence: whether these are wanted.
+
+    Returns:
+        "classes" (...) uint8, from 0; "probabilities" (..., classes) uint8, 255 for 1, rounded;
+        "confidence" (..., 2) uint8, 255 for 1: the margin from the best to the second probability,
+        and the entropy of all of them divided by the largest that it could be.
+    """
+    classes = jnp.argmax(order, -1)
+    made = {"classes": classes.astype(jnp.uint8)}
+    if probabilities:
+        made["probabilities"] = _bytes(probability)
+    if confidence:
+        count = probability.shape[-1]
+        best = jax.nn.one_hot(classes, count, dtype=bool)
+        margin = jnp.max(probability, -1) - jnp.max(jnp.where(best, 0, probability), -1)
+        entropy = -jnp.sum(jax.scipy.special.xlogy(probability, probability), -1) / np.log(count)
+        made["confidence"] = _bytes(jnp.stack([margin, entropy], -1))
+    return made
+
+
+def _bytes(values: jax.Array) -> jax.Array:
+    return jnp.rint(255 * jnp.clip(values, 0, 1)).astype(jnp.uint8)
+
+
+def _integers(probability: jax.Array) -> jax.Array:
+    return jnp.rint(probability * UNIT).astype(jnp.int32)
+
+
+def _turned(x: jax.Array, view: jax.Array) -> jax.Array:
+    """One of the eight views of square images (N, S, S, ...): transposed, then flipped."""
+    x = jnp.where(view & 4, jnp.swapaxes(x, 1, 2), x)
+    x = jnp.where(view & 2, x[:, ::-1], x)
+    return jnp.where(view & 1, x[:, :, ::-1], x)
+
+
+def _turned_back(x: jax.Array, view: jax.Array) -> jax.Array:
+    """The inverse of `_turned`."""
+    x = jnp.where(view & 1, x[:, :, ::-1], x)
+    x = jnp.where(view & 2, x[:, ::-1], x)
+    return jnp.where(view & 4, jnp.swapaxes(x, 1, 2), x)

@@ -1,0 +1,190 @@
+"""All rows of tiles, one after the other: read ahead, computed, written behind.
+
+A row of tiles is the unit of work: its batches hold tiles of this row alone, so that they are the
+same whether the job was interrupted before or not, and so are the bytes in the end.
+"""
+
+import collections
+import contextlib
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import jax
+import numpy as np
+
+from flair_jax.inference.raster_source import Source
+from flair_jax.inference.resume import PartialJob, RowWriter
+from flair_jax.inference.tile_predictor import TilePredictor
+from flair_jax.inference.tiles import Blender, Grid
+from flair_jax.runtime import console
+from flair_jax.runtime.preemption import Interrupted, StopSignals
+
+T = TypeVar("T")
+Tile = tuple[int, np.ndarray | None, np.ndarray]  # column, image or None, valid pixels
+Tiles = Generator[Tile, None, None]
+
+
+def predict_rows(
+    source: Source,
+    grid: Grid,
+    predictor: TilePredictor,
+    partial: PartialJob,
+    *,
+    bands: int,
+    classes: int,
+    batch_size: int,
+) -> None:
+    """Computes and writes all rows of tiles that are not finished.
+
+    Args:
+        source: the raster.
+        grid: its tiles.
+        predictor: the model.
+        partial: where the rows go.
+        bands: of a row's file.
+        classes: number of classes.
+        batch_size: tiles at a time, a multiple of the devices.
+
+    Raises:
+        Interrupted: a signal asked for an end.
+        UnreadableError: see `Source.read`.
+    """
+    rows = grid.vertical.count
+    finished = partial.finished(rows)
+    blender = Blender(grid, classes) if grid.horizontal.blended else None
+    # With blending, the next row needs what the last finished one left at its lower end.
+    begin = finished - 1 if blender and 0 < finished < rows else finished
+    todo = range(begin, rows)
+    tiles = _tiles(source, grid, todo, 2 * batch_size)
+    with StopSignals() as stop, contextlib.closing(tiles):
+        for row in console.progress_bar(todo, len(todo), "detect", "row"):
+            top, bottom = grid.vertical.done(row)
+            again = row < finished
+            with (
+                partial.writing(row, bottom - top, source.width, bands)
+                if not again
+                else contextlib.nullcontext() as file,
+                ThreadPoolExecutor(1, "writer") as pool,
+            ):
+                write = RowOfTiles(grid, row, predictor, blender, file)
+                pending: collections.deque[Future] = collections.deque()
+                for batch in _batches(tiles, grid.horizontal.count, batch_size):
+                    columns = [column for column, image, _ in batch if image is not None]
+                    made = predictor(_stack(batch, batch_size), row, columns) if columns else {}
+                    pending.append(pool.submit(write, batch, made))
+                    if len(pending) > 1:
+                        pending.popleft().result()
+                    if stop.received:
+                        raise Interrupted(f"stopped by {stop.received}")
+                for future in pending:
+                    future.result()
+
+
+class RowOfTiles:
+    """Takes the batches of a row in order, and writes what they make known.
+
+    Args:
+        grid: the tiles.
+        row: which one of their rows.
+        predictor: made the batches.
+        blender: for overlapping tiles.
+        file: where to write; None to leave it at blending.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        row: int,
+        predictor: TilePredictor,
+        blender: Blender | None,
+        file: RowWriter | None,
+    ) -> None:
+        self._grid, self._row, self._predictor = grid, row, predictor
+        self._blender, self._file = blender, file
+
+    def __call__(self, batch: Sequence[Tile], made: dict[str, jax.Array]) -> None:
+        """Waits for a batch's results and writes them; in the writer's thread.
+
+        Args:
+            batch: the tiles.
+            made: what the predictor gives of those with an image.
+        """
+        arrays = jax.device_get(made)
+        computed = 0
+        for column, image, valid in batch:
+            of_tile = None
+            if image is not None:
+                of_tile = {name: values[computed] for name, values in arrays.items()}
+                computed += 1
+            within = self._grid.within_tile(self._row, column)
+            if self._blender:
+                of_tile = self._blended(self._blender, column, of_tile, within)
+            elif of_tile:
+                margin = self._grid.horizontal.margin
+                core = tuple(slice(s.start - margin, s.stop - margin) for s in within)
+                of_tile = {name: values[core] for name, values in of_tile.items()}
+            if of_tile and self._file:
+                left = self._grid.done(self._row, column)[1].start
+                self._file.write(left, of_tile, valid[within])
+
+    def _blended(
+        self,
+        blender: Blender,
+        column: int,
+        of_tile: dict[str, np.ndarray] | None,
+        within: tuple[slice, slice],
+    ) -> dict[str, np.ndarray] | None:
+        done = blender.add(self._row, column, of_tile["scores"] if of_tile else None)
+        # What the blender gives begins with the tile; what a row takes, with the raster.
+        return None if done is None or not self._file else self._predictor.finish(done[within])
+
+
+def _tiles(source: Source, grid: Grid, rows: Iterable[int], depth: int) -> Tiles:
+    """The tiles of some rows, read ahead by a thread."""
+    vertical, horizontal = grid.vertical, grid.horizontal
+
+    def read(row: int, column: int) -> Tile:
+        image, valid = source.read(vertical.pixels(row), horizontal.pixels(column))
+        # With blending, a tile is of use to all of its pixels; else only to those of its core.
+        used = valid if horizontal.blended else valid[grid.within_tile(row, column)]
+        return column, image if used.any() else None, valid
+
+    places = ((row, column) for row in rows for column in range(horizontal.count))
+    return _ahead(read, places, depth)
+
+
+def _ahead(
+    call: Callable[..., T], arguments: Iterable[tuple], depth: int
+) -> Generator[T, None, None]:
+    """Results of calls made by one thread, up to `depth` of them before they are asked for."""
+    with ThreadPoolExecutor(1, "reader") as pool:
+        waiting: collections.deque[Future] = collections.deque()
+        try:
+            for given in arguments:
+                waiting.append(pool.submit(call, *given))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _batches(tiles: Iterator[Tile], columns: int, batch_size: int) -> Iterator[list[Tile]]:
+    """One row's tiles in batches of `batch_size` tiles with an image; the last may have fewer."""
+    batch: list[Tile] = []
+    for _ in range(columns):
+        batch.append(next(tiles))
+        if sum(image is not None for _, image, _ in batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _stack(batch: Sequence[Tile], batch_size: int) -> np.ndarray:
+    """The images of a batch, the last one again where there are too few."""
+    images = [image for _, image, _ in batch if image is not None]
+    return np.stack(images + images[-1:] * (batch_size - len(images)))

@@ -1,0 +1,70 @@
+"""A checkpoint of ours -> a PyTorch state dict that segmentation-models-pytorch loads.
+
+python -m flair_jax.interop.export_torch --checkpoint=DIR --out=FILE.safetensors|FILE.pth
+"""
+
+import argparse
+import os
+import pathlib
+
+from flair_jax.errors import UserError
+from flair_jax.inference.loading import load
+from flair_jax.interop import torch_weights
+from flair_jax.runtime.sharding import make_mesh
+
+
+def export_weights(checkpoint: str, out: str) -> int:
+    """Writes the state dict of a checkpoint.
+
+    Args:
+        checkpoint: see `checkpoint.find`; of a run, its best one is taken.
+        out: a `.safetensors` file, or `.pth` or `.pt`, which need PyTorch.
+
+    Returns:
+        The number of tensors.
+
+    Raises:
+        UserError: there is no checkpoint, the model cannot be PyTorch's, or `out` exists.
+    """
+    path = pathlib.Path(out).expanduser()
+    if path.exists():
+        raise UserError(f"{path} exists: give another --out, or remove it")
+    if path.suffix not in (".safetensors", ".pth", ".pt"):
+        raise UserError(f"--out={out}: expected a name that ends in .safetensors, .pth or .pt")
+    card, params, stats, _ = load(checkpoint, make_mesh())
+    if card.metadata_fusion == "channels":
+        raise UserError("the channel fusion is ours alone: PyTorch's model has no place for it")
+    tensors = torch_weights.state_dict_of(params, stats)
+    partial = path.with_name(path.name + ".tmp")
+    if path.suffix == ".safetensors":
+        from safetensors.numpy import save_file
+
+        save_file(tensors, partial)
+    else:
+        try:
+            import torch
+        except ImportError as error:
+            raise UserError(
+                f"writing {path.name} needs PyTorch: pip install 'flair-jax[torch]', or give a "
+                "name that ends in .safetensors"
+            ) from error
+        torch.save({key: torch.tensor(value) for key, value in tensors.items()}, partial)
+    os.replace(partial, path)
+    return len(tensors)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Turns a checkpoint into PyTorch weights.")
+    parser.add_argument("--checkpoint", required=True, help="workdir or folder of checkpoints")
+    parser.add_argument("--out", required=True, help=".safetensors, .pth or .pt file to write")
+    args = parser.parse_args()
+    try:
+        count = export_weights(args.checkpoint, args.out)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from error
+    print(f"{count} tensors in {args.out}")
+
+
+if __name__ == "__main__":
+    main()

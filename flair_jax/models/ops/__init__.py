@@ -1,0 +1,1 @@
+"""The operations of the network, one module a platform with the same functions."""

@@ -1,0 +1,55 @@
+"""On the device, inside jit: mask values -> labels, crop, augmentation, normalisation.
+
+Every random choice is drawn for the whole global batch from one key, so that it depends on the
+seed, the step and the sample's place in the batch, and not on how many devices share the batch.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from flair_jax.data.nomenclature import FLAIR, IGNORED, Nomenclature
+from flair_jax.models.spec import ModelCard
+
+LARGEST_VALUE = max(FLAIR)
+
+
+def to_labels(mask: jax.Array, nomenclature: Nomenclature) -> jax.Array:
+    """Mask values -> labels of a nomenclature.
+
+    By comparisons, not by a table: a gather for every pixel is slow on TPU.
+
+    Args:
+        mask: (N, H, W) uint8, values as in the mask files.
+        nomenclature: which value belongs to which class.
+
+    Returns:
+        (N, H, W) uint8; 255 where no class claims the value.
+    """
+    table = nomenclature.labels
+    labels = mask - jnp.uint8(1)  # what most nomenclatures say of most values; 0 becomes IGNORED
+    for value in range(1, LARGEST_VALUE + 1):
+        if table[value] != value - 1:
+            labels = jnp.where(mask == value, table[value], labels)
+    return jnp.where(mask > LARGEST_VALUE, jnp.uint8(IGNORED), labels)
+
+
+def normalise(image: jax.Array, card: ModelCard) -> jax.Array:
+    """Digital numbers -> the network's input, as the model's card says.
+
+    Args:
+        image: (N, H, W, bands) uint8.
+        card: its `normalization` is "scaling" (divides by 255) or "custom" (subtracts the bands'
+            means and divides by their deviations).
+
+    Returns:
+        (N, H, W, bands) of the card's dtype; the arithmetic is float32.
+    """
+    values = image.astype(jnp.float32)
+    if card.normalization == "scaling":
+        values = values / 255.0
+    elif card.normalization == "custom":
+        means = jnp.asarray(card.means, jnp.float32)
+        values = (values - means) / jnp.asarray(card.deviations, jnp.float32)
+    else:
+        raise ValueError(f"normalisation {card.normalization!r} is not 'scaling' or 'custom'")
+    return values.astype(card.dtype)

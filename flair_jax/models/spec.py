@@ -1,0 +1,154 @@
+"""The card beside a checkpoint: all that is needed to build its model and to feed it."""
+
+import dataclasses
+import importlib.metadata
+import json
+from typing import Any
+
+import jax.numpy as jnp
+import ml_collections
+from etils import epath
+from flax import nnx
+
+import flair_jax
+from flair_jax.data import metadata
+from flair_jax.data.bands import band_places
+from flair_jax.data.nomenclature import LandCover, Nomenclature, nomenclature
+from flair_jax.errors import UserError
+from flair_jax.models.unet import UNet
+from flair_jax.runtime.atomic_io import write_whole
+
+FILE = "model.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+    """What a model takes and gives.
+
+    Attributes:
+        bands: names of the input bands, in order.
+        nomenclature: the classes of the output channels, in order.
+        normalization: "scaling" or "custom", see `preprocess.normalise`.
+        means, deviations: of each band in digital numbers, for "custom".
+        metadata_encoding: name of the metadata's encoding, or "" for a model without metadata.
+        metadata_fusion: how the metadata joins the bottleneck, or "".
+        dtype: of the activations.
+        unlisted_values: "error" or "ignore": what becomes of mask values that no class gathers.
+        patch_size: (height, width) of the patches it was trained on; 0, 0 when unknown.
+    """
+
+    bands: tuple[str, ...]
+    nomenclature: Nomenclature
+    normalization: str
+    means: tuple[float, ...]
+    deviations: tuple[float, ...]
+    metadata_encoding: str = ""
+    metadata_fusion: str = ""
+    dtype: str = "float32"
+    unlisted_values: str = "error"
+    patch_size: tuple[int, int] = (0, 0)
+
+    @classmethod
+    def from_config(
+        cls, config: ml_collections.ConfigDict, patch_size: tuple[int, int]
+    ) -> "ModelCard":
+        """The card of the model that a configuration describes."""
+        use = config.metadata.use
+        places = band_places(config.bands)
+        return cls(
+            bands=tuple(config.bands),
+            nomenclature=nomenclature(config.nomenclature, config.classes, config.disabled_classes),
+            normalization=config.normalization,
+            means=tuple(config.normalization_means[i] for i in places),
+            deviations=tuple(config.normalization_deviations[i] for i in places),
+            metadata_encoding=config.metadata.encoding if use else "",
+            metadata_fusion=config.metadata.fusion if use else "",
+            dtype=config.dtype,
+            unlisted_values=config.unlisted_values,
+            patch_size=patch_size,
+        )
+
+    @property
+    def refused_values(self) -> tuple[int, ...]:
+        """The mask values that must not occur in a truth."""
+        return self.nomenclature.unclaimed if self.unlisted_values == "error" else ()
+
+    @property
+    def takes_metadata(self) -> bool:
+        """Whether the model wants a metadata vector with each image."""
+        return bool(self.metadata_encoding)
+
+    def build_model(self, seed: int = 0) -> UNet:
+        """The network with fresh weights drawn from `seed`."""
+        return UNet(
+            len(self.bands),
+            len(self.nomenclature),
+            metadata_features=metadata.SIZES[self.metadata_encoding] if self.takes_metadata else 0,
+            fusion=self.metadata_fusion or "rows",
+            dtype=jnp.dtype(self.dtype),
+            rngs=nnx.Rngs(seed),
+        )
+
+    def abstract_model(self) -> UNet:
+        """The network with shapes in place of weights."""
+        return nnx.eval_shape(self.build_model)
+
+    def save(self, directory: epath.PathLike) -> None:
+        """Writes `model.json` into a directory."""
+        card: dict[str, Any] = dataclasses.asdict(self) | {
+            "architecture": "unet-resnet34",
+            "first_class": 0,
+            "written_by": {
+                name: importlib.metadata.version(name)
+                for name in ("jax", "flax", "optax", "orbax-checkpoint")
+            }
+            | {"flair_jax": flair_jax.__version__},
+        }
+        write_whole(epath.Path(directory) / FILE, json.dumps(card, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, directory: epath.PathLike) -> "ModelCard":
+        """Reads `model.json` of a directory.
+
+        Raises:
+            UserError: there is none, or it is not a card of ours.
+        """
+        path = epath.Path(directory) / FILE
+        if not path.exists():
+            raise UserError(f"there is no {FILE} in {directory}: it is not a checkpoint of ours")
+        try:
+            card = json.loads(path.read_text())
+            classes = tuple(
+                LandCover(**(c | {"values": tuple(c["values"])}))
+                for c in card["nomenclature"]["classes"]
+            )
+            values = {f.name: card[f.name] for f in dataclasses.fields(cls)}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path} is not a model card: {error!r}") from error
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        values["nomenclature"] = Nomenclature(card["nomenclature"]["name"], classes)
+        return cls(**values)
+
+    def check_same_model(self, other: "ModelCard", where: str) -> None:
+        """Raises a UserError unless a checkpoint with the card `other` fits this model."""
+        differences = [
+            f"{what}: {theirs} in the checkpoint, {ours} asked for"
+            for what, ours, theirs in (
+                ("classes", _classes(self), _classes(other)),
+                ("bands", " ".join(self.bands), " ".join(other.bands)),
+                ("normalization", self.normalization, other.normalization),
+                ("metadata encoding", self.metadata_encoding, other.metadata_encoding),
+                ("metadata fusion", self.metadata_fusion, other.metadata_fusion),
+            )
+            if ours != theirs
+        ]
+        if differences:
+            raise UserError(
+                f"the checkpoint in {where} is of another model:\n  "
+                + "\n  ".join(differences)
+                + "\nUse the configuration it was trained with, or another --workdir."
+            )
+
+
+def _classes(card: ModelCard) -> str:
+    return f"{len(card.nomenclature)} ({card.nomenclature.name})"

@@ -1,0 +1,160 @@
+"""What workdirs say of their runs, as plain data; whatever is not there is None or empty."""
+
+import dataclasses
+import datetime
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+from etils import epath
+
+from flair_jax import config as configuration
+from flair_jax.data.nomenclature import Nomenclature, nomenclature
+from flair_jax.models.spec import FILE
+
+
+@dataclasses.dataclass
+class RunFacts:
+    """One run as its workdir tells it.
+
+    Attributes:
+        workdir: its folder.
+        name: what the page calls it.
+        split: the split that the scores below are of.
+        config: its configuration.
+        nomenclature: its classes.
+        starts: lines of `metrics.jsonl` that a start of the training has written.
+        steps: those with the loss of a step.
+        epochs: those with the losses of an epoch.
+        metrics: `metrics.json` of the split.
+        average: the same, scored with the moving average of the weights.
+        patches: `patches.json` of the split, if it is of the same checkpoint as `metrics`.
+        versions: package -> version that wrote the checkpoints.
+        written: when the training last wrote, UTC.
+    """
+
+    workdir: epath.Path
+    name: str
+    split: str
+    config: ml_collections.ConfigDict
+    nomenclature: Nomenclature
+    starts: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
+    epochs: list[dict[str, Any]]
+    metrics: dict[str, Any] | None
+    average: dict[str, Any] | None
+    patches: list[dict[str, Any]] | None
+    versions: dict[str, str]
+    written: datetime.datetime | None
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The epoch of the lowest validation loss."""
+        losses = [e for e in self.epochs if is_number(e.get("val_loss"))]
+        return min(losses, key=lambda epoch: epoch["val_loss"], default=None)
+
+    @property
+    def state(self) -> str:
+        """How far the training has come."""
+        done, best = len(self.epochs), self.best
+        if done >= self.config.num_epochs:
+            return "finished"
+        if best and self.epochs[-1]["epoch"] - best["epoch"] >= self.config.early_stop_patience:
+            return f"stopped: {self.config.early_stop_patience} epochs without a lower loss"
+        return f"not finished: {self.config.num_epochs} epochs asked for"
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the epochs have taken together; None where a run did not note it."""
+        if not self.epochs or not all(is_number(e.get("epoch_seconds")) for e in self.epochs):
+            return None
+        return sum(epoch["epoch_seconds"] for epoch in self.epochs)
+
+    def last_start(self, key: str) -> str | None:
+        """What the latest start said of `data`, `model` or `devices`, or when it was, `started`."""
+        return self.starts[-1].get(key) if self.starts else None
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that can be drawn."""
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def read_runs(workdirs: Sequence[epath.PathLike], split: str) -> list[RunFacts]:
+    """Reads workdirs, whatever state their runs are in.
+
+    Args:
+        workdirs: folders of runs.
+        split: whose scores to read.
+
+    Raises:
+        UserError: one of them is not the workdir of a run.
+    """
+    paths = [epath.Path(workdir).expanduser() for workdir in workdirs]
+    names = [path.resolve().name for path in paths]
+    if len(set(names)) < len(names):
+        names = list(map(str, paths))
+    return [_read(path, name, split) for path, name in zip(paths, names, strict=True)]
+
+
+def _read(workdir: epath.Path, name: str, split: str) -> RunFacts:
+    config = configuration.load(workdir)
+    log = workdir / "metrics.jsonl"
+    lines = _lines(log)
+    metrics = _json(workdir / "evaluation" / split / "metrics.json")
+    patches = _json(workdir / "evaluation" / split / "patches.json")
+    if metrics is None or patches is None or patches["step"] != metrics["step"]:
+        patches = None
+    written = datetime.datetime.fromtimestamp(log.stat().mtime, datetime.UTC) if lines else None
+    return RunFacts(
+        workdir=workdir,
+        name=name,
+        split=split,
+        config=config,
+        nomenclature=nomenclature(config.nomenclature, config.classes, config.disabled_classes),
+        starts=[line for line in lines if "started" in line],
+        steps=[line for line in lines if "loss" in line],
+        epochs=[line for line in lines if "val_loss" in line and "epoch" in line],
+        metrics=metrics,
+        average=_json(workdir / "evaluation" / f"{split}_average" / "metrics.json"),
+        patches=patches["patches"] if patches else None,
+        versions=(_json(workdir / "checkpoints" / FILE) or {}).get("written_by", {}),
+        written=written,
+    )
+
+
+def _lines(path: epath.Path) -> list[dict[str, Any]]:
+    """The lines of a log that may still be written to: one cut short is left out."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return [line for line in found if isinstance(line, dict) and "step" in line]
+
+
+def _json(path: epath.Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def setting_rows(config: ml_collections.ConfigDict) -> list[dict[str, Any]]:
+    """Every key with its value, its default, and whether they differ."""
+    default = configuration.flat(configuration.default())
+    return [
+        {
+            "key": key,
+            "value": _text(value),
+            "default": _text(default[key]),
+            "changed": value != default[key],
+        }
+        for key, value in configuration.flat(config).items()
+    ]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return "(" + ", ".join(map(_text, value)) + ")"
+    return '""' if value == "" else str(value)

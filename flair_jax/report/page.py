@@ -1,0 +1,173 @@
+"""One or several runs -> a page to look at: one HTML file with everything inside.
+
+python -m flair_jax.report.page WORKDIR... [--output=index.html] [--split=test] [--gallery=3]
+"""
+
+import argparse
+import datetime
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jinja2
+from absl import logging
+from etils import epath
+
+import flair_jax
+from flair_jax.data import reference_facts
+from flair_jax.errors import UserError
+from flair_jax.report import figures, tables
+from flair_jax.report.collect import RunFacts, read_runs, setting_rows
+from flair_jax.report.gallery import Gallery, make_gallery
+from flair_jax.runtime import console
+from flair_jax.runtime.atomic_io import write_whole
+
+GENERATOR = "flair-jax report"
+
+
+def write_report(
+    workdirs: Sequence[epath.PathLike],
+    output: epath.PathLike | None = None,
+    *,
+    split: str = "test",
+    gallery: int | None = None,
+    no_gallery_because: str = "",
+) -> epath.Path:
+    """Writes the page of some runs, whole or not at all.
+
+    Args:
+        workdirs: folders of runs, in whatever state.
+        output: the file; by default `index.html`, in the workdir of a single run, in the current
+            folder for several.
+        split: whose scores to show.
+        gallery: patches of each kind (best, most typical, worst) to show of each run; by default 3
+            for a single run and 1 for several. 0: no gallery.
+        no_gallery_because: why there is no gallery, if one is wanted and must not be made.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        UserError: one of the workdirs is none, or the file there is not a page of ours.
+    """
+    runs = read_runs(workdirs, split)
+    if output is None:
+        output = (runs[0].workdir if len(runs) == 1 else epath.Path(".")) / "index.html"
+    output = epath.Path(output).expanduser()
+    if output.exists() and GENERATOR.encode() not in output.read_bytes()[:2000]:
+        raise UserError(
+            f"{output} is there already, and is not a page of ours: give another --output, or "
+            "remove it"
+        )
+    count = (3 if len(runs) == 1 else 1) if gallery is None else gallery
+    galleries: list[Gallery | None]
+    if no_gallery_because:
+        galleries = [Gallery({}, [], no_gallery_because) for _ in runs]
+    else:
+        galleries = [make_gallery(run, count) if count else None for run in runs]
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(output, render(runs, galleries))
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error}): give another --output") from error
+    return output
+
+
+def update_report(workdir: epath.Path) -> None:
+    """Writes a run's `index.html`, unless it is newer than what it would be made of."""
+    if jax.process_index() != 0:
+        return
+    page = workdir / "index.html"
+    sources = [workdir / "metrics.jsonl", *workdir.glob("evaluation/*/metrics.json")]
+    changed = max((path.stat().mtime for path in sources if path.exists()), default=0)
+    if page.exists() and page.stat().mtime >= changed:
+        console.say(f"the page has been written: {page}")
+        return
+    # The gallery's model would wait for the other hosts, which have nothing to do with it.
+    alone = jax.process_count() == 1
+    because = "" if alone else f"write it on one host: python -m flair_jax.report.page {workdir}"
+    try:
+        console.say(f"a page to look at: {write_report([workdir], no_gallery_because=because)}")
+    except Exception as error:  # whatever it is, the training is done, and must not seem to fail
+        console.say(
+            f"no page was written: {error!r}\nTry python -m flair_jax.report.page {workdir}"
+        )
+
+
+def render(runs: list[RunFacts], galleries: Sequence[Gallery | None]) -> str:
+    """The page's HTML; galleries in the order of the runs, None where none is wanted."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("flair_jax.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "fixed": fixed, "duration": duration, "range": interval, "percent": percent,
+    }  # fmt: skip
+    page = environment.get_template("index.html.j2")
+    return page.render(
+        runs=list(zip(runs, galleries, strict=True)),
+        curves=figures.curves,
+        canvas=(figures.WIDTH, figures.HEIGHT, figures.LEFT, figures.RIGHT, figures.TOP,
+                figures.BOTTOM),
+        tables=tables,
+        setting_rows=setting_rows,
+        published=reference_facts,
+        generator=GENERATOR,
+        version=flair_jax.__version__,
+        now=datetime.datetime.now(datetime.UTC),
+    )  # fmt: skip
+
+
+def fixed(value: float | None, digits: int = 4) -> str:
+    """A number with so many digits, "–" where there is none."""
+    return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    """A share in per cent, "–" where there is none."""
+    return "–" if share is None or share != share else f"{100 * share:.{digits}f}%"
+
+
+def interval(bounds: Sequence[float] | None, digits: int = 3) -> str:
+    """Both ends of an interval, "–" where there is none."""
+    return "–" if not bounds else " to ".join(fixed(bound, digits) for bound in bounds)
+
+
+def duration(seconds: float | None) -> str:
+    """Days, hours, minutes, seconds: the two largest that count; "–" for None."""
+    if seconds is None:
+        return "–"
+    left, parts = round(seconds), []
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        amount, left = divmod(left, size)
+        parts.append((amount, unit))
+    first = next((i for i, (amount, _) in enumerate(parts) if amount), len(parts) - 1)
+    return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2])
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Writes the page of one or several runs.")
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
+    parser.add_argument(
+        "--output", help="the file; index.html in the workdir, or here for several runs"
+    )
+    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
+    parser.add_argument(
+        "--gallery", type=int, metavar="N",
+        help="best, typical and worst patches to show of a run; 0: none (3; 1 for several runs)",
+    )  # fmt: skip
+    args = parser.parse_args()
+    logging.set_verbosity(logging.ERROR)  # Orbax says that it reads only
+    options: dict[str, Any] = {"split": args.split, "gallery": args.gallery}
+    try:
+        print(f"written to {write_report(args.workdirs, args.output, **options)}")
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

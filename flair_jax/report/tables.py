@@ -1,0 +1,166 @@
+"""The page's tables: facts, scores by class and place, the confusion matrix, runs side by side."""
+
+from typing import Any
+
+import numpy as np
+
+from flair_jax.data import reference_facts
+from flair_jax.report.collect import RunFacts, setting_rows
+
+# Share of a row from which a cell is so strong in colour that its text must change sides.
+STRONG = 0.715
+
+
+def class_rows(run: RunFacts) -> list[dict[str, Any]]:
+    """Of each class its scores by the challenge's definition, and its share of the truth."""
+    metrics = run.metrics or {}
+    truth = np.array(metrics["confusion_matrix"], np.float64).sum(1)
+    intervals = metrics.get("intervals", {}).get("challenge_iou", {})
+    return [
+        {
+            "name": land_cover.name,
+            "colour": land_cover.colour,
+            "scored": land_cover.weight > 0,
+            "iou": metrics["challenge"]["iou"][land_cover.name],
+            "interval": intervals.get(land_cover.name),
+            "precision": metrics["main"]["precision"][land_cover.name],
+            "recall": metrics["main"]["recall"][land_cover.name],
+            "share": count / max(truth.sum(), 1),
+        }
+        for land_cover, count in zip(run.nomenclature.classes, truth, strict=True)
+    ]
+
+
+def confusion_rows(run: RunFacts) -> list[dict[str, Any]]:
+    """The confusion matrix, each row in shares of its sum, and the published recall beside it.
+
+    Recall is the diagonal's share, as in the published figure: what is taken for a class of
+    weight 0 counts as missed.
+    """
+    assert run.metrics is not None
+    confusion = np.array(run.metrics["confusion_matrix"], np.int64)
+    rows = []
+    for i, land_cover in enumerate(run.nomenclature.classes):
+        total = confusion[i].sum()
+        shares = confusion[i] / max(total, 1)
+        rows.append(
+            {
+                "name": land_cover.name,
+                "colour": land_cover.colour,
+                "cells": [
+                    {
+                        "share": float(share),
+                        "strong": share > STRONG,
+                        "text": f"{share:.0%}"[:-1] if share >= 0.005 else "·" if total else "",
+                        "count": int(count),
+                        "to": to,
+                    }
+                    for share, count, to in zip(
+                        shares, confusion[i], run.nomenclature.names, strict=True
+                    )
+                ],
+                "recall": float(shares[i]) if total else None,
+                "published": reference_facts.RECALL.get(land_cover.name),
+            }
+        )
+    return rows
+
+
+def part_tables(run: RunFacts) -> dict[str, list[dict[str, Any]]]:
+    """Scores by domain, camera and month: name, patches, zones, mIoU, interval."""
+    metrics = run.metrics or {}
+    return {
+        kind: [
+            {
+                "name": name,
+                "patches": part["num_patches"],
+                "zones": part["num_zones"],
+                "miou": part["challenge"]["miou"],
+                "interval": part["challenge_miou_interval"],
+            }
+            for name, part in metrics[f"by_{kind}"].items()
+        ]
+        for kind in ("domain", "camera", "month")
+        if f"by_{kind}" in metrics
+    }
+
+
+def is_published_split(run: RunFacts) -> bool:
+    """Whether the scores are of the patches that the published ones are of."""
+    patches = (run.metrics or {}).get("num_patches")
+    return (run.split, patches) == ("test", reference_facts.TEST_PATCHES)
+
+
+def facts(run: RunFacts) -> list[tuple[str, str]]:
+    """What else there is to know at a glance: (what, text)."""
+    config = run.config
+    bands = f"{len(config.bands)} bands"
+    metadata = f" and metadata ({config.metadata.encoding})" if config.metadata.use else ""
+    model = f"U-Net, ResNet34 encoder: {bands}{metadata} -> {len(run.nomenclature)} classes"
+    steps = max((line["step"] for line in run.epochs + run.steps), default=None)
+    rows = [
+        ("Model", run.last_start("model") or model),
+        ("Data", run.last_start("data") or f"{config.data_config} in {config.data_dir or 'TFDS'}"),
+        ("Devices", run.last_start("devices") or "not noted"),
+        ("Steps", "none yet" if steps is None else f"{steps:,} of {config.batch_size} patches"),
+    ]
+    if run.metrics:
+        rows.append(("Scored", f"step {run.metrics['step']:,}, loss {run.metrics['loss']:.4f}"))
+    if run.average:
+        miou = run.average["challenge"]["miou"]
+        rows.append(("Moving average", f"mIoU {'-' if miou is None else format(miou, '.4f')}"))
+    dates = [("Started", (run.starts[0]["started"] if run.starts else "")[:16].replace("T", " "))]
+    dates.append(("Last written", f"{run.written:%Y-%m-%d %H:%M}" if run.written else ""))
+    rows += [(what, f"{date} UTC") for what, date in dates if date]
+    if len(run.starts) > 1:
+        rows.append(("Starts", f"{len(run.starts)}: it was stopped and went on"))
+    if run.versions:
+        rows.append(("Versions", ", ".join(f"{k} {v}" for k, v in run.versions.items())))
+    return rows
+
+
+def comparison(runs: list[RunFacts]) -> list[dict[str, Any]]:
+    """Of each run its scores and how long it took."""
+    return [
+        {
+            "name": run.name,
+            "metrics": run.metrics,
+            "interval": (run.metrics or {}).get("intervals", {}).get("challenge_miou"),
+            "best": run.best,
+            "epochs": len(run.epochs),
+            "seconds": run.seconds,
+        }
+        for run in runs
+    ]
+
+
+def differing_settings(runs: list[RunFacts]) -> dict[str, list[str]]:
+    """Key -> its value in each run, of the keys that are not the same in all."""
+    values = [{row["key"]: row["value"] for row in setting_rows(run.config)} for run in runs]
+    return {
+        key: [value[key] for value in values]
+        for key in values[0]
+        if len({value[key] for value in values}) > 1
+    }
+
+
+def class_comparison(runs: list[RunFacts]) -> list[dict[str, Any]]:
+    """IoU by class, a column a run, if the runs have the same classes; the highest is named."""
+    if any(run.nomenclature.names != runs[0].nomenclature.names for run in runs):
+        return []
+    rows = []
+    for land_cover in runs[0].nomenclature.classes:
+        values = [
+            run.metrics["challenge"]["iou"][land_cover.name] if run.metrics else None
+            for run in runs
+        ]
+        known = [value for value in values if value]
+        rows.append(
+            {
+                "name": land_cover.name,
+                "colour": land_cover.colour,
+                "values": values,
+                "highest": max(known) if len(known) > 1 and land_cover.weight > 0 else None,
+            }
+        )
+    return rows

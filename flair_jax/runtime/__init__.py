@@ -1,0 +1,1 @@
+"""Devices, hosts, storage, files and the console."""

@@ -1,0 +1,221 @@
+"""The checkpoints of a training run: saved, kept, restored (Orbax).
+
+A folder of checkpoints holds `model.json` (the card) and one folder per kept step with the items
+`model` (parameters and statistics), `optimizer`, `progress` and, if the run keeps one, `average`
+(the moving average of the model). The latest ones and the best by validation loss are kept. Orbax
+writes under a temporary name and renames when all is written.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from jax.sharding import Mesh
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
+
+from flair_jax.errors import UserError
+from flair_jax.inference.loading import (
+    MONITOR,
+    abstract,
+    best_step,
+    open_manager,
+    read_only_options,
+    restore_items,
+)
+from flair_jax.runtime.sharding import replicated, wait_for_hosts
+from flair_jax.training.optimizer import EarlyStop, Plateau
+from flair_jax.training.state import TrainState
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a run knows beside its arrays.
+
+    Attributes:
+        epoch: number of epochs finished, validation included.
+        loss_sum: sum of the losses of the current epoch's steps so far.
+        plateau: state of the learning rate schedule.
+        early_stop: state of early stopping.
+    """
+
+    epoch: int
+    loss_sum: float
+    plateau: Plateau
+    early_stop: EarlyStop
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain numbers."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Progress":
+        """The inverse of `to_json`."""
+        return cls(
+            values["epoch"],
+            values["loss_sum"],
+            Plateau(**values["plateau"]),
+            EarlyStop(**values["early_stop"]),
+        )
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder.
+
+    Args:
+        directory: the folder.
+        keep_latest: how many of the newest are kept beside the best.
+        read_only: for evaluation and prediction: nothing is created or deleted.
+    """
+
+    def __init__(
+        self, directory: epath.PathLike, *, keep_latest: int = 2, read_only: bool = False
+    ) -> None:
+        self.directory = epath.Path(directory)
+        if read_only:
+            options = read_only_options()
+        else:
+            best = BestN(
+                get_metric_fn=MONITOR["best_fn"],
+                reverse=True,
+                n=1,
+                keep_checkpoints_without_metrics=False,
+            )
+            options = ocp.CheckpointManagerOptions(
+                preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), best]),
+                cleanup_tmp_directories=True,
+                **MONITOR,
+            )
+        self._manager = open_manager(self.directory, options)
+
+    def latest(self) -> int | None:
+        """The newest step that was saved whole, or None."""
+        return self._manager.latest_step()
+
+    def best(self) -> int | None:
+        """The step of the lowest validation loss, or None."""
+        return best_step(self._manager)
+
+    def save(self, state: TrainState, progress: Progress, metrics: dict[str, float] | None) -> None:
+        """Starts saving; the arrays are copied before this returns, the files are written later.
+
+        Args:
+            state: what to save, under its step; an earlier one of that step is replaced.
+            progress: what goes with it.
+            metrics: with the monitored loss, or None between two validations.
+
+        Raises:
+            UserError: this one or the one before could not be written.
+        """
+        step = int(state.step)
+        items = {
+            "model": ocp.args.StandardSave({"params": state.params, "stats": state.stats}),
+            "optimizer": ocp.args.StandardSave(state.opt_state),
+            "progress": ocp.args.JsonSave(progress.to_json()),
+        }
+        if state.average:
+            items["average"] = ocp.args.StandardSave(state.average)
+        with self._writing():
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
+
+    def wait(self) -> None:
+        """Returns when all started saves are on disk.
+
+        Raises:
+            UserError: one could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            whole = ", ".join(str(step) for step in sorted(self._manager.all_steps())) or "none yet"
+            raise UserError(
+                f"a checkpoint could not be written to {self.directory}: {error}\n"
+                f"Whole checkpoints there: {whole}. Make room (or mend what the message says), and "
+                "give the same command again: it goes on from the last whole one."
+            ) from error
+
+    def close(self) -> None:
+        """Waits, then ends Orbax's threads."""
+        with self._writing():
+            self._manager.close()
+
+    def newest_whole(
+        self, like: TrainState, mesh: Mesh
+    ) -> tuple[TrainState, Progress, list[str]] | None:
+        """The newest checkpoint that can be restored; `put_aside` is for damaged newer ones.
+
+        Args:
+            like, mesh: see `restore`.
+
+        Returns:
+            State, progress and what to say of damaged ones; None if nothing has been saved.
+
+        Raises:
+            UserError: checkpoints are there, and none can be restored.
+        """
+        said: list[str] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return *self.restore(step, like, mesh), said
+            except UserError as error:
+                said.append(f"damaged: {error}")
+        if said:
+            raise UserError(
+                "\n".join(said) + "\nNo checkpoint of this run can be restored: give another "
+                "--workdir, or remove this one to start afresh."
+            )
+        return None
+
+    def put_aside(self, after: int) -> None:
+        """Renames the folders of all steps after one: they are damaged, and would be in the way."""
+        for step in self._manager.all_steps():
+            if step > after and jax.process_index() == 0:
+                aside = self.directory.parent / "damaged_checkpoints"
+                aside.mkdir(exist_ok=True)
+                (self.directory / str(step)).rename(aside / str(step))
+        wait_for_hosts("checkpoints: damaged ones put aside")
+        self._manager.reload()
+
+    def restore(self, step: int, like: TrainState, mesh: Mesh) -> tuple[TrainState, Progress]:
+        """Everything that a run needs to go on from a step.
+
+        Args:
+            step: a saved step.
+            like: a state of the same shapes.
+            mesh: where the arrays shall lie; the checkpoint may come from another number of
+                devices.
+        """
+        average = (
+            {"average": ocp.args.StandardRestore(abstract(like.average, mesh))}
+            if like.average
+            else {}
+        )
+        items = restore_items(
+            self._manager,
+            step,
+            model=ocp.args.StandardRestore(
+                abstract({"params": like.params, "stats": like.stats}, mesh)
+            ),
+            optimizer=ocp.args.StandardRestore(abstract(like.opt_state, mesh)),
+            progress=ocp.args.JsonRestore(),
+            **average,
+        )
+        model = items["model"]
+        state = TrainState(
+            step=jax.device_put(jax.numpy.int32(step), replicated(mesh)),
+            params=model["params"],
+            stats=model["stats"],
+            opt_state=items["optimizer"],
+            average=items["average"] if average else {},
+        )
+        return state, Progress.from_json(items["progress"])

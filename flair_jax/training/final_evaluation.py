@@ -1,0 +1,74 @@
+"""What follows a training: its best checkpoint scores, and predicts, the test split; a page."""
+
+import json
+from typing import Any
+
+import ml_collections
+from etils import epath
+from jax.sharding import Mesh
+
+from flair_jax.data import input_pipeline
+from flair_jax.errors import UserError
+from flair_jax.evaluation import tables
+from flair_jax.evaluation.evaluate import NoMasksError, evaluate_checkpoint, output_folder
+from flair_jax.evaluation.predict import predict_checkpoint
+from flair_jax.runtime import console
+from flair_jax.training.checkpoints import Checkpoints
+
+
+def score_and_predict(
+    config: ml_collections.ConfigDict, workdir: epath.Path, mesh: Mesh
+) -> dict[str, Any] | None:
+    """Scores a run's best checkpoint on the test split, and predicts it if the run asks for that.
+
+    What has been written for that checkpoint already is kept.
+
+    Returns:
+        The metrics (see `evaluate.evaluate_checkpoint`), or None if the split cannot be scored.
+    """
+    directory = input_pipeline.dataset_directory(config.data_dir, config.data_config)
+    try:
+        test = input_pipeline.open_split(directory, "test")
+    except UserError as error:
+        console.say(f"no test score: {error}")
+        return None
+    batch_size = config.eval_batch_size or config.batch_size
+    options = {"batch_size": batch_size, "num_workers": config.num_workers}
+    checkpoints = workdir / "checkpoints"
+    reader = Checkpoints(checkpoints, read_only=True)
+    best = reader.best()
+    reader.close()
+    metrics = None
+    for averaged in (True, False) if config.ema_decay else (False,):
+        output = output_folder(workdir, "test", averaged)
+        metrics = _written_for(output / "metrics.json", best, "test")
+        if metrics is not None:
+            console.say(f"the test split has been scored: {output}")
+        else:
+            try:
+                metrics = evaluate_checkpoint(
+                    checkpoints, test, mesh, output=output, averaged=averaged,
+                    loss_normalization=config.loss_normalization, **options,
+                )  # fmt: skip
+            except NoMasksError as error:
+                console.say(f"no test score: {error}")
+        if metrics is not None:
+            title = "the moving average of the weights:\n" if averaged else ""
+            console.say(title + tables.all_tables(metrics))
+    if config.predict_after_training:
+        predictions = workdir / "predictions"
+        if predictions.exists() and _written_for(workdir / "predictions.json", best, "test"):
+            console.say(f"the test split has been predicted: {predictions}")
+        else:
+            count = predict_checkpoint(checkpoints, test, mesh, output=predictions, **options)
+            console.say(f"{count} predictions in {predictions}")
+    console.say(f"everything is in {workdir}")
+    return metrics
+
+
+def _written_for(path: epath.Path, step: int | None, split: str) -> dict | None:
+    """What a JSON file holds if it was written for this step and split."""
+    if not path.exists():
+        return None
+    values = json.loads(path.read_text())
+    return values if (values["step"], values["split"]) == (step, split) else None

@@ -1,0 +1,162 @@
+"""What a training needs: checked and made before its first step."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import ml_collections
+from etils import epath
+from jax.sharding import Mesh
+
+from flair_jax import config as configuration
+from flair_jax.data import input_pipeline
+from flair_jax.data.bands import band_places
+from flair_jax.data.input_pipeline import Split, check_bands, split_batches
+from flair_jax.errors import UserError
+from flair_jax.evaluation.evaluate import Evaluation, accumulate, make_eval_step
+from flair_jax.models.functional import Arrays, split_model
+from flair_jax.models.spec import FILE, ModelCard
+from flair_jax.runtime import console
+from flair_jax.runtime.sharding import check_batch_size, make_mesh, replicate
+from flair_jax.runtime.storage import is_remote
+from flair_jax.training.checkpoints import Checkpoints, Progress
+from flair_jax.training.image_summaries import EpochPictures
+from flair_jax.training.initialization import initial_weights
+from flair_jax.training.optimizer import EarlyStop, Plateau, make_optimizer
+from flair_jax.training.state import TrainState, create_train_state
+from flair_jax.training.step import TrainStep, make_train_step, set_training_options
+
+
+@dataclasses.dataclass
+class Run:
+    """The parts of a run that its loop uses; made once by `set_up`."""
+
+    config: ml_collections.ConfigDict
+    workdir: epath.Path
+    mesh: Mesh
+    card: ModelCard
+    splits: dict[str, Split]
+    checkpoints: Checkpoints
+    state: TrainState
+    progress: Progress
+    train_step: TrainStep
+    validate: Callable[[Arrays, Arrays, Callable[[], bool]], Evaluation]
+    steps_per_epoch: int
+    introduction: dict[str, str]
+    pictures: EpochPictures | None
+    compiled: bool = False
+
+
+def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
+    """Checks everything that can be checked before the first step, and makes the run's parts.
+
+    The restore order: the workdir's own latest checkpoint, else `config.init_from`, else fresh
+    weights, with an encoder from `config.encoder_weights`.
+    """
+    configuration.validate(config)
+    if config.profile[1] and is_remote(workdir):
+        raise UserError(
+            f"config.profile={config.profile} writes a trace, which can only go to a local folder, "
+            f"and --workdir={workdir} is none: profile in a short run with a local --workdir"
+        )
+    configuration.check_unchanged(config, workdir)
+    mesh = make_mesh()
+    check_batch_size(config.batch_size, mesh, "config.batch_size", config.accumulate_steps)
+    eval_batch_size = config.eval_batch_size or config.batch_size
+    check_batch_size(eval_batch_size, mesh, "config.eval_batch_size")
+    directory = input_pipeline.dataset_directory(config.data_dir, config.data_config)
+    splits = {name: input_pipeline.open_split(directory, name) for name in ("train", "val")}
+    check_bands(splits["train"])
+    height, width = splits["train"].patch_size
+    configuration.check_patch_size(config, height, width)
+    card = ModelCard.from_config(config, (height, width))
+    steps = input_pipeline.steps_per_epoch(splits["train"], config.batch_size)
+
+    model = set_training_options(card.build_model(config.seed), config, mesh)
+    graphdef, params, stats = split_model(model)
+    if (workdir / "checkpoints" / FILE).exists():
+        saved = ModelCard.load(workdir / "checkpoints")
+        card.check_same_model(saved, str(workdir / "checkpoints"))
+    _make_workdir(workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep_latest=config.keep_latest)
+    said: list[str] = []
+    if checkpoints.latest() is None:
+        params, stats, said = initial_weights(
+            params, stats, card, init_from=config.init_from,
+            encoder_weights=config.encoder_weights, mesh=mesh,
+        )  # fmt: skip
+    optimizer = make_optimizer(config.learning_rate)
+    averaged = config.ema_decay > 0
+    state = replicate(create_train_state(params, stats, optimizer, averaged=averaged), mesh)
+    plateau = Plateau(config.learning_rate, **config.plateau)
+    progress = Progress(0, 0.0, plateau, EarlyStop(config.early_stop_patience))
+    found = checkpoints.newest_whole(state, mesh)
+    if found is not None:
+        state, progress, damaged = found
+        progress.early_stop.patience = config.early_stop_patience
+        if damaged:
+            checkpoints.put_aside(after=int(state.step))
+            said += [*damaged, f"put aside into {workdir / 'damaged_checkpoints'}"]
+    if jax.process_index() == 0:
+        configuration.save(config, workdir)
+        card.save(workdir / "checkpoints")
+
+    eval_step = make_eval_step(graphdef, card, config.loss_normalization, mesh)
+
+    def validate(params: Arrays, stats: Arrays, stop: Callable[[], bool]) -> Evaluation:
+        data = split_batches(
+            splits["val"], eval_batch_size, metadata_encoding=card.metadata_encoding,
+            bands=band_places(card.bands), num_workers=config.num_workers,
+            refused_values=card.refused_values,
+        )  # fmt: skip
+        return accumulate(eval_step, params, stats, data, mesh, stop)
+
+    train_step = make_train_step(graphdef, card, config, optimizer, mesh)
+    pictures = None
+    if config.tensorboard_patches:
+        count = config.tensorboard_patches
+        pictures = EpochPictures(splits["val"], count, graphdef, card, mesh)
+    introduction = describe(card, splits, config, steps, params)
+    run = Run(
+        config, workdir, mesh, card, splits, checkpoints, state, progress, train_step, validate,
+        steps, introduction, pictures,
+    )  # fmt: skip
+    lines = [f"{what:<8} {text}" for what, text in introduction.items()]
+    console.say("\n".join([*lines, *said, f"workdir  {workdir}"]))
+    if found is not None:
+        console.say(f"going on from step {int(state.step)} ({progress.epoch} epochs finished)")
+    return run
+
+
+def describe(
+    card: ModelCard,
+    splits: Mapping[str, Split],
+    config: ml_collections.ConfigDict,
+    steps: int,
+    params: Arrays,
+) -> dict[str, str]:
+    """What a training works on, a line each on `data`, `model` and `devices`."""
+    counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
+    height, width = card.patch_size
+    device = jax.devices()[0]
+    inputs = f"{len(card.bands)} bands" + (" and metadata" if card.takes_metadata else "")
+    crop = f", crops of {config.crop_size}" if config.crop_size else ""
+    return {
+        "data": f"{splits['train'].directory}: {counts} patches of {height} x {width}{crop}",
+        "model": f"U-Net, ResNet34 encoder: {inputs} -> {len(card.nomenclature)} classes, "
+        f"{sum(p.size for p in params.values()):,} parameters, {card.dtype}",
+        "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), "
+        f"{jax.process_count()} host(s), global batch {config.batch_size}, {steps} steps an epoch",
+    }
+
+
+def _make_workdir(workdir: epath.Path) -> None:
+    try:
+        (workdir / "checkpoints").mkdir(parents=True, exist_ok=True)
+        probe = workdir / f".writable-{jax.process_index()}"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"the workdir {workdir} cannot be written to ({error}): choose another --workdir"
+        ) from error

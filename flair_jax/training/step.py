@@ -1,0 +1,134 @@
+"""One step of training: the jitted function from a state and a batch to the next state."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from flair_jax.models.forms import form_for
+from flair_jax.models.functional import Arrays, merge_model, model_stats
+from flair_jax.models.losses import cross_entropy_sums
+from flair_jax.models.preprocess import normalise, to_labels
+from flair_jax.models.spec import ModelCard
+from flair_jax.models.unet import UNet
+from flair_jax.runtime.sharding import DATA_AXIS, batch_sharding, replicated
+from flair_jax.training.augmentation import augment, random_crop
+from flair_jax.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+TrainStep = Any  # what jax.jit returns: (TrainState, Batch) -> (TrainState, {str: jax.Array})
+
+
+def set_training_options(model: UNet, config: ml_collections.ConfigDict, mesh: Mesh) -> UNet:
+    """Sets what a configuration and a mesh say of how to compute on a model, and returns it."""
+    groups = mesh.size if config.batch_norm == "per_device" else 1
+    form = form_for(mesh.devices.flat[0].platform)
+    model.set_attributes(groups=groups, remat=config.remat, form=form)
+    return model
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    card: ModelCard,
+    config: ml_collections.ConfigDict,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+) -> TrainStep:
+    """A jitted function: state and global batch of uint8 -> next state (in place) and numbers.
+
+    The numbers are `loss`, () float32, and `stop`, () bool: whether any host has put a True into
+    its share of the batch's `stop`, (N,) bool.
+    """
+    weights = card.nomenclature.weights
+    probability = config.augment_probability.to_dict()
+
+    def loss_sum(
+        params: Arrays, stats: Arrays, batch: Batch, dropout_key: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, Arrays]]:
+        model = merge_model(graphdef, params, stats)
+        image = normalise(batch["image"], card)
+        metadata = batch["metadata"] if card.takes_metadata else None
+        logits = model.folded_logits(image, metadata, train=True, dropout_key=dropout_key)
+        labels = to_labels(batch["mask"], card.nomenclature)
+        total, count = cross_entropy_sums(
+            logits, labels, jnp.asarray(weights), config.loss_normalization
+        )
+        return jnp.sum(total), (jnp.sum(count), model_stats(model))
+
+    def gradients_of(
+        params: Arrays, stats: Arrays, batch: Batch, dropout_key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, Arrays, Arrays]:
+        """Sums of the loss and of what it is divided by, the former's gradients, statistics."""
+        grad = jax.value_and_grad(loss_sum, has_aux=True)
+        (total, (count, stats)), gradients = grad(params, stats, batch, dropout_key)
+        return total, count, gradients, stats
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+        crop_key, augment_key, dropout_key = jax.random.split(key, 3)
+        stop = jnp.any(batch["stop"])
+        batch = {k: batch[k] for k in ("image", "mask", "metadata") if k in batch}
+        if config.crop_size:
+            cropped = random_crop(crop_key, batch["image"], batch["mask"], config.crop_size)
+            batch["image"], batch["mask"] = cropped
+        if config.augment:
+            augmented = augment(augment_key, batch["image"], batch["mask"], probability)
+            batch["image"], batch["mask"] = augmented
+        if config.accumulate_steps == 1:
+            total, count, gradients, stats = gradients_of(
+                state.params, state.stats, batch, dropout_key
+            )
+        else:
+            total, count, gradients, stats = accumulated(state, batch, dropout_key)
+        count = jnp.maximum(count, 1e-12)
+        gradients = jax.tree.map(lambda g: g / count, gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = moving_average(state, {**params, **stats})
+        next_state = TrainState(state.step + 1, params, stats, opt_state, average)
+        return next_state, {"loss": total / count, "stop": stop}
+
+    def accumulated(
+        state: TrainState, batch: Batch, dropout_key: jax.Array
+    ) -> tuple[jax.Array, jax.Array, Arrays, Arrays]:
+        """As `gradients_of`, a part of the batch after the other.
+
+        Part i has every accumulate_steps-th sample from i on: the same samples on any number of
+        devices, and every device has its share of each part.
+        """
+        parts = config.accumulate_steps
+        sharding = NamedSharding(mesh, PartitionSpec(None, DATA_AXIS))
+
+        def cut(x: jax.Array) -> jax.Array:
+            x = jnp.swapaxes(x.reshape(-1, parts, *x.shape[1:]), 0, 1)
+            return jax.lax.with_sharding_constraint(x, sharding)
+
+        def add(sums: tuple, part: tuple[jax.Array, Batch]) -> tuple[tuple, None]:
+            total, count, gradients, stats = sums
+            number, samples = part
+            key = jax.random.fold_in(dropout_key, number)
+            more = gradients_of(state.params, stats, samples, key)
+            gradients = jax.tree.map(jnp.add, gradients, more[2])
+            return (total + more[0], count + more[1], gradients, more[3]), None
+
+        zero = jnp.zeros((), jnp.float32)
+        start = zero, zero, jax.tree.map(jnp.zeros_like, state.params), state.stats
+        return jax.lax.scan(add, start, (jnp.arange(parts), jax.tree.map(cut, batch)))[0]
+
+    def moving_average(state: TrainState, new: Arrays) -> Arrays:
+        """The averages after a step; early on they forget faster, as they began at the start."""
+        if not config.ema_decay:
+            return {}
+        decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
+        return {k: decay * v + (1 - decay) * new[k] for k, v in state.average.items()}
+
+    return jax.jit(
+        train_step,
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        out_shardings=(replicated(mesh), replicated(mesh)),
+        donate_argnums=0,
+    )

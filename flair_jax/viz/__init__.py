@@ -1,0 +1,1 @@
+"""Images and figures: class maps, overlays, plots."""

@@ -1,0 +1,117 @@
+"""Images and class maps as pictures that people look at: arrays, PNG bytes and files."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from etils import epath
+from PIL import Image, ImageDraw, ImageFont
+
+from flair_jax.data.nomenclature import Nomenclature
+from flair_jax.runtime.atomic_io import write_whole
+
+# What is shown as red, green and blue. In "infrared" living plants are red.
+COMPOSITES = {"colour": ("red", "green", "blue"), "infrared": ("nir", "red", "green")}
+NOTHING = (200, 200, 200)  # where there is no class
+_FONT = 16
+
+
+def composite(image: np.ndarray, bands: Sequence[str], name: str) -> np.ndarray | None:
+    """An image as people see it.
+
+    Args:
+        image: (H, W, bands) uint8 digital numbers.
+        bands: names of its bands.
+        name: one of `COMPOSITES`.
+
+    Returns:
+        (H, W, 3) uint8, red, green, blue; None if the image lacks one of the bands.
+    """
+    if not set(COMPOSITES[name]) <= set(bands):
+        return None
+    return np.ascontiguousarray(image[..., [list(bands).index(b) for b in COMPOSITES[name]]])
+
+
+def palette(nomenclature: Nomenclature) -> np.ndarray:
+    """(256, 3) uint8: the colour of every label; what is no class is grey."""
+    colours = np.full((256, 3), NOTHING, np.uint8)
+    colours[: len(nomenclature)] = nomenclature.rgb
+    return colours
+
+
+def paint(labels: np.ndarray, nomenclature: Nomenclature) -> np.ndarray:
+    """A class map in the nomenclature's colours.
+
+    Args:
+        labels: (H, W) integers, classes from 0; what is no class becomes grey.
+        nomenclature: the classes.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    return palette(nomenclature)[labels.astype(np.uint8)]
+
+
+def overlay(
+    picture: np.ndarray, labels: np.ndarray, nomenclature: Nomenclature, opacity: float = 0.45
+) -> np.ndarray:
+    """The classes' colours over a picture: (H, W, 3) uint8; as it was where there is no class."""
+    mixed = (1 - opacity) * picture + opacity * paint(labels, nomenclature)
+    is_class = (labels < len(nomenclature))[..., None]
+    return np.where(is_class, np.rint(mixed), picture).astype(np.uint8)
+
+
+def grey(values: np.ndarray) -> np.ndarray:
+    """Values from 0 (black) to 1 (white), (H, W), as a picture (H, W, 3) uint8."""
+    return np.repeat(np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)[..., None], 3, -1)
+
+
+def legend(nomenclature: Nomenclature, present: Sequence[int] | None = None) -> np.ndarray:
+    """Colours and names of classes below each other.
+
+    Args:
+        nomenclature: the classes.
+        present: labels of the classes to show; all if None.
+
+    Returns:
+        (height, width, 3) uint8 on white.
+    """
+    labels = range(len(nomenclature)) if present is None else sorted(set(map(int, present)))
+    names = [nomenclature.names[label] for label in labels]
+    font = ImageFont.load_default(_FONT)
+    row, swatch, gap = _FONT + 8, 28, 10
+    width = 2 * gap + swatch + gap + round(max((font.getlength(n) for n in names), default=0))
+    canvas = Image.new("RGB", (width, row * len(names) + 2 * gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    for place, (label, name) in enumerate(zip(labels, names, strict=True)):
+        top = gap + place * row
+        box = (gap, top + 3, gap + swatch, top + row - 3)
+        draw.rectangle(box, fill=nomenclature.classes[label].colour, outline="black")
+        draw.text((2 * gap + swatch, top + row / 2), name, fill="black", font=font, anchor="lm")
+    return np.asarray(canvas)
+
+
+def with_legend(
+    picture: np.ndarray, nomenclature: Nomenclature, present: Sequence[int] | None = None
+) -> np.ndarray:
+    """A picture (H, W, 3) with the legend at its right, on white."""
+    names = legend(nomenclature, present)
+    height = max(len(picture), len(names))
+    return np.concatenate([_on_white(picture, height), _on_white(names, height)], 1)
+
+
+def _on_white(picture: np.ndarray, height: int) -> np.ndarray:
+    below = ((0, height - len(picture)), (0, 0), (0, 0))
+    return np.pad(picture, below, constant_values=255)
+
+
+def png(picture: np.ndarray) -> bytes:
+    """A picture (H, W, 3) or (H, W), uint8, as a PNG file's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def write_png(path: epath.PathLike, picture: np.ndarray) -> None:
+    """Writes a picture as a PNG file, whole or not at all."""
+    write_whole(path, png(picture))

@@ -1,0 +1,232 @@
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flair_jax.aot import compiled_step, train_compile
+from flair_jax.aot.compiled_step import CHIPS, Chip, Collective, Figures, collectives
+from flair_jax.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+PARAMETERS = 24_444_381
+SMALL = ("--config=configs/baseline.py", "--patch_size=32")
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
+)
+
+
+def run(*flags, devices=8, script=("-m", "flair_jax.aot.train_compile")):
+    xla_flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.run(
+        [sys.executable, *script, *flags], capture_output=True, text=True, check=False, cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags}, timeout=600,
+    )  # fmt: skip
+
+
+def table(done):
+    """The printed rows by name."""
+    rows = re.findall(r"^(.{26})(.+)$", done.stdout, re.MULTILINE)
+    return {name.strip(): value for name, value in rows}
+
+
+def gibibytes(value):
+    return float(value.split()[0])
+
+
+HLO = """
+HloModule jit_train_step, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%async_computation (p: bf16[8,4]) -> bf16[2,4] {
+  ROOT %reduce-scatter.1 = bf16[2,4]{1,0:T(8,128)(2,1)} reduce-scatter(%p), channel_id=6
+}
+
+%async_collective_fusion.1 (p: bf16[9]) -> bf16[9] {
+  ROOT %all-reduce.2 = bf16[9]{0} all-reduce(%p), channel_id=8, to_apply=%add
+}
+
+%async_collective_fusion.2 (p: bf16[9]) -> bf16[9] {
+  ROOT %all-reduce.3 = bf16[9]{0:S(1)} all-reduce(%p), channel_id=8, to_apply=%add
+}
+
+ENTRY %main (p: f32[64]) -> f32[64] {
+  %all-reduce = f32[64]{0:T(128)S(1)} all-reduce(%p), channel_id=1, to_apply=%add
+  %all-reduce.1 = (f32[3,3,8,8]{3,2,1,0:T(8,128)}, /*index=1*/f32[]{:T(128)}) all-reduce(%a, %b)
+  %all-reduce-start = (bf16[16]{0}, pred[3]{0}) all-reduce-start(%c, %d), channel_id=3
+  %all-reduce-done = (bf16[16]{0}, pred[3]{0}) all-reduce-done(%all-reduce-start)
+  %all-gather-start = ((s4[5]{0}, u8[2,2]{1,0}), (s4[20]{0}, u8[8,2]{1,0})) all-gather-start(%e, %f)
+  %all-gather-done = (s4[20]{0}, u8[8,2]{1,0}) all-gather-done(%all-gather-start)
+  %cp = (f32[7]{0}, f32[7]{0}, u32[]{:S(2)}, u32[]) collective-permute-start(%g), channel_id=5
+  %cpd = f32[7]{0} collective-permute-done(%cp)
+  %rs = ((bf16[8,4]{1,0}), bf16[2,4]{1,0}, s32[]) async-start(%h), calls=%async_computation
+  %rsd = bf16[2,4]{1,0} async-done(%rs), calls=%async_computation
+  %ata = f8e4m3fn[10]{0} all-to-all(%i), channel_id=7, metadata={op_name="x all-reduce(y"}
+  ROOT %out = f32[64]{0} get-tuple-element(%all-reduce.1), index=0
+}
+"""
+
+
+def test_collectives_are_counted_once_by_kind():
+    assert collectives(HLO) == {
+        "all-reduce": Collective(4, 64 * 4 + (3 * 3 * 8 * 8 + 1) * 4 + 16 * 2 + 3 + 9 * 2),
+        "all-gather": Collective(1, 10 + 16),
+        "collective-permute": Collective(1, 28),
+        "reduce-scatter": Collective(1, 16),
+        "all-to-all": Collective(1, 10),
+    }
+    assert collectives("ROOT %sum = f32[] add(%a, %b)") == {}
+
+
+FIGURES = Figures(
+    arguments=100, outputs=90, temporaries=1000, code=7, aliased=80, flops=4e12, traffic=3e9,
+    collectives={"all-reduce": Collective(2, 5_000_000)},
+)  # fmt: skip
+
+
+def test_memory_counts_what_lies_in_the_same_place_once():
+    assert FIGURES.memory == 100 + 90 - 80 + 1000 + 7
+
+
+@pytest.mark.parametrize(
+    ("chip", "seconds", "roofline", "speed"),
+    [
+        (Chip(2e14, 1e12, 1), (0.02, 0.003), "20.00 ms a step, bound by operations", "400, 50 a"),
+        (Chip(2e15, 1e11, 1), (0.002, 0.03), "30.00 ms a step, bound by memory", "267, 33 a"),
+    ],
+)
+def test_roofline_is_the_longer_of_two_times(chip, seconds, roofline, speed):
+    assert FIGURES.seconds(chip) == pytest.approx(seconds)
+    rows = dict(train_compile.rows(FIGURES, 2**30, chip, batch_size=8, chips=8))
+    assert rows["roofline"].startswith(roofline)
+    assert rows["images per second"].startswith(speed)
+    assert rows["all-reduce"] == "2, 5.0 MB a chip"
+
+
+def test_the_devices_at_hand():
+    done = run(*SMALL, "--batch_size=8")
+    assert done.returncode == 0, done.stderr
+    rows = table(done)
+    assert rows["train step of"] == "baseline"
+    assert rows["activations"] == "float32"
+    assert rows["batch"] == "8 patches of 32 x 32, 1 a chip"
+    assert rows["chips"] == "8 x cpu, 1 host(s)"
+    assert rows["memory of a chip"].endswith("of unknown")
+    for row in ("roofline", "images per second"):  # nothing is guessed for a CPU
+        assert rows[row].startswith("unknown")
+    # Each device has the whole state in float32, and the next state in its place.
+    state = 4 * PARAMETERS / 2**30
+    for row in ("arguments", "outputs", "aliased"):
+        assert gibibytes(rows[row]) == pytest.approx(state, rel=0.01)
+    assert gibibytes(rows["memory of a chip"]) == pytest.approx(
+        gibibytes(rows["arguments"]) + gibibytes(rows["temporaries"]), abs=0.002
+    )
+    assert float(rows["operations of a chip"].split()[0]) > 0.1
+    count, size = re.match(r"(\d+), ([\d.]+) MB a chip$", rows["all-reduce"]).groups()
+    assert int(count) > 0
+    assert float(size) >= 4 * PARAMETERS / 1e6  # the gradients, once
+
+
+def test_a_step_that_does_not_fit():
+    script = (
+        "from flair_jax import compiled_step, train_compile\n"
+        "compiled_step.CHIPS['cpu'] = compiled_step.Chip(1e12, 1e11, 2**28)\n"
+        "train_compile.run()\n"
+    )
+    done = run(*SMALL, "--config.batch_size=2", devices=1, script=("-c", script))
+    assert done.returncode == 1
+    assert table(done)["memory of a chip"].endswith("GiB of 0.250 GiB: does not fit")
+    assert table(done)["roofline"].endswith("memory traffic")
+    assert table(done)["collectives"] == "none"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], "error: --config=FILE is needed"),
+        (["--config=configs/none.py"], "error: there is no configuration file configs/none.py"),
+        ([*SMALL, "--config.batch=8"], "error: unknown configuration key config.batch on"),
+        ([*SMALL, "--workdir=x"], "error: Unknown command line flag 'workdir'"),
+        (
+            [*SMALL],
+            "error: config.batch_size=10 is the global batch and must be a multiple of the 8 "
+            "devices: set it to 8",
+        ),
+        ([*SMALL, "--batch_size=12"], "error: --batch_size=12 is the global batch"),
+        (
+            ["--config=configs/baseline.py", "--patch_size=100"],
+            "error: --patch_size=100: the U-Net takes heights and widths that are multiples of 32",
+        ),
+        ([*SMALL, "--config.crop_size=64"], "error: --patch_size=32: config.crop_size=64 is more"),
+    ],
+)
+def test_mistakes_end_with_a_message(flags, expected):
+    done = run(*flags)
+    assert done.returncode == 1
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "compiled in" not in done.stdout
+
+
+def test_topology_without_the_tpu_compiler(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"--topology=v5e:2x4 needs .*pip install -e \"\.\[tpu\]\""):
+        train_compile.topology_devices("v5e:2x4")
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name", ["v5x:3", "v5e:3x5", "nonsense"])
+def test_topology_that_there_is_not(name):
+    done = run(*SMALL, f"--topology={name}")
+    assert done.returncode == 1
+    assert f"error: the TPU compiler takes no --topology={name} (INVALID_ARGUMENT" in done.stderr
+    assert "a topology is generation:shape" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+PROBE = """
+import jax, jax.numpy as jnp
+from flair_jax.aot.train_compile import topology_devices
+for name in ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"):
+    devices = topology_devices(name)
+    one = jax.sharding.SingleDeviceSharding(devices[0])
+    large = jax.ShapeDtypeStruct((2**29, 128), jnp.float32, sharding=one)
+    try:
+        jax.jit(jnp.sort).lower(large).compile()
+    except jax.errors.JaxRuntimeError as error:
+        print(len(devices), devices[0].device_kind, "|", str(error).splitlines()[0])
+"""
+
+
+@needs_libtpu
+def test_the_tables_memory_is_the_compilers(monkeypatch):
+    for name, value in train_compile.NO_TPU_HERE.items():
+        monkeypatch.setenv(name, value)
+    done = run(script=("-c", PROBE))
+    said = re.findall(r"4 (.+) \| RESOURCE_EXHAUSTED.* HBM \(([\d.]+)G\)", done.stdout)
+    assert len(said) == len(CHIPS), done.stdout + done.stderr
+    assert {kind: float(size) * 2**30 for kind, size in said} == pytest.approx(
+        {kind: chip.memory for kind, chip in CHIPS.items()}, rel=0.01
+    )
+
+
+@needs_libtpu
+def test_chips_that_are_not_here():
+    done = run(*SMALL, "--batch_size=4", "--topology=v5e:2x2", "--config.dtype=bfloat16")
+    assert done.returncode == 0, done.stderr
+    rows = table(done)
+    assert rows["chips"] == "4 x TPU v5 lite, 1 host(s)"
+    assert rows["memory of a chip"].endswith("GiB of 15.750 GiB: fits")
+    assert "at 197 TFLOP/s" in rows["operations of a chip"]
+    assert "at 819 GB/s" in rows["memory traffic of a chip"]
+    assert "ms a step, bound by memory traffic" in rows["roofline"]
+    size = re.match(r"\d+, ([\d.]+) MB a chip$", rows["all-reduce"])[1]
+    assert float(size) >= 2 * PARAMETERS / 1e6  # in bfloat16, as the products that they sum
+    assert compiled_step.CHIPS["TPU v5 lite"].flops == 197e12

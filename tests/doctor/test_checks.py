@@ -1,0 +1,199 @@
+import shutil
+
+import numpy as np
+import pytest
+from download import TEST, TRAIN, VAL, found, image, mask, mend_metadata, put, remove, rewrite
+
+from flair_jax.data import synthetic
+from flair_jax.doctor import examine, statistics
+
+
+def double(root):
+    source = image(root, 1)
+    target = root / "again" / source.relative_to(root)
+    target.parent.mkdir(parents=True)
+    shutil.copy(source, target)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def damage_metadata(root):
+    (root / synthetic.METADATA_FILE).write_text('{"IMG_')
+
+
+def four_bands(bands):
+    return bands[:4]
+
+
+FAULTS = {
+    "mask missing: 1": lambda root: remove(mask(root, 1)),
+    "mask without image: 1": lambda root: remove(image(root, 1)),
+    "number twice: 1": double,
+    "image unreadable: 1": lambda root: truncate(image(root, 1)),
+    "mask unreadable: 1": lambda root: mask(root, 1).write_bytes(b"II*\0"),
+    "size not the data set's: 1": lambda root: rewrite(image(root, 1), lambda b: b[:, :32, :48]),
+    "image not uint8: 1": lambda root: rewrite(image(root, 1), lambda b: b.astype(np.uint16)),
+    "image without 5 bands: 1": lambda root: rewrite(image(root, 1), four_bands),
+    "no metadata: 1": lambda root: mend_metadata(root, lambda m: m.pop("IMG_000001")),
+    "malformed metadata: 1": lambda root: mend_metadata(
+        root, lambda m: m["IMG_000001"].update(date="spring")
+    ),
+    "damaged archives and metadata files: 1": lambda root: (root / "a.zip").write_bytes(b"PK"),
+}
+
+
+@pytest.mark.parametrize("expected", FAULTS)
+def test_each_fault_is_found_named_and_stops_nothing(expected, copy):
+    FAULTS[expected](copy)
+    survey, checks = examine.doctor(str(copy))
+    faults = found(checks, "fault")
+    check = faults[expected]
+    assert check.count == len(check.examples) == 1
+    assert "000001" in check.examples[0] or "a.zip" in check.examples[0]
+    assert check.remedy
+    others = set(faults) - {expected}
+    assert others <= {"mask of another size than the image: 1"}
+    bands = statistics.bands_of(survey)  # the others were read all the same
+    assert survey.pixels.images >= TRAIN + VAL + TEST - 1
+    assert 80 < bands["red"].mean < 140
+    assert examine.as_text(survey, checks).count(f"\n{'':<19}-> {check.remedy[:40]}") == 1
+
+
+@pytest.mark.parametrize("value", [0, 20])
+def test_mask_values_that_are_no_class(value, copy):
+    rewrite(mask(copy, 1), put(value))
+    survey, checks = examine.doctor(str(copy))
+    faults = found(checks, "fault")
+    (example,) = faults["mask value outside 1..19: 1"].examples
+    assert example == f"{mask(copy, 1)}: found {value}"
+    assert "pixels of no class: 20, 0.024 % of them" in faults  # of 20 x 64 x 64
+    assert survey.pixels.masks["train"][value] == 20
+
+
+def test_all_metadata_is_gone(copy):
+    (copy / synthetic.METADATA_FILE).unlink()
+    survey, checks = examine.doctor(str(copy))
+    check = found(checks, "fault")["no metadata: 20"]
+    assert len(check.examples) == 10
+    assert "flair-1_metadata_aerial.zip" in check.remedy
+    assert survey.pixels.images == 20
+    assert "  ... and 10 more" in examine.as_text(survey, checks)
+
+
+def test_damaged_metadata_is_named(copy):
+    damage_metadata(copy)
+    _, checks = examine.doctor(str(copy))
+    faults = found(checks, "fault")
+    assert "no metadata: 20" in faults
+    (example,) = faults["damaged archives and metadata files: 1"].examples
+    assert example.startswith(f"cannot read the metadata file {copy}/")
+
+
+def test_all_masks_of_train_are_gone(copy):
+    for path in copy.glob("flair_labels_train/**/*.tif"):
+        path.unlink()
+    _, checks = examine.doctor(str(copy))
+    assert found(checks, "fault")[f"mask missing: {TRAIN + VAL}"].count == 16
+
+
+def test_test_patches_need_no_mask(copy):
+    remove(mask(copy, TRAIN + VAL + 1))
+    _, checks = examine.doctor(str(copy))
+    assert found(checks, "fault") == {}
+    assert found(checks, "note")["test patches without mask: 1"].count == 1
+
+
+def test_implausible_metadata(copy):
+    def change(entries):
+        entries["IMG_000001"]["date"] = "2035-06-01"
+        entries["IMG_000002"]["date"] = entries["IMG_000002"]["date"][:4] + "-01-03"
+        entries["IMG_000003"]["patch_centroid_x"] += 5000
+        entries["IMG_000004"].update(patch_centroid_x=2.35, patch_centroid_y=48.85)
+        entries["IMG_000005"]["patch_centroid_x"] += 0.5
+        entries["IMG_000006"]["camera"] = "iPhone"
+        entries["IMG_999999"] = entries["IMG_000007"]
+
+    mend_metadata(copy, change)
+    _, checks = examine.doctor(str(copy))
+    assert found(checks, "fault") == {}
+    warnings, notes = found(checks, "warning"), found(checks, "note")
+    (example,) = warnings["entries of a year outside 2018 to 2021: 1"].examples
+    assert example == f"{image(copy, 1)}: 2035-06-01"
+    assert "config.metadata.encoding='corrected'" in (
+        warnings["entries of a year outside 2018 to 2021: 1"].remedy
+    )
+    assert "entries of another year than their domain: 1" in warnings
+    assert warnings["entries outside metropolitan France: 1"].examples == (
+        f"{image(copy, 4)}: (2.35, 48.85)",
+    )
+    assert warnings["entries of absent patches: 1"].examples == ("IMG_999999",)
+    outside = next(c for f, c in warnings.items() if f.startswith("centroids outside their image"))
+    assert outside.found.startswith("centroids outside their image: 2 of 20, up to 6,")
+    assert outside.examples[0] == f"{image(copy, 3)}: 5,000.0 m"
+    assert "centroids over a pixel from the image's centre: 1 of 20" in notes
+    assert "entries of December to March, where FLAIR has none: 1" in notes
+    assert notes["entries of cameras that FLAIR does not name: 1"].examples[0].endswith("iPhone")
+
+
+def test_coordinate_systems(copy):
+    rewrite(image(copy, 1), crs="EPSG:32631")
+    rewrite(image(copy, 2), crs='LOCAL_CS["RGF93 / Lambert-93",UNIT["metre",1]]')
+    rewrite(image(copy, 3), crs=None)
+    _, checks = examine.doctor(str(copy))
+    (odd,) = found(checks, "warning")["images that are not in Lambert-93: 1"].examples
+    assert odd == f"{image(copy, 1)}: EPSG:32631"
+    (systems,) = [c.found for c in checks if c.found.startswith("coordinate systems")]
+    assert systems == (
+        "coordinate systems: EPSG:2154 (17), EPSG:32631 (1), none (1), unnamed (1); an unnamed "
+        "local one is common in FLAIR, and no fault"
+    )
+
+
+def test_an_image_of_one_colour(copy):
+    rewrite(image(copy, 1), lambda bands: np.full_like(bands, 7))
+    survey, checks = examine.doctor(str(copy))
+    check = found(checks, "warning")["images of one colour: 1 (5.0%)"]
+    assert check.examples == (str(image(copy, 1)),)
+    assert statistics.bands_of(survey)["nir"].flat == 1 / 20
+
+
+def test_the_scaling_of_the_height(copy):
+    survey, checks = examine.doctor(str(copy))
+    mean = statistics.bands_of(survey)["height"].mean
+    (steps,) = [c for c in checks if c.about == "height"]
+    assert steps.verdict == "note"
+    assert steps.found.startswith("height seems to be in steps of 0.2 m, not in the published")
+    assert f"mean {mean:.2f} +- " in steps.found
+    assert f"{mean / 53.26:.2f} of the published 53.26 +- 79.3" in steps.found
+    assert examine.as_json(survey, checks)["height"]["seems"] == "steps of 0.2 m"
+
+    def stretch(bands):
+        bands[4] = np.minimum(5 * bands[4].astype(int), 255)
+        return bands
+
+    for path in copy.rglob("IMG_*.tif"):
+        rewrite(path, stretch)
+    survey, checks = examine.doctor(str(copy))
+    (stretched,) = [c for c in checks if c.about == "height"]
+    assert stretched.found.startswith("height seems to be stretched, as in the published")
+    assert examine.as_json(survey, checks)["height"]["seems"] == "stretched"
+    for path in copy.rglob("IMG_*.tif"):
+        rewrite(path, lambda bands: bands * np.array([1, 1, 1, 1, 0], np.uint8)[:, None, None])
+    survey, checks = examine.doctor(str(copy))
+    (empty,) = [c for c in checks if c.about == "height"]
+    assert (empty.verdict, empty.found[:41]) == (
+        "warning",
+        "height is in neither known scaling: mean ",
+    )
+    assert statistics.bands_of(survey)["height"].flat == 1
+
+
+def test_bands_in_another_order(copy):
+    for path in copy.rglob("IMG_*.tif"):
+        rewrite(path, lambda bands: bands[[4, 0, 1, 2, 3]])
+    _, checks = examine.doctor(str(copy))
+    (check,) = [c for c in checks if c.about == "bands"]
+    assert check.verdict == "warning"
+    assert any(example.startswith("red: ") for example in check.examples)

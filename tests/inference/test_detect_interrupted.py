@@ -1,0 +1,79 @@
+"""Detections that end before time, and go on."""
+
+import os
+import signal
+
+import numpy as np
+import pytest
+from detecting import detect, patches, read, write
+
+from flair_jax.errors import UserError
+from flair_jax.inference import geotiff, tile_rows
+from flair_jax.inference.resume import PartialJob
+from flair_jax.runtime.preemption import Interrupted
+
+
+def interrupt_after(monkeypatch, row):
+    """Ctrl-C as soon as a row of tiles is begun."""
+    begin = PartialJob.writing
+
+    def writing(self, number, *args):
+        if number == row:
+            os.kill(os.getpid(), signal.SIGINT)
+        return begin(self, number, *args)
+
+    monkeypatch.setattr(PartialJob, "writing", writing)
+
+
+@pytest.mark.parametrize("blend", ["crop", "hann"])
+def test_an_interrupted_job_goes_on_to_the_same_bytes(model, tmp_path, monkeypatch, blend):
+    path = write(tmp_path / "in.tif", patches(200, 30))
+    options = {"blend": blend, "probabilities": True, "batch_size": 1}
+    detect(model, path, tmp_path / "whole.tif", **options)
+    output = tmp_path / "map.tif"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 4)
+        with pytest.raises(Interrupted, match=r"SIGINT with 4 of 7 rows .*--resume goes on"):
+            detect(model, path, output, **options)
+    assert not output.exists()
+    with pytest.raises(UserError, match="interrupted detection: go on with it with --resume"):
+        detect(model, path, output, **options)
+    with pytest.raises(UserError, match=r"another detection:(.|\n)*'tta': True"):
+        detect(model, path, output, **options, tta=True, resume=True)
+    done = []
+    compute = tile_rows.RowOfTiles.__init__
+    monkeypatch.setattr(
+        tile_rows.RowOfTiles, "__init__",
+        lambda self, grid, row, *rest: (done.append(row), compute(self, grid, row, *rest))[1],
+    )  # fmt: skip
+    written = detect(model, path, output, **options, resume=True)
+    assert done == ([4, 5, 6] if blend == "crop" else [3, 4, 5, 6])
+    for file in written:
+        whole = file.with_name(file.name.replace("map", "whole"))
+        assert file.read_bytes() == whole.read_bytes(), file.name
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_left_over_job_can_be_started_afresh(model, scene, detected, tmp_path, monkeypatch):
+    output = tmp_path / "map.tif"
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 1)
+        with pytest.raises(Interrupted):
+            detect(model, scene[0], output)
+    detect(model, scene[0], output, overwrite=True)
+    np.testing.assert_array_equal(read(output), read(detected[0]))
+
+
+def test_an_error_at_the_end_keeps_the_rows(model, scene, detected, tmp_path, monkeypatch):
+    output = tmp_path / "map.tif"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(geotiff, "_write", full)
+        with pytest.raises(UserError, match=r"No space left on device(.|\n)*--resume"):
+            detect(model, scene[0], output)
+    assert [p.name for p in tmp_path.iterdir()] == ["map.tif.partial"]
+    detect(model, scene[0], output, resume=True)
+    np.testing.assert_array_equal(read(output), read(detected[0]))

@@ -1,0 +1,275 @@
+import numpy as np
+import pytest
+import rasterio
+from rasterio.transform import Affine, from_origin
+
+from flair_jax.errors import UserError
+from flair_jax.inference.mosaic import expand
+from flair_jax.inference.raster_source import Source, UnreadableError
+
+RGB = ("red", "green", "blue")
+PLACE = from_origin(900_000, 6_500_000, 0.2, 0.2)
+
+
+def write(path, pixels, *, descriptions=None, mask=None, crs="EPSG:2154", **profile):
+    """Writes (bands, H, W) as a GeoTIFF without alpha, unless `photometric` says otherwise."""
+    count, height, width = pixels.shape
+    profile = {"transform": PLACE, "photometric": "minisblack", "crs": crs} | profile
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(
+            path, "w", driver="GTiff", height=height, width=width, count=count,
+            dtype=pixels.dtype.name, **profile,
+        ) as raster,
+    ):  # fmt: skip
+        raster.write(pixels)
+        if mask is not None:
+            raster.write_mask(mask)
+        for band, text in enumerate(descriptions or [], 1):
+            raster.set_band_description(band, text)
+    return str(path)
+
+
+def noise(bands, height=20, width=30, seed=0):
+    return np.random.default_rng(seed).integers(1, 256, (bands, height, width), dtype=np.uint8)
+
+
+def whole(source):
+    """Image (bands, H, W) and valid pixels of all of a source."""
+    image, valid = source.read(np.arange(source.height), np.arange(source.width))
+    return None if image is None else np.moveaxis(image, -1, 0), valid
+
+
+def test_inputs_by_comma_glob_url_and_list(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.tif", "a.tif", "a,b.tif", "[c].tif"):
+        (tmp_path / name).touch()
+    assert expand("b.tif,a.tif") == ["b.tif", "a.tif"]
+    assert expand("?.tif") == ["a.tif", "b.tif"]
+    assert expand("a,b.tif") == ["a,b.tif"]
+    assert expand("[c].tif") == ["[c].tif"]
+    assert expand(["https://host/x.tif?a=*", tmp_path / "a.tif"]) == [
+        "https://host/x.tif?a=*",
+        str(tmp_path / "a.tif"),
+    ]
+    with pytest.raises(UserError, match=r"no file matches \*\.jp2"):
+        expand("*.jp2")
+    with pytest.raises(UserError, match="--input=RASTER is needed"):
+        expand([])
+
+
+def test_bands_by_number_and_by_description(tmp_path):
+    pixels = noise(4)
+    plain = write(tmp_path / "plain.tif", pixels)
+    chosen, valid = whole(Source([plain], RGB, bands=(4, 1, 2)))
+    np.testing.assert_array_equal(chosen, pixels[[3, 0, 1]])
+    assert valid.all()
+    described = write(tmp_path / "named.tif", pixels, descriptions=["Blue", "nir", "green", "Red"])
+    np.testing.assert_array_equal(whole(Source([described], RGB))[0], pixels[[3, 2, 0]])
+
+
+def test_a_wrong_number_of_bands_names_both_lists(tmp_path):
+    path = write(tmp_path / "four.tif", noise(4))
+    with pytest.raises(
+        UserError,
+        match=r"model takes 3 bands \(red, green, blue\).* has 1 \(gray\), 2 .*--bands=1,2,3",
+    ):
+        Source([path], RGB)
+    with pytest.raises(UserError, match="--bands=1,2 are 2 bands"):
+        Source([path], RGB, bands=(1, 2))
+    with pytest.raises(UserError, match="--bands names band 5, which is not there"):
+        Source([path], RGB, bands=(1, 2, 5))
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_other_pixels_than_bytes_are_refused_with_the_remedy(tmp_path, dtype):
+    path = write(tmp_path / "deep.tif", noise(3).astype(dtype))
+    with pytest.raises(UserError, match=rf"pixels of {dtype}(.|\n)*gdal_translate -ot Byte -scale"):
+        Source([path], RGB)
+
+
+def test_an_alpha_band_is_a_mask_unless_asked_for(tmp_path):
+    pixels = noise(4)
+    pixels[3, :5] = 0
+    path = write(tmp_path / "rgba.tif", pixels, photometric="rgb", alpha="yes")
+    image, valid = whole(Source([path], RGB))
+    np.testing.assert_array_equal(valid, pixels[3] > 0)
+    np.testing.assert_array_equal(image, np.where(valid, pixels[:3], 0))
+    image, valid = whole(Source([path], (*RGB, "nir"), bands=(1, 2, 3, 4)))
+    np.testing.assert_array_equal(image, pixels)
+    assert valid.all()
+    with pytest.raises(UserError, match=r"4 bands .* has .*4 \(alpha\)"):
+        Source([path], (*RGB, "nir"))
+
+
+def test_nodata_counts_where_all_bands_have_it(tmp_path):
+    pixels = noise(3)
+    pixels[:, 3:6, 3:6] = 7
+    pixels[0, 10] = 7
+    path = write(tmp_path / "holes.tif", pixels, nodata=7)
+    image, valid = whole(Source([path], RGB))
+    expected = (pixels != 7).any(0)
+    assert (~expected).sum() == 9
+    np.testing.assert_array_equal(valid, expected)
+    np.testing.assert_array_equal(image, np.where(expected, pixels, 0))
+    assert whole_of_hole(path) is None
+
+
+def whole_of_hole(path):
+    return Source([path], RGB).read(np.arange(3, 6), np.arange(3, 6))[0]
+
+
+def test_an_internal_mask_is_heeded(tmp_path):
+    pixels = noise(3)
+    mask = np.full((20, 30), 255, np.uint8)
+    mask[5:9, 20:] = 0
+    path = write(tmp_path / "masked.tif", pixels, mask=mask)
+    image, valid = whole(Source([path], RGB))
+    np.testing.assert_array_equal(valid, mask > 0)
+    np.testing.assert_array_equal(image, np.where(valid, pixels, 0))
+
+
+@pytest.mark.parametrize("kind", ["", "nodata", "mask"])
+def test_touching_rasters_are_one(tmp_path, kind):
+    pixels = noise(3, 40, 50)
+    valid = np.ones((40, 50), bool)
+    if kind:
+        valid[10:30, 15:35] = False
+        pixels[:, ~valid] = 0
+    mask = np.where(valid, 255, 0).astype(np.uint8)
+    paths = []
+    for top, left in ((20, 25), (0, 0), (0, 25)):  # one corner is missing
+        part = np.s_[top : top + 20, left : left + 25]
+        path = tmp_path / f"{top}_{left}.tif"
+        paths.append(
+            write(
+                path, pixels[:, *part], transform=PLACE @ Affine.translation(left, top),
+                nodata=0 if kind == "nodata" else None, mask=mask[part] if kind == "mask" else None,
+            )
+        )  # fmt: skip
+    source = Source(paths, RGB, bands=(3, 2, 1))
+    assert (source.height, source.width) == (40, 50)
+    assert source.transform.almost_equals(PLACE)
+    assert source.crs.to_epsg() == 2154
+    valid[20:, :25] = False
+    image, found = whole(source)
+    np.testing.assert_array_equal(found, valid)
+    np.testing.assert_array_equal(image, np.where(valid, pixels[::-1], 0))
+
+
+def test_where_rasters_overlap_the_last_valid_pixel_counts(tmp_path):
+    below, above = noise(3), noise(3, seed=1)
+    mask = np.full((20, 30), 255, np.uint8)
+    mask[:10] = 0
+    paths = [write(tmp_path / "below.tif", below), write(tmp_path / "above.tif", above, mask=mask)]
+    image, valid = whole(Source(paths, RGB))
+    assert valid.all()
+    np.testing.assert_array_equal(image, np.where(mask > 0, above, below))
+
+
+def test_rasters_that_do_not_fit_together_are_named(tmp_path):
+    first = write(tmp_path / "first.tif", noise(3))
+    moved = PLACE @ Affine.translation(30, 0)
+    for name, profile, message in (
+        ("crs", {"crs": "EPSG:32631"}, "is in EPSG:32631, .*first.tif in EPSG:2154"),
+        ("size", {"transform": moved @ Affine.scale(2)}, "has other pixels .*0.4 x 0.4"),
+        ("turned", {"transform": moved @ Affine.rotation(3)}, "has other pixels"),
+        ("grid", {"transform": PLACE @ Affine.translation(30.5, 0)}, "but 0.50 pixels off"),
+        ("nodata", {"transform": moved, "nodata": 3}, "different NoData values"),
+    ):
+        other = write(tmp_path / f"{name}.tif", noise(3), **profile)
+        with pytest.raises(UserError, match=rf"{name}\.tif (.|\n)*{message}|{name}.*{message}"):
+            Source([first, other], RGB)
+    other = write(tmp_path / "bands.tif", noise(4), transform=moved)
+    with pytest.raises(UserError, match=r"bands\.tif"):
+        Source([first, other], RGB)
+    nowhere = write(tmp_path / "nowhere.tif", noise(3), transform=Affine.identity(), crs=None)
+    with pytest.raises(UserError, match=r"nowhere\.tif has no place on the ground"):
+        Source([nowhere, first], RGB)
+
+
+def test_resampling_to_metres(tmp_path):
+    values = np.zeros((3, 20, 30), np.uint8)
+    values[:] = np.arange(20)[None, :, None] * 4 + np.arange(30) * 4
+    values[:, :, 25:] = 255
+    path = write(tmp_path / "half.tif", values, transform=from_origin(0, 0, 0.4, 0.4), nodata=255)
+    source = Source([path], RGB, resolution=0.2)
+    assert (source.height, source.width) == (40, 60)
+    assert source.pixel_size == pytest.approx(0.2)
+    assert source.scale_warning() == ""
+    image, valid = whole(source)
+    assert valid[:, :50].all()
+    assert not valid[:, 51:].any()
+    # A bilinear kernel keeps a slope of 4 digital numbers a pixel: 2 a pixel of half the size.
+    slope = np.add.outer(2 * np.arange(40), 2 * np.arange(60)) - 2.0
+    np.testing.assert_allclose(image[0, 2:-2, 2:48], slope[2:-2, 2:48], atol=1)
+
+
+@pytest.mark.parametrize("kind", ["mask", "alpha", "nothing known", "feet"])
+def test_resampling_keeps_masks_and_knows_units(tmp_path, kind):
+    pixels = noise(4 if kind == "alpha" else 3)
+    mask = np.full((20, 30), 255, np.uint8)
+    mask[:, :10] = 0
+    transform, crs = from_origin(0, 0, 0.1, 0.1), "EPSG:2154"
+    if kind == "feet":
+        transform, crs = from_origin(0, 0, 0.1 / 0.3048006096, 0.1 / 0.3048006096), "EPSG:2263"
+    profile = {"transform": transform, "crs": None if kind == "nothing known" else crs}
+    if kind == "alpha":
+        pixels[3] = mask
+        profile |= {"photometric": "rgb", "alpha": "yes"}
+    path = write(tmp_path / "in.tif", pixels, mask=mask if kind == "mask" else None, **profile)
+    source = Source([path], RGB, resolution=0.2)
+    assert (source.height, source.width) == (10, 15)
+    image, valid = whole(source)
+    masked = kind in ("mask", "alpha")
+    assert valid[:, 5:].all()
+    assert valid[:, :4].any() != masked
+    # Halving by a bilinear kernel is an average that looks a little beyond the two by two pixels.
+    rough = pixels[:3].reshape(3, 10, 2, 15, 2).mean((2, 4))
+    assert np.abs(image - rough)[:, 1:-1, 6:-1].mean() < 25
+    np.testing.assert_allclose(image[:, :, 6:].mean(), rough[:, :, 6:].mean(), atol=3)
+    assert source.crs == (None if kind == "nothing known" else rasterio.crs.CRS.from_string(crs))
+
+
+def test_degrees_and_unknown_sizes_cannot_be_resampled(tmp_path):
+    degrees = write(
+        tmp_path / "degrees.tif", noise(3), crs="EPSG:4326",
+        transform=from_origin(2.35, 48.85, 0.2 / 111_320, 0.2 / 111_320),
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"degrees(.|\n)*gdalwarp -t_srs EPSG:32631 -tr 0.2 0.2"):
+        Source([degrees], RGB, resolution=0.2)
+    # 0.2 m from north to south, and less from west to east
+    assert Source([degrees], RGB).pixel_size == pytest.approx(0.2 * np.sqrt(np.cos(0.8526)), 1e-3)
+    nowhere = write(tmp_path / "nowhere.tif", noise(3), transform=Affine.identity(), crs=None)
+    with pytest.raises(UserError, match="how large its pixels are, so --resolution cannot"):
+        Source([nowhere], RGB, resolution=0.2)
+    assert "taken as 0.2 m" in Source([nowhere], RGB).scale_warning()
+
+
+def test_a_pixel_size_far_from_the_models_is_said(tmp_path):
+    path = write(tmp_path / "coarse.tif", noise(3), transform=from_origin(0, 0, 0.5, 0.5))
+    assert "are 0.5 m, and the model was trained on 0.2 m" in Source([path], RGB).scale_warning()
+    near = write(tmp_path / "near.tif", noise(3), transform=from_origin(0, 0, 0.25, 0.25))
+    assert Source([near], RGB).scale_warning() == ""
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_a_truncated_file_is_named_with_the_window(tmp_path, several):
+    path = write(tmp_path / "cut.tif", noise(3, 200, 300), compress="deflate", blockysize=10)
+    content = (tmp_path / "cut.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(content[: len(content) // 2])
+    paths = [path]
+    if several:
+        moved = PLACE @ Affine.translation(300, 0)
+        paths.insert(0, write(tmp_path / "good.tif", noise(3, 200, 300), transform=moved))
+    source = Source(paths, RGB)
+    source.read(np.arange(20), np.arange(50))
+    with pytest.raises(UnreadableError, match=r"cut.tif .*columns 10 to 59, rows 100 to 199"):
+        source.read(np.arange(100, 200), np.arange(10, 60))
+
+
+def test_what_is_no_raster_is_named(tmp_path):
+    (tmp_path / "notes.tif").write_text("nothing")
+    for name in ("notes.tif", "missing.tif"):
+        with pytest.raises(UserError, match=rf"{name} cannot be opened as a raster \(--input\)"):
+            Source([str(tmp_path / name)], RGB)

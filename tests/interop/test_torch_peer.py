@@ -1,0 +1,250 @@
+"""Against segmentation-models-pytorch itself; skipped where it is not installed."""
+
+import copy
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+smp = pytest.importorskip("segmentation_models_pytorch")
+
+from safetensors.torch import load_file, save_file
+
+from flair_jax import config as configuration
+from flair_jax.data import nomenclature
+from flair_jax.data.bands import BANDS
+from flair_jax.data.metadata import encode_reference
+from flair_jax.errors import UserError
+from flair_jax.inference import loading
+from flair_jax.interop.export_torch import export_weights
+from flair_jax.interop.import_torch import import_weights
+from flair_jax.interop.torch_weights import read
+from flair_jax.models.functional import forward, split_model
+from flair_jax.runtime.sharding import make_mesh, replicate, to_global
+from flair_jax.training.checkpoints import Checkpoints, Progress
+from flair_jax.training.optimizer import EarlyStop, Plateau, make_optimizer
+from flair_jax.training.state import create_train_state
+from flair_jax.training.step import make_train_step
+
+# Of the largest logit, or of 1 where all are smaller: after two steps of training the largest is
+# 0.4, and the peer's own float32 is 1.6e-5 of it away from its float64 (this project's 1.2e-5).
+TOLERANCE = 1e-5
+PATCHES = [
+    ((924009.6, 6339451.2, 1661.94), "2021-05-28", "08h06", "UCE-M3-f120-s07"),
+    ((380265.6, 6571796.8, 4.29), "2018-04-19", "09h23", "CAMERA#017"),
+]
+
+
+class MetadataMLP(torch.nn.Module):
+    """45 numbers -> 16: linear, dropout, ReLU, three times; the linear layers are 0, 3 and 6."""
+
+    def __init__(self):
+        super().__init__()
+        layers = []
+        for inputs, outputs in ((45, 64), (64, 32), (32, 16)):
+            layers += [torch.nn.Linear(inputs, outputs), torch.nn.Dropout(0.4), torch.nn.ReLU()]
+        self.enc_mlp = torch.nn.Sequential(*layers)
+
+
+class PeerWithMetadata(torch.nn.Module):
+    """The U-Net with the MLP's 16 numbers added along the 16 rows of its bottleneck."""
+
+    def __init__(self, seg_model):
+        super().__init__()
+        self.seg_model = seg_model
+        self.enc = MetadataMLP()
+
+    def forward(self, x, metadata):
+        features = self.seg_model.encoder(x)
+        code = self.enc.enc_mlp(metadata)
+        features[-1] = features[-1] + code[:, None, :, None]  # (N, channels, rows, columns)
+        return self.seg_model.segmentation_head(self.seg_model.decoder(features))
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Form of a model; metadata is for 512 x 512 pixels."""
+
+    bands: int
+    outputs: int
+    metadata: bool
+
+    def model(self, seed=0):
+        """A peer with random weights, whose running statistics are not the first ones either."""
+        torch.manual_seed(seed)
+        model = smp.create_model(
+            "unet",
+            "resnet34",
+            encoder_weights=None,
+            in_channels=self.bands,
+            classes=self.outputs,
+        )
+        if self.metadata:
+            model = PeerWithMetadata(model)
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if name.endswith("running_mean"):
+                    tensor.uniform_(-0.1, 0.1)
+                elif name.endswith("running_var"):
+                    tensor.uniform_(0.8, 1.2)
+                elif name.endswith("enc_mlp.6.bias"):
+                    tensor.uniform_(0, 1)  # a code that the logits show
+        return model.eval()
+
+    def batch(self, seed=0):
+        """Random images and masks, and the metadata of real patches."""
+        rng = np.random.default_rng(seed)
+        n, height, width = (1, 512, 512) if self.metadata else (2, 96, 64)
+        batch = {
+            "image": rng.integers(0, 256, (n, height, width, self.bands), dtype=np.uint8),
+            "mask": rng.integers(1, 20, (n, height, width), dtype=np.uint8),
+            "stop": np.zeros(n, bool),
+        }
+        if self.metadata:
+            batch["metadata"] = np.float32([encode_reference(*PATCHES[seed % 2])])
+        return batch
+
+    def logits(self, model, batch):
+        """The peer's, (N, H, W, classes), computed in float64.
+
+        Of random weights, the peer itself is in float32 up to 8e-6 of the largest logit away from
+        these, and this project up to 4e-6: the two would leave 1e-5 no room for chance.
+        """
+        x = torch.from_numpy(batch["image"].astype(np.float32) / 255).permute(0, 3, 1, 2)
+        inputs = [x, torch.from_numpy(batch["metadata"])] if self.metadata else [x]
+        with torch.no_grad():
+            logits = copy.deepcopy(model).double()(*(tensor.double() for tensor in inputs))
+        return logits.permute(0, 2, 3, 1).numpy()
+
+    def import_options(self):
+        return {
+            "bands": BANDS[: self.bands],
+            "nomenclature": "baseline" if self.outputs == 13 else "full",
+            "normalization": "scaling",
+        }
+
+
+# Any two of bands, classes and metadata meet in every combination.
+PLAIN = [Case(3, 13, False), Case(4, 19, False), Case(5, 13, False)]
+WITH_METADATA = [Case(3, 19, True), Case(4, 13, True), Case(5, 19, True)]
+FORMATS = ("pth", "ckpt", "safetensors")
+
+
+@pytest.fixture(scope="module")
+def imported(request, tmp_path_factory):
+    """A case, its random peer, and a folder with the peer imported from every format."""
+    case = request.param
+    folder = tmp_path_factory.mktemp("imported")
+    model = case.model()
+    torch.save(model.state_dict(), folder / "w.pth")
+    torch.save(as_lightning(model.state_dict()), folder / "w.ckpt")
+    save_file(model.state_dict(), folder / "w.safetensors")
+    for kind in FORMATS:
+        import_weights(str(folder / f"w.{kind}"), str(folder / kind), **case.import_options())
+    return case, model, folder
+
+
+our_forward = jax.jit(forward, static_argnums=(0, 1))
+
+
+def our_logits(run, batch):
+    card, params, stats, _ = loading.load(run, make_mesh())
+    graphdef = split_model(card.abstract_model())[0]
+    inputs = {k: batch[k] for k in ("image", "metadata") if k in batch}
+    return np.asarray(our_forward(graphdef, card, params, stats, inputs))
+
+
+def assert_agree(ours, peers):
+    assert ours.shape == peers.shape
+    assert np.abs(ours - peers).max() <= TOLERANCE * max(1, np.abs(peers).max())
+
+
+def as_lightning(state_dict):
+    """What a Lightning checkpoint of the reference holds."""
+    wrapped = {f"model.{key}": value for key, value in state_dict.items()}
+    if not any(key.startswith("seg_model.") for key in state_dict):
+        wrapped = {f"model.seg_model.{key}": value for key, value in state_dict.items()}
+    return {
+        "epoch": 3,
+        "global_step": 12,
+        "pytorch-lightning_version": "2.0.0",
+        "state_dict": wrapped,
+        "lr_schedulers": [{"best": torch.tensor(1.0)}],
+    }
+
+
+@pytest.mark.parametrize("imported", PLAIN + WITH_METADATA, indirect=True, ids=str, scope="module")
+def test_import_gives_the_same_logits_from_every_format(imported):
+    case, model, folder = imported
+    batch = case.batch()
+    expected = case.logits(model, batch)
+    for kind in FORMATS:
+        card = loading.load(folder / kind, make_mesh())[0]
+        assert (len(card.bands), len(card.nomenclature)) == (case.bands, case.outputs)
+        metadata = ("reference", "rows") if case.metadata else ("", "")
+        assert (card.metadata_encoding, card.metadata_fusion) == metadata
+        assert_agree(our_logits(folder / kind, batch), expected)
+    if case.metadata:  # the comparison would see a code that is wrong, or in a wrong place
+        other = case.logits(model, batch | {"metadata": case.batch(1)["metadata"]})
+        assert np.abs(other - expected).max() > 10 * TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.filterwarnings("error:The given NumPy array")  # PyTorch's, of arrays not copied
+# A step of 512 x 512 pixels takes seconds, so that one model with metadata has to do.
+@pytest.mark.parametrize(
+    "imported", PLAIN + WITH_METADATA[-1:], indirect=True, ids=str, scope="module"
+)
+def test_export_of_a_trained_model_loads_strictly_with_the_same_logits(imported, tmp_path):
+    case, first, folder = imported
+    train_a_little(case, folder / "pth", tmp_path)
+    export_weights(str(tmp_path), str(tmp_path / "out.safetensors"))
+    export_weights(str(tmp_path), str(tmp_path / "out.pth"))
+    batch = case.batch()
+    ours = our_logits(tmp_path, batch)
+    for tensors in (
+        load_file(tmp_path / "out.safetensors"),
+        torch.load(tmp_path / "out.pth", weights_only=True),
+    ):
+        peer = case.model(seed=1)
+        peer.load_state_dict(tensors, strict=True)
+        assert_agree(ours, case.logits(peer, batch))
+    counters = "num_batches_tracked"
+    unchanged = {k for k, v in first.state_dict().items() if torch.equal(v, tensors[k])}
+    assert all(key.endswith(counters) for key in unchanged), unchanged  # it did learn
+
+
+def train_a_little(case, source, workdir):
+    """Two SGD steps from a checkpoint on, and a checkpoint of them with its card."""
+    mesh, optimizer = make_mesh(), make_optimizer(1e-3)
+    card, params, stats, _ = loading.load(source, mesh)
+    graphdef = split_model(card.abstract_model())[0]
+    step = make_train_step(graphdef, card, configuration.default(), optimizer, mesh)
+    state = replicate(create_train_state(params, stats, optimizer), mesh)
+    for seed in range(2):
+        state, _ = step(state, to_global(case.batch(seed), mesh))
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    card.save(workdir / "checkpoints")
+    progress = Progress(1, 0.0, Plateau(1e-3), EarlyStop())
+    checkpoints.save(state, progress, {"val_loss": 1.0})
+    checkpoints.close()
+
+
+def test_pickled_code_is_not_executed(tmp_path):
+    torch.save({"state_dict": {}, "made_by": dataclasses.Field}, tmp_path / "w.pth")
+    with pytest.raises(UserError, match="weights_only=True"):
+        read(str(tmp_path / "w.pth"))
+
+
+def test_flair_inc_file_as_published(tmp_path):
+    model = smp.create_model("unet", "resnet34", encoder_weights=None, in_channels=5, classes=19)
+    state_dict = {f"model.seg_model.{k}": v for k, v in model.state_dict().items()}
+    state_dict["criterion.weight"] = torch.tensor([1.0] * 12 + [0.0] * 7)
+    path = tmp_path / "FLAIR-INC_rgbie_12cl_resnet34-unet_weights.pth"
+    torch.save(state_dict, path)
+    card = import_weights(str(path), str(tmp_path / "run"))
+    assert card.bands == BANDS
+    assert card.normalization == "custom"
+    assert card.nomenclature.names == nomenclature.FULL.names
+    assert card.nomenclature.weights.tolist() == [1] * 12 + [0] * 7

@@ -1,0 +1,64 @@
+"""The CPU's forms give what XLA's own give: to the bit, where the numbers are whole."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from plain_convolution import plain, whole_numbers
+
+from flair_jax.models.ops import cpu
+from flair_jax.models.unet import upsample
+
+
+def value_and_gradients(function, x, kernel, seen):
+    y, transpose = jax.vjp(function, x, kernel)
+    return y, *transpose(seen)
+
+
+@pytest.mark.parametrize("cache", [1, 2**20])  # one row at a time, and all of them
+@pytest.mark.parametrize(
+    ("size", "stride", "inputs", "outputs"),
+    [(3, 1, 6, 4), (3, 1, 4, 6), (7, 2, 5, 8), (3, 2, 20, 4), (1, 1, 3, 5), (1, 2, 3, 5)],
+)
+def test_convolution_and_its_gradients(size, stride, inputs, outputs, cache, monkeypatch):
+    monkeypatch.setattr(cpu, "CACHE", cache)
+    x = whole_numbers(0, 2, 16, 8, inputs)
+    kernel = whole_numbers(1, size, size, inputs, outputs)
+    seen = whole_numbers(2, 2, 16 // stride, 8 // stride, outputs)
+    ours = value_and_gradients(lambda x, k: cpu.convolve(x, k, stride), x, kernel, seen)
+    theirs = value_and_gradients(lambda x, k: plain(x, k, stride), x, kernel, seen)
+    for found, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("outputs", [4, 256])
+def test_convolution_of_a_doubled_map(outputs):
+    x, kernel = whole_numbers(3, 2, 6, 8, 3), whole_numbers(4, 3, 3, 3, outputs)
+    seen = whole_numbers(5, 2, 12, 16, outputs)
+    ours = value_and_gradients(cpu.convolve_doubled, x, kernel, seen)
+    theirs = value_and_gradients(lambda x, k: plain(upsample(x), k), x, kernel, seen)
+    for found, expected in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_kernel_gradients_in_bfloat16_are_summed_in_float32():
+    ones = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
+    kernel = jnp.zeros((3, 3, 1, 1), jnp.float32)
+    gradient = jax.grad(lambda k: jnp.sum(cpu.convolve(ones, k, 1).astype(jnp.float32)))(kernel)
+    assert float(gradient[1, 1, 0, 0]) == 64 * 64  # in bfloat16 the sum would stop at 256
+
+
+def test_max_pool_and_which_of_equal_values_gets_the_gradient():
+    x = jnp.asarray(np.random.default_rng(6).integers(0, 4, (2, 8, 12, 3)), jnp.float32)
+    seen = whole_numbers(7, 2, 4, 6, 3)
+    # Where a window holds zeros only, its gradient may go to the border: behind a ReLU it is lost.
+    positive = x + 1
+
+    def theirs(x):
+        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+    np.testing.assert_array_equal(cpu.max_pool(x), theirs(x))
+    (ours,) = jax.vjp(cpu.max_pool, positive)[1](seen)
+    (expected,) = jax.vjp(theirs, positive)[1](seen)
+    np.testing.assert_array_equal(ours, expected)

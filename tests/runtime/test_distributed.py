@@ -1,0 +1,44 @@
+import pytest
+from absl import flags
+
+from flair_jax.errors import UserError
+from flair_jax.runtime import distributed
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"SLURM_NTASKS": "4"}, False),  # a shell of salloc, outside srun
+        ({"SLURM_STEP_NUM_TASKS": "4"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "t1k-0,t1k-1"}, True),
+    ],
+)
+def test_where_several_processes_are_recognised(environment, expected):
+    assert distributed.recognised(environment) is expected
+
+
+@pytest.fixture
+def values(monkeypatch):
+    if "coordinator" not in flags.FLAGS:
+        distributed.define_flags()
+    for name in ("multihost", "coordinator", "num_processes", "process_id"):
+        monkeypatch.setattr(flags.FLAGS, name, None)
+    return flags.FLAGS
+
+
+def test_flags_that_belong_together(values):
+    values.coordinator = "10.0.0.1:1234"
+    with pytest.raises(UserError, match=r"missing: --num_processes, --process_id"):
+        distributed.start()
+
+
+def test_alone_nothing_is_started(values, monkeypatch):
+    monkeypatch.delenv("SLURM_STEP_NUM_TASKS", raising=False)
+    distributed.start()
+    import jax
+
+    assert not jax.distributed.is_initialized()

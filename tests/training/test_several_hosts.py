@@ -1,0 +1,175 @@
+"""Two processes over loopback in place of two hosts, two virtual devices each."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+
+from flair_jax.data.input_pipeline import dataset_directory, open_split
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+SETTINGS = {
+    "batch_size": 4, "num_epochs": 2, "log_every_steps": 1, "learning_rate": 1e-5, "augment": True,
+    "metadata.use": True, "metadata.encoding": "corrected", "metadata.fusion": "channels",
+    "predict_after_training": True,
+}  # fmt: skip
+
+
+def start(data_dir, workdir, *more, devices=2, **changes):
+    settings = SETTINGS | {"data_dir": data_dir} | changes
+    flags = [f"--config.{key}={value}" for key, value in settings.items()]
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "flair_jax.main", "--config=configs/baseline.py", *flags,
+         f"--workdir={workdir}", *more],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def start_two(data_dir, workdir, *more, of_second=None):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = (f"--coordinator=127.0.0.1:{port}", "--num_processes=2")
+    return [
+        start(data_dir_, workdir, *together, *more, f"--process_id={i}")
+        for i, data_dir_ in enumerate((data_dir, of_second or data_dir))
+    ]
+
+
+def wait_for_step(number, process):
+    for line in process.stdout:
+        if line.startswith(f"  step {number}:"):
+            return
+    pytest.fail(f"the run ended before step {number}")
+
+
+def finish(*processes):
+    said = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
+    return said
+
+
+def numbers(workdir, key):
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [line[key] for line in lines if key in line]
+
+
+@pytest.fixture(scope="module")
+def alone(data_dir, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("alone")
+    finish(start(data_dir, workdir, devices=1))
+    return workdir
+
+
+def compare(workdir, alone):
+    assert numbers(workdir, "loss") == pytest.approx(numbers(alone, "loss"), rel=1e-5)
+    assert numbers(workdir, "val_loss") == pytest.approx(numbers(alone, "val_loss"), rel=1e-4)
+    metrics, expected = (
+        json.loads((folder / "evaluation/test/metrics.json").read_text())
+        for folder in (workdir, alone)
+    )
+    assert metrics["num_patches"] == 5
+    ids = [
+        [(patch["place"], patch["id"], patch["zone"]) for patch in json.loads(text)["patches"]]
+        for text in (
+            (folder / "evaluation/test/patches.json").read_text() for folder in (workdir, alone)
+        )
+    ]
+    assert ids[0] == ids[1]
+    for kind in ("by_domain", "by_camera", "by_month"):
+        found, wanted = (
+            {name: part["num_patches"] for name, part in scores[kind].items()}
+            for scores in (metrics, expected)
+        )
+        assert found == wanted
+    confusion = np.array(metrics["confusion_matrix"])
+    np.testing.assert_array_equal(confusion.sum(1), np.sum(expected["confusion_matrix"], 1))
+    files = sorted((workdir / "predictions").iterdir())
+    assert [f.name for f in files] == sorted(p.name for p in (alone / "predictions").iterdir())
+    counts = np.zeros(13, int)
+    for file in files:
+        with rasterio.open(file) as raster:
+            counts += np.bincount(raster.read(1).ravel(), minlength=13)
+    np.testing.assert_array_equal(counts, confusion.sum(0))
+
+
+def test_two_hosts_train_score_and_predict_as_one_does(data_dir, alone, tmp_path):
+    first, second = finish(*start_two(data_dir, tmp_path))
+    assert "2 host(s), global batch 4" in first
+    assert "epoch" not in second  # the first host speaks
+    assert len(numbers(tmp_path, "loss")) == 8
+    compare(tmp_path, alone)
+
+
+def test_two_hosts_predict_with_pictures_and_a_submission(data_dir, alone, tmp_path):
+    workdir = Path(shutil.copytree(alone, tmp_path / "run"))
+    zipped = tmp_path / "submission.zip"
+    flags = ("--mode=predict", "--overlays=3", f"--submission={zipped}")
+    first, second = finish(*start_two(data_dir, workdir, *flags))
+    assert "5 files, checked" in first
+    assert "checked" not in second
+    names = sorted(path.name for path in (alone / "predictions").iterdir())
+    with zipfile.ZipFile(zipped) as archive:
+        assert archive.namelist() == names
+    split = open_split(dataset_directory(str(data_dir), "published"), "test")
+    shown = [f"OVERLAY_{split.records[place]['id'].decode()}.png" for place in (0, 1, 3)]
+    assert sorted(p.name for p in (workdir / "predictions_overlays").iterdir()) == sorted(shown)
+
+
+def test_sigterm_on_one_host_stops_both_and_one_goes_on(data_dir, alone, tmp_path):
+    processes = start_two(data_dir, tmp_path)
+    wait_for_step(1, processes[0])
+    processes[1].send_signal(signal.SIGTERM)
+    first, second = finish(*processes)
+    assert "stopped by another host's signal" in first
+    assert "stopped by SIGTERM" in second
+    assert not (tmp_path / "evaluation").exists()
+    finish(start(data_dir, tmp_path, devices=1))
+    compare(tmp_path, alone)
+
+
+def test_a_run_goes_on_with_other_devices_and_hosts(data_dir, alone, tmp_path):
+    finish(start(data_dir, tmp_path, devices=4, num_epochs=1, predict_after_training=False))
+    said, _ = finish(*start_two(data_dir, tmp_path))
+    assert "going on from step 4" in said
+    compare(tmp_path, alone)
+
+
+def lost_a_host(said):
+    """Whether a host says why it ends: JAX's own words, or ours if a collective failed first."""
+    return "another task died" in said or "If it has lost another one" in said
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_when_a_host_dies_the_other_ends_and_says_why(data_dir, tmp_path, dead):
+    processes = start_two(data_dir, tmp_path)
+    wait_for_step(1, processes[0])
+    processes[dead].kill()
+    other = processes[1 - dead]
+    said, _ = other.communicate(timeout=240)  # JAX misses a heartbeat after 100 seconds
+    assert other.returncode != 0
+    assert lost_a_host(said), said
+    assert "Thread 0x" not in said
+    processes[dead].communicate()
+
+
+def test_when_a_host_has_an_error_the_other_ends_too(data_dir, tmp_path):
+    processes = start_two(data_dir, tmp_path, of_second=tmp_path / "none")
+    first, second = (process.communicate(timeout=240)[0] for process in processes)
+    assert all(process.returncode != 0 for process in processes)
+    assert "error: the data set is not built" in second
+    assert lost_a_host(first), first
