@@ -73,22 +73,22 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     workdir, mesh = epath.Path(args.workdir).resolve(), make_mesh()
     directory = input_pipeline.dataset_directory(args.data_dir, config.default().data_config)
     split = input_pipeline.open_split(directory, args.split)
-    card, params, stats, _ = load(workdir, mesh)
-    graphdef = nnx.split(card.abstract_model())[0]
-    forward = jax.jit(lambda p, s, b: functional.forward(graphdef, card, p, s, b))
-    eval_step = evaluate.make_eval_step(graphdef, card, "pixels", mesh)
+    spec, params, batch_stats, _ = load(workdir, mesh)
+    graphdef = nnx.split(spec.abstract_model())[0]
+    forward = jax.jit(lambda p, s, b: functional.forward(graphdef, spec, p, s, b))
+    eval_step = evaluate.make_eval_step(graphdef, spec, "pixels", mesh)
 
     def read() -> list[input_pipeline.Batch]:
         return list(
             input_pipeline.split_batches(
-                split, args.batch_size, bands=band_places(card.bands), keep=evaluate.FIELDS
+                split, args.batch_size, bands=band_places(spec.bands), keep=evaluate.FIELDS
             )
         )
 
     batches = read()
     images = [to_global({"image": batch["image"]}, mesh) for batch in batches]
     on_device = [to_global(input_pipeline.on_device(batch), mesh) for batch in batches]
-    evaluation = evaluate.accumulate(eval_step, params, stats, batches, mesh)
+    evaluation = evaluate.accumulate(eval_step, params, batch_stats, batches, mesh)
 
     def whole() -> None:
         evaluate.evaluate_checkpoint(
@@ -98,11 +98,11 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
     def model() -> None:
         for image in images:
-            forward(params, stats, image).block_until_ready()
+            forward(params, batch_stats, image).block_until_ready()
 
     def steps() -> None:
         for batch in on_device:
-            jax.block_until_ready(eval_step(params, stats, batch))
+            jax.block_until_ready(eval_step(params, batch_stats, batch))
 
     copy = scratch / "run"
     shutil.copytree(workdir, copy, ignore=shutil.ignore_patterns("evaluation", "tensorboard"))
@@ -123,13 +123,15 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "reading": read,
         "loading the checkpoint": lambda: load(workdir, mesh),
         "the first step, compiled from the cache": lambda: jax.block_until_ready(
-            evaluate.make_eval_step(graphdef, card, "pixels", mesh)(params, stats, on_device[0])
+            evaluate.make_eval_step(graphdef, spec, "pixels", mesh)(
+                params, batch_stats, on_device[0]
+            )
         ),
         "intervals and parts": lambda: breakdown(
-            evaluation.confusions, groups(evaluation.fields), card.nomenclature
+            evaluation.confusions, groups(evaluation.fields), spec.nomenclature
         ),
         "the plot": lambda: figures.plot_confusion_matrix(
-            evaluation.confusion, card.nomenclature, epath.Path(scratch / "plot.png")
+            evaluation.confusion, spec.nomenclature, epath.Path(scratch / "plot.png")
         ),
     }
     for call in (whole, model, started):  # compiles, and fills the cache

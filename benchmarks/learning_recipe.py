@@ -43,7 +43,7 @@ from flair_jax.data import input_pipeline
 from flair_jax.data.bands import BANDS
 from flair_jax.interop.torch_weights import state_dict_of
 from flair_jax.models.functional import split_model
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
 from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.state import create_train_state
@@ -80,14 +80,14 @@ def training_batches(args: argparse.Namespace) -> Iterator[Batch]:
         yield {"image": image, "mask": mask, "stop": np.zeros(len(image), bool)}
 
 
-def our_learner(card: ModelCard, seed: int) -> tuple[Learner, dict[str, np.ndarray]]:
+def our_learner(spec: ModelSpec, seed: int) -> tuple[Learner, dict[str, np.ndarray]]:
     """This project's train step as `train.py` uses it, and its first weights as PyTorch's."""
     config, mesh = configuration.default(), make_mesh()
-    graphdef, params, stats = split_model(card.build_model(seed))
-    weights = state_dict_of(params, stats)
+    graphdef, params, batch_stats = split_model(spec.build_model(seed))
+    weights = state_dict_of(params, batch_stats)
     optimizer = make_optimizer(LEARNING_RATE)
-    step = make_train_step(graphdef, card, config, optimizer, mesh)
-    state = replicate(create_train_state(params, stats, optimizer), mesh)
+    step = make_train_step(graphdef, spec, config, optimizer, mesh)
+    state = replicate(create_train_state(params, batch_stats, optimizer), mesh)
 
     def learn(batch: Batch) -> float:
         nonlocal state
@@ -138,8 +138,8 @@ def torch_learner(
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Lets all learners take all steps, block by block; returns losses and times."""
     batches = list(training_batches(args))
-    card = ModelCard.from_config(configuration.default(), batches[0]["mask"].shape[1:])
-    ours, weights = our_learner(card, args.seed)
+    spec = ModelSpec.from_config(configuration.default(), batches[0]["mask"].shape[1:])
+    ours, weights = our_learner(spec, args.seed)
     learners = {
         OURS: ours,
         PEER: torch_learner(weights),

@@ -27,7 +27,7 @@ from flair_jax.aot.train_compile import NO_TPU_HERE, topology_devices
 from flair_jax.data import input_pipeline
 from flair_jax.data.input_pipeline import on_device
 from flair_jax.models.functional import split_model
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
 from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.state import create_train_state
@@ -72,14 +72,14 @@ def losses(changes: dict[str, Any], args: argparse.Namespace) -> list[float]:
     directory = input_pipeline.dataset_directory(args.data_dir, config.data_config)
     split = input_pipeline.open_split(directory, "train")
     order = first_steps(split, config.batch_size, config.seed, args.steps)
-    card = ModelCard.from_config(config, split.patch_size)
+    spec = ModelSpec.from_config(config, split.patch_size)
     mesh = make_mesh()
-    model = set_training_options(card.build_model(config.seed), config, mesh)
-    graphdef, params, stats = split_model(model)
+    model = set_training_options(spec.build_model(config.seed), config, mesh)
+    graphdef, params, batch_stats = split_model(model)
     optimizer = make_optimizer(config.learning_rate)
-    averaged = config.ema_decay > 0
-    state = replicate(create_train_state(params, stats, optimizer, averaged=averaged), mesh)
-    step = make_train_step(graphdef, card, config, optimizer, mesh)
+    ema = config.ema_decay > 0
+    state = replicate(create_train_state(params, batch_stats, optimizer, ema=ema), mesh)
+    step = make_train_step(graphdef, spec, config, optimizer, mesh)
     found = []
     for batch in input_pipeline.batches(split, order):
         state, numbers = step(state, to_global(on_device(batch), mesh))

@@ -31,7 +31,7 @@ from record import write_record
 from flair_jax import config as configuration
 from flair_jax.data.bands import BANDS
 from flair_jax.models.functional import forward, split_model
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import huge_pages
 
 SIDE = 512
@@ -100,36 +100,36 @@ def work(side: str, batch_size: int) -> None:
         "mask": rng.integers(1, 14, shape, dtype=np.uint8),
         "stop": np.zeros(batch_size, bool),
     }
-    card = ModelCard.from_config(configuration.default(), (SIDE, SIDE))
+    spec = ModelSpec.from_config(configuration.default(), (SIDE, SIDE))
     calls: dict[str, Call] = {}
     for line in sys.stdin:
         what = line.strip()
         if what not in calls:
             calls = {
-                what: {"training step": training, "inference": inference}[what](side, card, batch)
+                what: {"training step": training, "inference": inference}[what](side, spec, batch)
             }
         wall, processor = time.perf_counter(), time.process_time()
         calls[what]()
         print(time.perf_counter() - wall, time.process_time() - processor, flush=True)
 
 
-def training(side: str, card: ModelCard, batch: dict[str, np.ndarray]) -> Call:
+def training(side: str, spec: ModelSpec, batch: dict[str, np.ndarray]) -> Call:
     """A step from first weights."""
-    ours, weights = our_learner(card, seed=0)
+    ours, weights = our_learner(spec, seed=0)
     if side == OURS:
         return lambda: ours(batch)
     peer = torch_learner(weights, memory_format=memory_format(side))
     return lambda: peer(batch)
 
 
-def inference(side: str, card: ModelCard, batch: dict[str, np.ndarray]) -> Call:
+def inference(side: str, spec: ModelSpec, batch: dict[str, np.ndarray]) -> Call:
     """The classes of a batch."""
     if side == OURS:
-        graphdef, params, stats = split_model(card.build_model(0))
+        graphdef, params, batch_stats = split_model(spec.build_model(0))
         classify = jax.jit(
-            lambda p, s, image: jnp.argmax(forward(graphdef, card, p, s, {"image": image}), -1)
+            lambda p, s, image: jnp.argmax(forward(graphdef, spec, p, s, {"image": image}), -1)
         )
-        return lambda: np.asarray(classify(params, stats, batch["image"]))
+        return lambda: np.asarray(classify(params, batch_stats, batch["image"]))
     model = smp.create_model(
         "unet", "resnet34", encoder_weights=None, in_channels=len(BANDS), classes=13
     )

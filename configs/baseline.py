@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.plateau.patience = 10
     config.plateau.cooldown = 4
     config.plateau.threshold = 1e-4
-    config.plateau.min_rate = 1e-7
+    config.plateau.min_lr = 1e-7
     config.num_epochs = 200
     config.early_stop_patience = 30
     config.seed = 2022

@@ -12,13 +12,13 @@ from flair_jax.data.metadata import SIZES
 from flair_jax.data.nomenclature import nomenclature
 from flair_jax.errors import UserError
 from flair_jax.models.choices import FUSIONS, LOSS_NORMALIZATIONS, check_size
-from flair_jax.runtime.atomic_io import write_whole
+from flair_jax.runtime.atomic_io import atomic_write
 
 # What a run may change when it goes on: nothing that the weights already depend on.
 CHANGEABLE = frozenset(
     {
         "data_dir", "num_epochs", "num_workers", "log_every_steps", "eval_batch_size",
-        "early_stop_patience", "checkpoint_every_steps", "keep_latest", "predict_after_training",
+        "early_stop_patience", "checkpoint_every_steps", "max_to_keep", "predict_after_training",
         "report_after_training", "tensorboard_patches", "profile", "compilation_cache",
     }
 )  # fmt: skip
@@ -45,7 +45,7 @@ def default() -> ml_collections.ConfigDict:
     config.normalization = "scaling"  # "scaling": / 255; "custom": (x - mean) / deviation
     # Of all five bands, in the order red, green, blue, nir, height.
     config.normalization_means = (105.08, 110.87, 101.82, 106.38, 53.26)
-    config.normalization_deviations = (52.17, 45.38, 44.0, 39.69, 79.3)
+    config.normalization_stds = (52.17, 45.38, 44.0, 39.69, 79.3)
     config.num_workers = 0  # processes that read; 0 reads in threads
 
     # Batches. `batch_size` is the global one, over all devices of all hosts.
@@ -82,7 +82,7 @@ def default() -> ml_collections.ConfigDict:
     config.accumulate_steps = 1  # parts that a batch is worked through in, one after the other
     config.ema_decay = 0.0  # moving average of the weights, scored beside them; 0: none, or 0.999
     config.plateau = ml_collections.ConfigDict(
-        {"factor": 0.5, "patience": 10, "cooldown": 4, "threshold": 1e-4, "min_rate": 1e-7}
+        {"factor": 0.5, "patience": 10, "cooldown": 4, "threshold": 1e-4, "min_lr": 1e-7}
     )
     config.num_epochs = 200
     config.early_stop_patience = 30
@@ -94,7 +94,7 @@ def default() -> ml_collections.ConfigDict:
     # pictures.
     config.tensorboard_patches = 4
     config.checkpoint_every_steps = 0  # 0: after each epoch only
-    config.keep_latest = 2  # beside the best
+    config.max_to_keep = 2  # beside the best
     config.predict_after_training = False
     config.report_after_training = True  # write index.html, a page to look at; see report.py
     config.profile = (0, 0)  # first and last step of a trace for TensorBoard, in profile/; 0: none
@@ -122,7 +122,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.{key} is {flat(config)[key]!r}; expected {expected}")
 
     band_places(config.bands)
-    for key in ("normalization_means", "normalization_deviations"):
+    for key in ("normalization_means", "normalization_stds"):
         require(key, len(flat(config)[key]) == len(BANDS), f"{len(BANDS)} numbers, one a band")
     nomenclature(config.nomenclature, config.classes, config.disabled_classes)
     for key, choices in (
@@ -149,7 +149,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require("tensorboard_patches", config.tensorboard_patches >= 0, "0 (no pictures) or more")
     require("checkpoint_every_steps", config.checkpoint_every_steps >= 0, "0 or more")
     # Orbax removes the oldest before the newest is whole: one must be left if that never comes.
-    require("keep_latest", config.keep_latest >= 2, "at least 2")
+    require("max_to_keep", config.max_to_keep >= 2, "at least 2")
     require("num_workers", config.num_workers >= 0, "0 or more")
     require("plateau.factor", 0 < config.plateau.factor < 1, "between 0 and 1")
     for key, value in flat(config.augment_probability).items():
@@ -190,7 +190,7 @@ def check_known(key: str, where: str) -> None:
 
 def save(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     """Writes `config.json` into a workdir, whole or not at all."""
-    write_whole(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+    atomic_write(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
 
 
 def load(workdir: epath.PathLike) -> ml_collections.ConfigDict:

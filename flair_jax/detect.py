@@ -107,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
         "--resume", action="store_true", help="go on with an interrupted detection, if there is one"
     )
     add(
-        "--average",
+        "--ema",
         action="store_true",
         dest="averaged",
         help="use the moving average of the weights",
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         compilation_cache.use("default")
         written = detect_raster(checkpoint, inputs, output, **options)
-        console.say("written  " + "\n         ".join(map(str, written)))
+        console.log("written  " + "\n         ".join(map(str, written)))
     except UserError as error:
         sys.exit(f"error: {error}")
     except Interrupted as stop:

@@ -11,14 +11,14 @@ from rasterio.transform import from_origin
 import flair_jax
 from flair_jax.data.bands import BANDS
 from flair_jax.data.nomenclature import BASELINE
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 
 PLACE = from_origin(900_000, 6_500_000, 0.2, 0.2)
 TILE, MARGIN = 64, 16
 
 
 def random_card(**changes):
-    return ModelCard(BANDS, BASELINE, "scaling", (0.0,) * 5, (1.0,) * 5, **changes)
+    return ModelSpec(BANDS, BASELINE, "scaling", (0.0,) * 5, (1.0,) * 5, **changes)
 
 
 def patches(height, width, seed=0, side=8):

@@ -43,9 +43,9 @@ def channels_first(x):
 
 def state_dict(model):
     """The weights of the reference model, by their PyTorch names and in PyTorch's layout."""
-    _, params, stats = split_model(model)
+    _, params, batch_stats = split_model(model)
     weights = {}
-    for name, array in {**params, **stats}.items():
+    for name, array in {**params, **batch_stats}.items():
         key = torch_name(name)
         if model.metadata_features and not key.startswith("enc."):
             key = f"seg_model.{key}"

@@ -28,7 +28,7 @@ def test_baseline_is_the_published_recipe():
     assert (config.loss_normalization, config.normalization) == ("pixels", "scaling")
     assert (config.seed, config.early_stop_patience, config.augment) == (2022, 30, False)
     plateau = (config.plateau.factor, config.plateau.patience, config.plateau.cooldown)
-    assert (*plateau, config.plateau.threshold, config.plateau.min_rate) == (0.5, 10, 4, 1e-4, 1e-7)
+    assert (*plateau, config.plateau.threshold, config.plateau.min_lr) == (0.5, 10, 4, 1e-4, 1e-7)
 
 
 @pytest.mark.parametrize(

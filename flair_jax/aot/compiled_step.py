@@ -14,7 +14,7 @@ from jax.sharding import Mesh, Sharding
 from flair_jax.data import metadata
 from flair_jax.errors import UserError
 from flair_jax.models.functional import split_model
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import batch_sharding, replicated
 from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.state import create_train_state
@@ -68,24 +68,24 @@ def lower_train_step(
         patch_size: side of the square patches in pixels.
         mesh: over the devices to compile for.
     """
-    card = ModelCard.from_config(config, (patch_size, patch_size))
-    model = set_training_options(card.abstract_model(), config, mesh)
-    graphdef, params, stats = split_model(model)
+    spec = ModelSpec.from_config(config, (patch_size, patch_size))
+    model = set_training_options(spec.abstract_model(), config, mesh)
+    graphdef, params, batch_stats = split_model(model)
     optimizer = make_optimizer(config.learning_rate)
-    averaged = config.ema_decay > 0
+    ema = config.ema_decay > 0
     state = jax.eval_shape(
-        lambda p, s: create_train_state(p, s, optimizer, averaged=averaged), params, stats
+        lambda p, s: create_train_state(p, s, optimizer, ema=ema), params, batch_stats
     )
     n, image = config.batch_size, (config.batch_size, patch_size, patch_size)
     batch = {
-        "image": jax.ShapeDtypeStruct((*image, len(card.bands)), jnp.uint8),
+        "image": jax.ShapeDtypeStruct((*image, len(spec.bands)), jnp.uint8),
         "mask": jax.ShapeDtypeStruct(image, jnp.uint8),
         "stop": jax.ShapeDtypeStruct((n,), jnp.bool_),
     }
-    if card.takes_metadata:
-        numbers = metadata.SIZES[card.metadata_encoding]
+    if spec.takes_metadata:
+        numbers = metadata.SIZES[spec.metadata_encoding]
         batch["metadata"] = jax.ShapeDtypeStruct((n, numbers), jnp.float32)
-    step = make_train_step(graphdef, card, config, optimizer, mesh)
+    step = make_train_step(graphdef, spec, config, optimizer, mesh)
     placed = _placed(state, replicated(mesh)), _placed(batch, batch_sharding(mesh))
     return step.lower(*placed)
 

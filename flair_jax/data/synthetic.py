@@ -210,12 +210,12 @@ def prepare(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     if _is_built(root / "built"):
         return config
 
-    from flair_jax.runtime.console import say
+    from flair_jax.runtime.console import log
     from tfds_builder.build import build
 
     source = root / f"source.{os.getpid()}"
     try:
-        say(f"making a synthetic data set in {root}")
+        log(f"making a synthetic data set in {root}")
         root.mkdir(parents=True, exist_ok=True)
         generate(source, **settings)
         build(source, data_dir=root / "built", num_workers=1, progress=False)

@@ -21,7 +21,7 @@ from flair_jax.doctor.findings import Survey
 from flair_jax.doctor.scan import survey_built, survey_source
 from flair_jax.doctor.severity import VERDICTS, Check, worst
 from flair_jax.errors import UserError
-from flair_jax.runtime.atomic_io import write_whole
+from flair_jax.runtime.atomic_io import atomic_write
 
 CHECKS = (
     file_checks.layout, file_checks.splits, file_checks.domains, file_checks.pairs,
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(as_text(survey, checks))
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(output, json.dumps(as_json(survey, checks), indent=1) + "\n")
+            atomic_write(output, json.dumps(as_json(survey, checks), indent=1) + "\n")
         except OSError as error:
             raise UserError(f"--output: {output} cannot be written ({error})") from error
     except UserError as error:

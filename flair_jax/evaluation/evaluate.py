@@ -33,9 +33,9 @@ from flair_jax.models.functional import Arrays, folded_forward
 from flair_jax.models.losses import cross_entropy_sums
 from flair_jax.models.ops import tpu
 from flair_jax.models.preprocess import to_labels
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
-from flair_jax.runtime.atomic_io import write_whole
+from flair_jax.runtime.atomic_io import atomic_write
 from flair_jax.runtime.sharding import (
     batch_sharding,
     check_batch_size,
@@ -53,7 +53,7 @@ class NoMasksError(UserError):
     """A split whose patches have no masks cannot be scored."""
 
 
-class StopAskedError(Exception):
+class StopRequestedError(Exception):
     """A host asked for an end before all was counted."""
 
 
@@ -88,14 +88,14 @@ class Evaluation:
 
 
 def make_eval_step(
-    graphdef: nnx.GraphDef, card: ModelCard, loss_normalization: str, mesh: Mesh
+    graphdef: nnx.GraphDef, spec: ModelSpec, loss_normalization: str, mesh: Mesh
 ) -> EvalStep:
     """A jitted function: parameters, statistics, batch -> loss sums and confusion matrices."""
-    nomenclature = card.nomenclature
+    nomenclature = spec.nomenclature
 
-    def eval_step(params: Arrays, stats: Arrays, batch: dict[str, jax.Array]) -> dict:
+    def eval_step(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> dict:
         labels = to_labels(batch["mask"], nomenclature)
-        logits = folded_forward(graphdef, card, params, stats, batch)
+        logits = folded_forward(graphdef, spec, params, batch_stats, batch)
         total, count = cross_entropy_sums(
             logits, labels, jnp.asarray(nomenclature.weights), loss_normalization
         )
@@ -120,7 +120,7 @@ def make_eval_step(
 def accumulate(
     eval_step: EvalStep,
     params: Arrays,
-    stats: Arrays,
+    batch_stats: Arrays,
     data: Iterable[Batch],
     mesh: Mesh,
     stop: Callable[[], bool] = lambda: False,
@@ -129,14 +129,14 @@ def accumulate(
 
     Args:
         eval_step: see `make_eval_step`.
-        params, stats: of the model.
+        params, batch_stats: of the model.
         data: this host's share of the batches.
         mesh: the devices.
         stop: asked before each batch; if it is true on any host, all hosts stop.
 
     Raises:
         NoMasksError: no patch has a mask.
-        StopAskedError: see `stop`.
+        StopRequestedError: see `stop`.
     """
     loss_sum = loss_count = 0.0
     confusions, kept = [], []
@@ -144,14 +144,14 @@ def accumulate(
     def steps() -> Iterable[dict]:
         for batch in data:
             kept.append([batch[name] for name in FIELDS if name in batch])
-            yield eval_step(params, stats, to_global(on_device(batch, stop=stop()), mesh))
+            yield eval_step(params, batch_stats, to_global(on_device(batch, stop=stop()), mesh))
 
     valid = []
     for counts in _one_behind(steps()):
         loss_sum += float(counts["loss_sum"])
         loss_count += float(counts["loss_count"])
         if counts["stop"]:
-            raise StopAskedError
+            raise StopRequestedError
         valid.append(np.asarray(counts["valid"]))
         confusions.append(np.asarray(counts["confusions"])[valid[-1]])
     if not any(map(np.any, valid)):
@@ -185,7 +185,7 @@ def evaluate_checkpoint(
     loss_normalization: str,
     num_workers: int = 0,
     output: epath.PathLike | None = None,
-    averaged: bool = False,
+    ema: bool = False,
 ) -> dict[str, Any]:
     """Scores a checkpoint on a split; writes `metrics.json` and `confusion_matrix.png`.
 
@@ -200,7 +200,7 @@ def evaluate_checkpoint(
         loss_normalization: see `losses.cross_entropy_sums`.
         num_workers: see `input_pipeline.batches`.
         output: folder to write to, or None.
-        averaged: score the moving average of the weights.
+        ema: score the moving average of the weights.
 
     Returns:
         What `metrics.json` holds: `definitions`, `challenge`, `main`, `intervals`, `by_domain`,
@@ -208,22 +208,22 @@ def evaluate_checkpoint(
         truth), `loss`, `num_patches`, `split`, `step`, `classes`.
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
-    card, params, stats, step = load(checkpoint, mesh, averaged=averaged)
+    spec, params, batch_stats, step = load(checkpoint, mesh, ema=ema)
     check_bands(split)
-    graphdef = nnx.split(card.abstract_model())[0]
-    eval_step = make_eval_step(graphdef, card, loss_normalization, mesh)
+    graphdef = nnx.split(spec.abstract_model())[0]
+    eval_step = make_eval_step(graphdef, spec, loss_normalization, mesh)
     data = split_batches(
-        split, batch_size, metadata_encoding=card.metadata_encoding,
-        bands=band_places(card.bands), num_workers=num_workers,
-        refused_values=card.refused_values, keep=FIELDS,
+        split, batch_size, metadata_encoding=spec.metadata_encoding,
+        bands=band_places(spec.bands), num_workers=num_workers,
+        refused_values=spec.refused_values, keep=FIELDS,
     )  # fmt: skip
-    evaluation = accumulate(eval_step, params, stats, data, mesh)
+    evaluation = accumulate(eval_step, params, batch_stats, data, mesh)
     metrics = {
         "definitions": DEFINITIONS,
-        **evaluation.scores(card.nomenclature),
-        **breakdown(evaluation.confusions, groups(evaluation.fields), card.nomenclature),
+        **evaluation.scores(spec.nomenclature),
+        **breakdown(evaluation.confusions, groups(evaluation.fields), spec.nomenclature),
         "confusion_matrix": evaluation.confusion.tolist(),
-        "classes": card.nomenclature.names,
+        "classes": spec.nomenclature.names,
         "loss": evaluation.loss,
         "num_patches": len(evaluation.confusions),
         "split": split.name,
@@ -233,24 +233,24 @@ def evaluate_checkpoint(
         folder = epath.Path(output)
         folder.mkdir(parents=True, exist_ok=True)
         figures.plot_confusion_matrix(
-            evaluation.confusion, card.nomenclature, folder / "confusion_matrix.png"
+            evaluation.confusion, spec.nomenclature, folder / "confusion_matrix.png"
         )
         patches = by_patch(
-            evaluation.confusions, evaluation.fields, evaluation.places, card.nomenclature
+            evaluation.confusions, evaluation.fields, evaluation.places, spec.nomenclature
         )
         lines = ",\n".join(map(json.dumps, patches))
         head = f'"step": {step}, "split": "{split.name}", "patches"'
-        write_whole(folder / "patches.json", f"{{{head}: [\n{lines}\n]}}\n")
-        write_whole(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        atomic_write(folder / "patches.json", f"{{{head}: [\n{lines}\n]}}\n")
+        atomic_write(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
 def evaluate_run(
-    config: ml_collections.ConfigDict, workdir: epath.Path, name: str, averaged: bool = False
+    config: ml_collections.ConfigDict, workdir: epath.Path, name: str, ema: bool = False
 ) -> dict:
     """Scores the best checkpoint of a workdir on a split, into `evaluation/<split>/`."""
     directory = dataset_directory(config.data_dir, config.data_config)
-    output = output_folder(workdir, name, averaged)
+    output = output_folder(workdir, name, ema)
     metrics = evaluate_checkpoint(
         workdir,
         open_split(directory, name),
@@ -259,13 +259,13 @@ def evaluate_run(
         loss_normalization=config.loss_normalization,
         num_workers=config.num_workers,
         output=output,
-        averaged=averaged,
+        ema=ema,
     )
-    console.say(tables.all_tables(metrics))
-    console.say(f"written to {output}")
+    console.log(tables.all_tables(metrics))
+    console.log(f"written to {output}")
     return metrics
 
 
-def output_folder(workdir: epath.Path, split: str, averaged: bool = False) -> epath.Path:
-    """Where the scores of a run lie: `evaluation/<split>`, or `evaluation/<split>_average`."""
-    return workdir / "evaluation" / (f"{split}_average" if averaged else split)
+def output_folder(workdir: epath.Path, split: str, ema: bool = False) -> epath.Path:
+    """Where the scores of a run lie: `evaluation/<split>`, or `evaluation/<split>_ema`."""
+    return workdir / "evaluation" / (f"{split}_ema" if ema else split)

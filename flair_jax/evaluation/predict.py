@@ -30,9 +30,9 @@ from flair_jax.evaluation.submission import check_wish, write_submission
 from flair_jax.inference.loading import load
 from flair_jax.models.functional import Arrays, folded_forward
 from flair_jax.models.ops import tpu
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
-from flair_jax.runtime.atomic_io import write_whole
+from flair_jax.runtime.atomic_io import atomic_write
 from flair_jax.runtime.sharding import (
     batch_sharding,
     check_batch_size,
@@ -48,16 +48,16 @@ PredictStep = Callable[[Arrays, Arrays, dict[str, jax.Array]], jax.Array]
 
 
 def make_predict_step(
-    graphdef: nnx.GraphDef, card: ModelCard, mesh: Mesh, *, everywhere: bool = False
+    graphdef: nnx.GraphDef, spec: ModelSpec, mesh: Mesh, *, everywhere: bool = False
 ) -> PredictStep:
     """A jitted function: parameters, statistics, batch -> classes (N, H, W) uint8, from 0.
 
     The devices share the classes as they do the batch, or with `everywhere` all have all of them.
     """
 
-    def predict_step(params: Arrays, stats: Arrays, batch: dict[str, jax.Array]) -> jax.Array:
-        logits = folded_forward(graphdef, card, params, stats, batch)
-        return tpu.best_class(logits, len(card.nomenclature)).astype(jnp.uint8)
+    def predict_step(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> jax.Array:
+        logits = folded_forward(graphdef, spec, params, batch_stats, batch)
+        return tpu.best_class(logits, len(spec.nomenclature)).astype(jnp.uint8)
 
     return jax.jit(
         predict_step,
@@ -90,25 +90,25 @@ def write_prediction(
             epath.Path(path).write_bytes(memory.read())
 
 
-def overlay(image: np.ndarray, classes: np.ndarray, card: ModelCard) -> np.ndarray:
+def overlay(image: np.ndarray, classes: np.ndarray, spec: ModelSpec) -> np.ndarray:
     """An image with the predicted classes' colours over it, and their names at its right.
 
     Args:
         image: (H, W, bands) uint8, the model's bands. In colour, or else infrared, or else its
             first band in grey.
         classes: (H, W) uint8, from 0.
-        card: of the model.
+        spec: of the model.
 
     Returns:
         (height, width, 3) uint8, at least as large as the image.
     """
-    picture = images.composite(image, card.bands, "colour")
+    picture = images.composite(image, spec.bands, "colour")
     if picture is None:
-        picture = images.composite(image, card.bands, "infrared")
+        picture = images.composite(image, spec.bands, "infrared")
     if picture is None:
         picture = images.grey(image[..., 0] / 255)
-    mixed = images.overlay(picture, classes, card.nomenclature)
-    return images.with_legend(mixed, card.nomenclature, np.unique(classes).tolist())
+    mixed = images.overlay(picture, classes, spec.nomenclature)
+    return images.with_legend(mixed, spec.nomenclature, np.unique(classes).tolist())
 
 
 def overlay_folder(predictions: epath.PathLike) -> epath.Path:
@@ -138,7 +138,7 @@ def predict_checkpoint(
     batch_size: int,
     output: epath.PathLike,
     num_workers: int = 0,
-    averaged: bool = False,
+    ema: bool = False,
     overlays: int | None = 0,
     submission: epath.PathLike | None = None,
 ) -> int:
@@ -156,7 +156,7 @@ def predict_checkpoint(
         batch_size: global batch.
         output: folder to make; an earlier one of that name is replaced.
         num_workers: see `input_pipeline.batches`.
-        averaged: predict with the moving average of the weights.
+        ema: predict with the moving average of the weights.
         overlays: of how many patches, spread over the split, a picture is made; None: of all.
         submission: a zip to write for the challenge, see `submission.write_submission`.
 
@@ -167,10 +167,10 @@ def predict_checkpoint(
         UserError: two patches have one number, or there can be no such submission.
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
-    card, params, stats, step = load(checkpoint, mesh, averaged=averaged)
+    spec, params, batch_stats, step = load(checkpoint, mesh, ema=ema)
     check_bands(split)
     if submission is not None:
-        check_wish(submission, split.name, card.nomenclature)
+        check_wish(submission, split.name, spec.nomenclature)
     output = epath.Path(output)
     partial = _partial(output)
     drawn = _partial(overlay_folder(output))
@@ -184,15 +184,15 @@ def predict_checkpoint(
         if shown:
             drawn.mkdir()
     wait_for_hosts("predictions: folder made")
-    predict_step = make_predict_step(nnx.split(card.abstract_model())[0], card, mesh)
+    predict_step = make_predict_step(nnx.split(spec.abstract_model())[0], spec, mesh)
     place = ("id", "transform", "crs")
     data = split_batches(
-        split, batch_size, metadata_encoding=card.metadata_encoding,
-        bands=band_places(card.bands), num_workers=num_workers, keep=place,
+        split, batch_size, metadata_encoding=spec.metadata_encoding,
+        bands=band_places(spec.bands), num_workers=num_workers, keep=place,
     )  # fmt: skip
     for number, batch in enumerate(data):
         mine = number * batch_size + jax.process_index() * len(batch["sample"])  # in the split
-        classes = local_rows(predict_step(params, stats, to_global(on_device(batch), mesh)))
+        classes = local_rows(predict_step(params, batch_stats, to_global(on_device(batch), mesh)))
         for i in np.flatnonzero(batch["sample"]):
             path = partial / f"PRED_{batch['id'][i]}.tif"
             if path.exists():
@@ -201,7 +201,7 @@ def predict_checkpoint(
                 )
             write_prediction(path, classes[i], batch["transform"][i], str(batch["crs"][i]))
             if mine + i in shown:
-                picture = overlay(batch["image"][i], classes[i], card)
+                picture = overlay(batch["image"][i], classes[i], spec)
                 images.write_png(drawn / f"OVERLAY_{batch['id'][i]}.png", picture)
     wait_for_hosts("predictions: files written")
     if first:
@@ -214,9 +214,9 @@ def predict_checkpoint(
             "step": step,
             "split": split.name,
             "first_class": 0,
-            "classes": card.nomenclature.names,
+            "classes": spec.nomenclature.names,
         }
-        write_whole(output.with_name(output.name + ".json"), json.dumps(note, indent=1) + "\n")
+        atomic_write(output.with_name(output.name + ".json"), json.dumps(note, indent=1) + "\n")
         if submission is not None:
             write_submission(output, submission, len(split), split.patch_size)
     return len(split)
@@ -236,17 +236,17 @@ def predict_run(
     config: ml_collections.ConfigDict,
     workdir: epath.Path,
     name: str,
-    averaged: bool = False,
+    ema: bool = False,
     overlays: int | None = 0,
     submission: epath.PathLike | None = None,
 ) -> int:
     """Predicts a split with the best checkpoint of a workdir, into `predictions/`.
 
-    With `averaged`, by the moving average of the weights, into `predictions_average/`. For
+    With `averaged`, by the moving average of the weights, into `predictions_ema/`. For
     `overlays` and `submission`, see `predict_checkpoint`.
     """
     directory = dataset_directory(config.data_dir, config.data_config)
-    output = workdir / ("predictions_average" if averaged else "predictions")
+    output = workdir / ("predictions_ema" if ema else "predictions")
     count = predict_checkpoint(
         workdir,
         open_split(directory, name),
@@ -254,17 +254,17 @@ def predict_run(
         batch_size=config.eval_batch_size or config.batch_size,
         output=output,
         num_workers=config.num_workers,
-        averaged=averaged,
+        ema=ema,
         overlays=overlays,
         submission=submission,
     )
-    console.say(f"{count} predictions of {name!r} in {output}")
+    console.log(f"{count} predictions of {name!r} in {output}")
     if overlays != 0:
-        console.say(f"pictures of them in {overlay_folder(output)}")
+        console.log(f"pictures of them in {overlay_folder(output)}")
     if submission is not None:
-        console.say(f"submission in {submission}: {count} files, checked")
+        console.log(f"submission in {submission}: {count} files, checked")
         if count != TEST_PATCHES:
-            console.say(
+            console.log(
                 f"note: FLAIR #1's test split has {TEST_PATCHES:,} patches, this one {count:,}"
             )
     return count

@@ -26,7 +26,7 @@ from flair_jax.inference.tile_predictor import TilePredictor
 from flair_jax.inference.tile_rows import predict_rows
 from flair_jax.inference.tiles import Grid
 from flair_jax.models.functional import Arrays
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
 from flair_jax.runtime.preemption import Interrupted
 from flair_jax.runtime.sharding import check_batch_size, make_mesh
@@ -81,15 +81,15 @@ class _Job:
         self.products = _products(output, options)
         _check_output(self.products, paths, options)
         if isinstance(checkpoint, Model):
-            self.card = checkpoint.card
+            self.spec = checkpoint.spec
         else:  # the weights, which take longer, when all else is right
-            self.card = ModelCard.load(find(checkpoint)[0])
-        if self.card.takes_metadata:
+            self.spec = ModelSpec.load(find(checkpoint)[0])
+        if self.spec.takes_metadata:
             raise UserError(
                 "this model takes metadata (position, camera, date) with each "
                 "image, and a raster has none: use one trained with config.metadata.use=False"
             )
-        self.source = Source(paths, self.card.bands, options.bands, options.resolution)
+        self.source = Source(paths, self.spec.bands, options.bands, options.resolution)
         height, width = self.source.height, self.source.width
         tile, margin = options.tile_and_margin(height, width)
         self.grid = Grid.over(height, width, tile, margin, options.blend == "hann")
@@ -103,7 +103,7 @@ class _Job:
         """Does what is not done yet, and returns the files written."""
         model = self.checkpoint
         if not isinstance(model, Model):
-            model = load_model(model, averaged=self.options.averaged)
+            model = load_model(model, ema=self.options.ema)
         tags = self._tags(model)
         self._introduce(model)
         predictor = TilePredictor(
@@ -112,7 +112,7 @@ class _Job:
         )  # fmt: skip
         # Of a raster stored by whole rows, GDAL's cache holds one row of tiles, if that is not too
         # much, so that no part of it is read for every tile.
-        row_bytes = self.grid.vertical.tile * self.source.width * len(self.card.bands)
+        row_bytes = self.grid.vertical.tile * self.source.width * len(self.spec.bands)
         cache = min(max(64 * _MB, row_bytes * 5 // 4 * self.source.striped), 512 * _MB)
         with self._kept_for_resume(), rasterio.Env(GDAL_CACHEMAX=cache):
             self.partial.begin(
@@ -120,17 +120,17 @@ class _Job:
             )
             done = self.partial.finished(self.grid.vertical.count)
             if done:
-                console.say(f"goes on after {self._progress()}")
+                console.log(f"goes on after {self._progress()}")
             predict_rows(
                 self.source, self.grid, predictor, self.partial, bands=self._bands(),
-                classes=len(self.card.nomenclature), batch_size=self.batch_size,
+                classes=len(self.spec.nomenclature), batch_size=self.batch_size,
             )  # fmt: skip
             self._finish(tags)
         return [path for path in self.products.values() if path.exists()]
 
     def _finish(self, tags: dict[str, str]) -> None:
         """Makes the files from the finished rows, and moves them into place."""
-        nomenclature, first_class = self.card.nomenclature, self.options.first_class
+        nomenclature, first_class = self.spec.nomenclature, self.options.first_class
         count = self.grid.vertical.count
         rows = geotiff.Rows(
             [self.partial.row_path(row) for row in range(count)],
@@ -196,7 +196,7 @@ class _Job:
 
     def _bands(self) -> int:
         """Of a row's file."""
-        probabilities = len(self.card.nomenclature) if self.options.probabilities else 0
+        probabilities = len(self.spec.nomenclature) if self.options.probabilities else 0
         return 1 + probabilities + (2 if self.options.confidence else 0)
 
     def _height(self, row: int) -> int:
@@ -204,14 +204,14 @@ class _Job:
         return end - begin
 
     def _tags(self, model: Model) -> dict[str, str]:
-        first, names = self.options.first_class, self.card.nomenclature.names
+        first, names = self.options.first_class, self.spec.nomenclature.names
         axis = self.grid.horizontal
         return {
-            "MODEL": f"unet-resnet34, nomenclature {self.card.nomenclature.name}",
+            "MODEL": f"unet-resnet34, nomenclature {self.spec.nomenclature.name}",
             "MODEL_CHECKPOINT": model.path,
             "MODEL_STEP": str(model.step),
-            "MODEL_WEIGHTS_SHA256": _digest({**model.params, **model.stats}),
-            "MODEL_BANDS": ",".join(self.card.bands),
+            "MODEL_WEIGHTS_SHA256": _digest({**model.params, **model.batch_stats}),
+            "MODEL_BANDS": ",".join(self.spec.bands),
             "FLAIR_JAX_VERSION": flair_jax.__version__,
             "FIRST_CLASS": str(first),
             "CLASS_NAMES": "; ".join(f"{i} {name}" for i, name in enumerate(names, first)),
@@ -242,19 +242,19 @@ class _Job:
         size = source.pixel_size
         where = "no coordinate system" if source.crs is None else source.crs.to_string()[:40]
         tiles = self.grid.vertical.count * axis.count
-        console.say(
+        console.log(
             f"raster   {source.name}: {source.width:,} x {source.height:,} pixels"
             + (f" of {size:.3g} m" if size else "")
             + f", {where}\n"
-            f"model    {model.path}, step {model.step}: {', '.join(self.card.bands)} -> "
-            f"{len(self.card.nomenclature)} classes\n"
+            f"model    {model.path}, step {model.step}: {', '.join(self.spec.bands)} -> "
+            f"{len(self.spec.nomenclature)} classes\n"
             f"tiles    {tiles:,} of {axis.tile} pixels, margin {axis.margin}, "
             f"{self.options.blend}, {self.batch_size} at a time on {self.mesh.size} x "
             f"{jax.devices()[0].device_kind}"
         )
         warning = source.scale_warning()
         if warning:
-            console.say(f"warning: {warning}")
+            console.log(f"warning: {warning}")
 
 
 def _products(output: epath.Path, options: Options) -> dict[str, epath.Path]:

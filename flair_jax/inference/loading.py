@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from flair_jax.errors import UserError
 from flair_jax.models.functional import Arrays, split_model
-from flair_jax.models.spec import FILE, ModelCard
+from flair_jax.models.spec import FILE, ModelSpec
 from flair_jax.runtime.sharding import replicated
 from flair_jax.runtime.storage import is_remote
 
@@ -78,28 +78,30 @@ def abstract(tree: Any, mesh: Mesh) -> Any:
 def _restore_model(
     manager: ocp.CheckpointManager,
     step: int,
-    card: ModelCard,
+    spec: ModelSpec,
     mesh: Mesh,
     *,
-    averaged: bool = False,
+    ema: bool = False,
 ) -> tuple[Arrays, Arrays]:
     """Parameters and statistics alone, for inference; `averaged`: their moving average."""
-    _, params, stats = split_model(card.abstract_model())
-    if averaged:
-        both = {**params, **stats}
+    _, params, batch_stats = split_model(spec.abstract_model())
+    if ema:
+        both = {**params, **batch_stats}
         items = restore_items(manager, step, average=ocp.args.StandardRestore(abstract(both, mesh)))
         average = items["average"]
-        return {k: average[k] for k in params}, {k: average[k] for k in stats}
+        return {k: average[k] for k in params}, {k: average[k] for k in batch_stats}
     items = restore_items(
         manager,
         step,
-        model=ocp.args.StandardRestore(abstract({"params": params, "stats": stats}, mesh)),
+        model=ocp.args.StandardRestore(abstract({"params": params, "stats": batch_stats}, mesh)),
     )
     return items["model"]["params"], items["model"]["stats"]
 
 
-def save_model(directory: epath.PathLike, card: ModelCard, params: Arrays, stats: Arrays) -> None:
-    """Writes a folder of checkpoints with one model and its card, as step 0, to load or start from.
+def save_model(
+    directory: epath.PathLike, spec: ModelSpec, params: Arrays, batch_stats: Arrays
+) -> None:
+    """Writes a folder of checkpoints with one model and its spec, as step 0, to load or start from.
 
     It gets its name when all is written.
     """
@@ -109,10 +111,10 @@ def save_model(directory: epath.PathLike, card: ModelCard, params: Arrays, stats
         partial.rmtree()
     partial.mkdir(parents=True)
     manager = open_manager(partial, ocp.CheckpointManagerOptions())
-    arrays = ocp.args.StandardSave({"params": params, "stats": stats})
+    arrays = ocp.args.StandardSave({"params": params, "stats": batch_stats})
     manager.save(0, args=ocp.args.Composite(model=arrays))
     manager.close()
-    card.save(partial)
+    spec.save(partial)
     partial.rename(directory)
 
 
@@ -143,21 +145,21 @@ def find(path: epath.PathLike) -> tuple[epath.Path, int | None]:
 
 
 def load(
-    path: epath.PathLike, mesh: Mesh, step: int | None = None, *, averaged: bool = False
-) -> tuple[ModelCard, Arrays, Arrays, int]:
+    path: epath.PathLike, mesh: Mesh, step: int | None = None, *, ema: bool = False
+) -> tuple[ModelSpec, Arrays, Arrays, int]:
     """Card, parameters, statistics and step of a checkpoint, for inference.
 
     Args:
         path: see `find`.
         mesh: where the arrays shall lie.
         step: which step; by default the one that the path names, or else the best.
-        averaged: the moving average of the weights in place of the weights themselves.
+        ema: the moving average of the weights in place of the weights themselves.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
     directory, named = find(path)
-    card = ModelCard.load(directory)
+    spec = ModelSpec.load(directory)
     manager = open_manager(directory, read_only_options())
     try:
         step = step if step is not None else named
@@ -167,12 +169,12 @@ def load(
             step = manager.latest_step()
         if step is None:
             raise UserError(f"no step has been saved in {directory} yet")
-        if averaged and not (directory / str(step) / "average").exists():
+        if ema and not (directory / str(step) / "average").exists():
             raise UserError(
                 f"{directory / str(step)} has no moving average of the weights: the run had "
                 "config.ema_decay=0"
             )
-        params, stats = _restore_model(manager, step, card, mesh, averaged=averaged)
+        params, batch_stats = _restore_model(manager, step, spec, mesh, ema=ema)
     finally:
         manager.close()
-    return card, params, stats, step
+    return spec, params, batch_stats, step

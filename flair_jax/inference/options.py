@@ -30,7 +30,7 @@ class Options:
         confidence: write the margin between the best two classes, and the entropy, too.
         overwrite: replace what is there of an earlier detection.
         resume: go on with an interrupted detection.
-        averaged: use the moving average of the weights.
+        ema: use the moving average of the weights.
     """
 
     bands: tuple[int, ...] = ()
@@ -45,7 +45,7 @@ class Options:
     confidence: bool = False
     overwrite: bool = False
     resume: bool = False
-    averaged: bool = False
+    ema: bool = False
 
     def check(self) -> None:
         """Raises a UserError for what cannot be chosen."""

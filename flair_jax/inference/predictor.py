@@ -10,7 +10,7 @@ from flax import nnx
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import load
 from flair_jax.models.functional import Arrays, forward
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh
 
 
@@ -19,22 +19,22 @@ class Model:
 
     Attributes:
         path: where it was loaded from.
-        card: bands, classes, normalisation and metadata that the model was made for.
-        params, stats: its weights and running statistics.
+        spec: bands, classes, normalisation and metadata that the model was made for.
+        params, batch_stats: its weights and running statistics.
         step: the training step of its weights.
     """
 
     def __init__(
-        self, path: str, card: ModelCard, params: Arrays, stats: Arrays, step: int
+        self, path: str, spec: ModelSpec, params: Arrays, batch_stats: Arrays, step: int
     ) -> None:
         self.path = path
-        self.card = card
-        self.params, self.stats = params, stats
+        self.spec = spec
+        self.params, self.batch_stats = params, batch_stats
         self.step = step
-        graphdef = nnx.split(card.abstract_model())[0]
+        graphdef = nnx.split(spec.abstract_model())[0]
         self._infer = jax.jit(
-            lambda params, stats, batch: jax.nn.softmax(
-                forward(graphdef, card, params, stats, batch)
+            lambda params, batch_stats, batch: jax.nn.softmax(
+                forward(graphdef, spec, params, batch_stats, batch)
             )
         )
 
@@ -42,44 +42,44 @@ class Model:
         """Class probabilities of every pixel.
 
         Args:
-            image: (N, H, W, bands) uint8 digital numbers, bands in the card's order; H and W
+            image: (N, H, W, bands) uint8 digital numbers, bands in the spec's order; H and W
                 multiples of 32.
             metadata: (N, numbers) of `flair_jax.data.metadata.encode`, for a model that takes it.
 
         Returns:
             (N, H, W, classes) float32, summing to 1; classes in the order of
-            `card.nomenclature.names`.
+            `spec.nomenclature.names`.
 
         Raises:
             UserError: the image or the metadata do not fit the model.
         """
         image = np.asarray(image)
-        bands = self.card.bands
+        bands = self.spec.bands
         if image.dtype != np.uint8 or image.ndim != 4 or image.shape[-1] != len(bands):
             raise UserError(
                 f"expected images (N, H, W, {len(bands)}) of uint8 digital numbers, bands "
                 f"{', '.join(bands)}; found {image.shape} of {image.dtype}"
             )
-        if (metadata is not None) != self.card.takes_metadata:
-            wants = "takes" if self.card.takes_metadata else "takes no"
+        if (metadata is not None) != self.spec.takes_metadata:
+            wants = "takes" if self.spec.takes_metadata else "takes no"
             raise UserError(f"this model {wants} metadata")
         batch = {"image": jnp.asarray(image)}
         if metadata is not None:
             batch["metadata"] = jnp.asarray(metadata, jnp.float32)
-        return self._infer(self.params, self.stats, batch)
+        return self._infer(self.params, self.batch_stats, batch)
 
 
 def load_model(
-    path: str | os.PathLike[str], step: int | None = None, *, averaged: bool = False
+    path: str | os.PathLike[str], step: int | None = None, *, ema: bool = False
 ) -> Model:
     """Loads a checkpoint for inference.
 
     Args:
         path: a workdir (its best checkpoint is taken), a folder of checkpoints, or one of a step.
         step: a step to take instead.
-        averaged: the moving average of the weights, where the run kept one.
+        ema: the moving average of the weights, where the run kept one.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
-    return Model(os.fspath(path), *load(path, make_mesh(), step, averaged=averaged))
+    return Model(os.fspath(path), *load(path, make_mesh(), step, ema=ema))

@@ -18,7 +18,7 @@ from etils import epath
 from rasterio.windows import Window
 
 from flair_jax.errors import UserError
-from flair_jax.runtime.atomic_io import write_whole
+from flair_jax.runtime.atomic_io import atomic_write
 
 _BLOCK = 256
 
@@ -72,7 +72,7 @@ class PartialJob:
             )
         self.remove()
         self.directory.mkdir(parents=True)
-        write_whole(self._settings, json.dumps(settings, indent=1) + "\n")
+        atomic_write(self._settings, json.dumps(settings, indent=1) + "\n")
 
     def remove(self) -> None:
         """Removes the folder, if it is there."""

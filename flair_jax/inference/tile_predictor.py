@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from flair_jax.inference.predictor import Model
 from flair_jax.inference.tiles import Grid
 from flair_jax.models.functional import Arrays, forward
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import batch_sharding, replicated, to_global
 
 # Probabilities that are added up are integers of this unit: sums of integers do not depend on the
@@ -39,11 +39,11 @@ class TilePredictor:
         confidence: bool,
     ) -> None:  # fmt: skip
         self._mesh, self._grid = mesh, grid
-        self._arrays = model.params, model.stats
+        self._arrays = model.params, model.batch_stats
         self._views = VIEWS if tta else 1
-        self._classes = len(model.card.nomenclature)
+        self._classes = len(model.spec.nomenclature)
         self._run = _programs(
-            model.card, mesh, grid.horizontal.margin, self._views, probabilities, confidence
+            model.spec, mesh, grid.horizontal.margin, self._views, probabilities, confidence
         )
 
     def __call__(self, images: np.ndarray, row: int, columns: Sequence[int]) -> Made:
@@ -93,25 +93,25 @@ class _Programs(NamedTuple):
 
 @functools.lru_cache(maxsize=8)  # so that many rasters need one compilation
 def _programs(
-    card: ModelCard, mesh: Mesh, margin: int, views: int, probabilities: bool, confidence: bool
+    spec: ModelSpec, mesh: Mesh, margin: int, views: int, probabilities: bool, confidence: bool
 ) -> _Programs:
     whole, split = replicated(mesh), batch_sharding(mesh)
-    infer = functools.partial(forward, nnx.split(card.abstract_model())[0], card)
+    infer = functools.partial(forward, nnx.split(spec.abstract_model())[0], spec)
     wanted = functools.partial(products, probabilities=probabilities, confidence=confidence)
 
     def core(x: jax.Array) -> jax.Array:
         return x[:, margin : x.shape[1] - margin, margin : x.shape[2] - margin]
 
-    def plain(params: Arrays, stats: Arrays, image: jax.Array) -> Made:
-        logits = core(infer(params, stats, {"image": image}))
+    def plain(params: Arrays, batch_stats: Arrays, image: jax.Array) -> Made:
+        logits = core(infer(params, batch_stats, {"image": image}))
         return wanted(logits, jax.nn.softmax(logits))
 
     def add_view(
-        params: Arrays, stats: Arrays, image: jax.Array, view: jax.Array, total: jax.Array
+        params: Arrays, batch_stats: Arrays, image: jax.Array, view: jax.Array, total: jax.Array
     ) -> jax.Array:
         if views == 1:
-            return _integers(jax.nn.softmax(infer(params, stats, {"image": image})))
-        logits = infer(params, stats, {"image": _turned(image, view)})
+            return _integers(jax.nn.softmax(infer(params, batch_stats, {"image": image})))
+        logits = infer(params, batch_stats, {"image": _turned(image, view)})
         return total + _turned_back(_integers(jax.nn.softmax(logits)), view)
 
     def crop(total: jax.Array) -> Made:

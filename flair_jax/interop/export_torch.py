@@ -31,10 +31,10 @@ def export_weights(checkpoint: str, out: str) -> int:
         raise UserError(f"{path} exists: give another --out, or remove it")
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise UserError(f"--out={out}: expected a name that ends in .safetensors, .pth or .pt")
-    card, params, stats, _ = load(checkpoint, make_mesh())
-    if card.metadata_fusion == "channels":
+    spec, params, batch_stats, _ = load(checkpoint, make_mesh())
+    if spec.metadata_fusion == "channels":
         raise UserError("the channel fusion is ours alone: PyTorch's model has no place for it")
-    tensors = torch_weights.state_dict_of(params, stats)
+    tensors = torch_weights.state_dict_of(params, batch_stats)
     partial = path.with_name(path.name + ".tmp")
     if path.suffix == ".safetensors":
         from safetensors.numpy import save_file

@@ -19,21 +19,21 @@ from flair_jax.errors import UserError
 from flair_jax.inference.loading import save_model
 from flair_jax.interop import torch_weights
 from flair_jax.models.functional import split_model
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 
 # FLAIR-INC_rgbie_15cl_resnet34-unet_weights.pth
 _FLAIR_INC = re.compile(r"FLAIR-INC_(rgbie|rgbi|rgb)_(12|15)cl_", re.IGNORECASE)
 _FLAIR_INC_BANDS = {"rgb": BANDS[:3], "rgbi": BANDS[:4], "rgbie": BANDS}
 
 
-def card_for(
+def spec_for(
     weights: str,
     state_dict: dict[str, np.ndarray],
     bands: tuple[str, ...] | None = None,
     nomenclature: str | None = None,
     normalization: str | None = None,
-) -> ModelCard:
-    """The card of a file of weights: from what is given, else from a FLAIR-INC file's name.
+) -> ModelSpec:
+    """The spec of a file of weights: from what is given, else from a FLAIR-INC file's name.
 
     Args:
         weights: the file's path.
@@ -90,22 +90,22 @@ def card_for(
         )
     defaults = configuration.default()
     takes_metadata = any(key.startswith("enc.enc_mlp") for key in tensors)
-    return ModelCard(
+    return ModelSpec(
         bands=bands,
         nomenclature=chosen,
         normalization=normalization,
         means=tuple(defaults.normalization_means[i] for i in places),
-        deviations=tuple(defaults.normalization_deviations[i] for i in places),
+        stds=tuple(defaults.normalization_stds[i] for i in places),
         metadata_encoding="reference" if takes_metadata else "",
         metadata_fusion="rows" if takes_metadata else "",
     )
 
 
-def published_card(weights: str, state_dict: dict[str, np.ndarray]) -> ModelCard | None:
-    """The card of a FLAIR-INC file, by its name; None of any other file."""
+def published_spec(weights: str, state_dict: dict[str, np.ndarray]) -> ModelSpec | None:
+    """The spec of a FLAIR-INC file, by its name; None of any other file."""
     if not _FLAIR_INC.search(pathlib.PurePath(weights).name):
         return None
-    return card_for(weights, state_dict)
+    return spec_for(weights, state_dict)
 
 
 def _flair_inc_classes(state_dict: dict[str, np.ndarray], outputs: int, count: str) -> Nomenclature:
@@ -124,16 +124,16 @@ def _flair_inc_classes(state_dict: dict[str, np.ndarray], outputs: int, count: s
     return Nomenclature(f"flair-inc-{count}cl", enabled)
 
 
-def import_weights(weights: str, out: str, **choices: object) -> ModelCard:
-    """Turns a file of PyTorch weights into a checkpoint with its card.
+def import_weights(weights: str, out: str, **choices: object) -> ModelSpec:
+    """Turns a file of PyTorch weights into a checkpoint with its spec.
 
     Args:
         weights: see `torch_weights.read`.
         out: folder to make; `checkpoints/` in it gets the checkpoint, as step 0.
-        choices: `bands`, `nomenclature`, `normalization`, see `card_for`.
+        choices: `bands`, `nomenclature`, `normalization`, see `spec_for`.
 
     Returns:
-        The card.
+        The spec.
 
     Raises:
         UserError: the file cannot be read or does not fit, or `out` has a checkpoint.
@@ -142,12 +142,12 @@ def import_weights(weights: str, out: str, **choices: object) -> ModelCard:
     if target.exists():
         raise UserError(f"{target} exists: give another --out, or remove it")
     state_dict = torch_weights.read(weights)
-    card = card_for(weights, state_dict, **choices)  # type: ignore[arg-type]
-    model = card.build_model()
+    spec = spec_for(weights, state_dict, **choices)  # type: ignore[arg-type]
+    model = spec.build_model()
     torch_weights.load_state_dict(model, state_dict)
-    _, params, stats = split_model(model)
-    save_model(target, card, params, stats)
-    return card
+    _, params, batch_stats = split_model(model)
+    save_model(target, spec, params, batch_stats)
+    return spec
 
 
 def main() -> None:
@@ -161,18 +161,18 @@ def main() -> None:
     args = parser.parse_args()
     bands = tuple(args.bands.split(",")) if args.bands else None
     try:
-        card = import_weights(
+        spec = import_weights(
             args.weights, args.out, bands=bands, nomenclature=args.nomenclature,
             normalization=args.normalization,
         )  # fmt: skip
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
-    enabled = [c.name for c in card.nomenclature.classes if c.weight]
+    enabled = [c.name for c in spec.nomenclature.classes if c.weight]
     print(f"written to {args.out}/checkpoints")
-    print(f"  bands          {', '.join(card.bands)}")
-    print(f"  classes        {len(card.nomenclature)} outputs, {len(enabled)} enabled")
-    print(f"  normalization  {card.normalization}")
-    print(f"  metadata       {card.metadata_encoding or 'none'}")
+    print(f"  bands          {', '.join(spec.bands)}")
+    print(f"  classes        {len(spec.nomenclature)} outputs, {len(enabled)} enabled")
+    print(f"  normalization  {spec.normalization}")
+    print(f"  metadata       {spec.metadata_encoding or 'none'}")
     print("  first class    0 (mask values start at 1)")
 
 

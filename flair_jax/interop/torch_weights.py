@@ -70,8 +70,8 @@ def load_state_dict(model: UNet, state_dict: Mapping[str, np.ndarray]) -> None:
     Raises:
         UserError: a tensor is missing, surplus or of another shape; the message names each.
     """
-    _, params, stats = split_model(model)
-    arrays, problems = match(state_dict, {**params, **stats})
+    _, params, batch_stats = split_model(model)
+    arrays, problems = match(state_dict, {**params, **batch_stats})
     refuse(problems, "the state dict")
     for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         variable[...] = arrays[".".join(map(str, path))]
@@ -121,16 +121,16 @@ def to_torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else tuple(reversed(shape))
 
 
-def state_dict_of(params: Arrays, stats: Arrays) -> dict[str, np.ndarray]:
+def state_dict_of(params: Arrays, batch_stats: Arrays) -> dict[str, np.ndarray]:
     """The PyTorch state dict of a model: its names, its layout, its counters of batches.
 
     A model with metadata gets the baseline's names, `seg_model.` before those of the U-Net.
     """
     tensors = {
         torch_name(name): to_torch_layout(name, np.asarray(value, np.float32))
-        for name, value in {**params, **stats}.items()
+        for name, value in {**params, **batch_stats}.items()
     }
-    for name in stats:
+    for name in batch_stats:
         if name.endswith(".mean"):
             key = name.removesuffix("mean") + "num_batches_tracked"
             tensors[key] = np.zeros((), np.int64)

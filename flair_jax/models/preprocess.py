@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from flair_jax.data.nomenclature import FLAIR, IGNORED, Nomenclature
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 
 LARGEST_VALUE = max(FLAIR)
 
@@ -33,23 +33,23 @@ def to_labels(mask: jax.Array, nomenclature: Nomenclature) -> jax.Array:
     return jnp.where(mask > LARGEST_VALUE, jnp.uint8(IGNORED), labels)
 
 
-def normalise(image: jax.Array, card: ModelCard) -> jax.Array:
-    """Digital numbers -> the network's input, as the model's card says.
+def normalise(image: jax.Array, spec: ModelSpec) -> jax.Array:
+    """Digital numbers -> the network's input, as the model's spec says.
 
     Args:
         image: (N, H, W, bands) uint8.
-        card: its `normalization` is "scaling" (divides by 255) or "custom" (subtracts the bands'
+        spec: its `normalization` is "scaling" (divides by 255) or "custom" (subtracts the bands'
             means and divides by their deviations).
 
     Returns:
-        (N, H, W, bands) of the card's dtype; the arithmetic is float32.
+        (N, H, W, bands) of the spec's dtype; the arithmetic is float32.
     """
     values = image.astype(jnp.float32)
-    if card.normalization == "scaling":
+    if spec.normalization == "scaling":
         values = values / 255.0
-    elif card.normalization == "custom":
-        means = jnp.asarray(card.means, jnp.float32)
-        values = (values - means) / jnp.asarray(card.deviations, jnp.float32)
+    elif spec.normalization == "custom":
+        means = jnp.asarray(spec.means, jnp.float32)
+        values = (values - means) / jnp.asarray(spec.stds, jnp.float32)
     else:
-        raise ValueError(f"normalisation {card.normalization!r} is not 'scaling' or 'custom'")
-    return values.astype(card.dtype)
+        raise ValueError(f"normalisation {spec.normalization!r} is not 'scaling' or 'custom'")
+    return values.astype(spec.dtype)

@@ -1,4 +1,4 @@
-"""The card beside a checkpoint: all that is needed to build its model and to feed it."""
+"""The spec beside a checkpoint: all that is needed to build its model and to feed it."""
 
 import dataclasses
 import importlib.metadata
@@ -16,20 +16,20 @@ from flair_jax.data.bands import band_places
 from flair_jax.data.nomenclature import LandCover, Nomenclature, nomenclature
 from flair_jax.errors import UserError
 from flair_jax.models.unet import UNet
-from flair_jax.runtime.atomic_io import write_whole
+from flair_jax.runtime.atomic_io import atomic_write
 
 FILE = "model.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelCard:
+class ModelSpec:
     """What a model takes and gives.
 
     Attributes:
         bands: names of the input bands, in order.
         nomenclature: the classes of the output channels, in order.
         normalization: "scaling" or "custom", see `preprocess.normalise`.
-        means, deviations: of each band in digital numbers, for "custom".
+        means, stds: of each band in digital numbers, for "custom".
         metadata_encoding: name of the metadata's encoding, or "" for a model without metadata.
         metadata_fusion: how the metadata joins the bottleneck, or "".
         dtype: of the activations.
@@ -41,7 +41,7 @@ class ModelCard:
     nomenclature: Nomenclature
     normalization: str
     means: tuple[float, ...]
-    deviations: tuple[float, ...]
+    stds: tuple[float, ...]
     metadata_encoding: str = ""
     metadata_fusion: str = ""
     dtype: str = "float32"
@@ -51,8 +51,8 @@ class ModelCard:
     @classmethod
     def from_config(
         cls, config: ml_collections.ConfigDict, patch_size: tuple[int, int]
-    ) -> "ModelCard":
-        """The card of the model that a configuration describes."""
+    ) -> "ModelSpec":
+        """The spec of the model that a configuration describes."""
         use = config.metadata.use
         places = band_places(config.bands)
         return cls(
@@ -60,7 +60,7 @@ class ModelCard:
             nomenclature=nomenclature(config.nomenclature, config.classes, config.disabled_classes),
             normalization=config.normalization,
             means=tuple(config.normalization_means[i] for i in places),
-            deviations=tuple(config.normalization_deviations[i] for i in places),
+            stds=tuple(config.normalization_stds[i] for i in places),
             metadata_encoding=config.metadata.encoding if use else "",
             metadata_fusion=config.metadata.fusion if use else "",
             dtype=config.dtype,
@@ -95,7 +95,7 @@ class ModelCard:
 
     def save(self, directory: epath.PathLike) -> None:
         """Writes `model.json` into a directory."""
-        card: dict[str, Any] = dataclasses.asdict(self) | {
+        spec: dict[str, Any] = dataclasses.asdict(self) | {
             "architecture": "unet-resnet34",
             "first_class": 0,
             "written_by": {
@@ -104,33 +104,35 @@ class ModelCard:
             }
             | {"flair_jax": flair_jax.__version__},
         }
-        write_whole(epath.Path(directory) / FILE, json.dumps(card, indent=2) + "\n")
+        atomic_write(epath.Path(directory) / FILE, json.dumps(spec, indent=2) + "\n")
 
     @classmethod
-    def load(cls, directory: epath.PathLike) -> "ModelCard":
+    def load(cls, directory: epath.PathLike) -> "ModelSpec":
         """Reads `model.json` of a directory.
 
         Raises:
-            UserError: there is none, or it is not a card of ours.
+            UserError: there is none, or it is not a spec of ours.
         """
         path = epath.Path(directory) / FILE
         if not path.exists():
             raise UserError(f"there is no {FILE} in {directory}: it is not a checkpoint of ours")
         try:
-            card = json.loads(path.read_text())
+            spec = json.loads(path.read_text())
             classes = tuple(
                 LandCover(**(c | {"values": tuple(c["values"])}))
-                for c in card["nomenclature"]["classes"]
+                for c in spec["nomenclature"]["classes"]
             )
-            values = {f.name: card[f.name] for f in dataclasses.fields(cls)}
+            if "deviations" in spec:  # as version 0.1 called them
+                spec["stds"] = spec.pop("deviations")
+            values = {f.name: spec[f.name] for f in dataclasses.fields(cls)}
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is not a model card: {error!r}") from error
+            raise UserError(f"{path} is not a model spec: {error!r}") from error
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        values["nomenclature"] = Nomenclature(card["nomenclature"]["name"], classes)
+        values["nomenclature"] = Nomenclature(spec["nomenclature"]["name"], classes)
         return cls(**values)
 
-    def check_same_model(self, other: "ModelCard", where: str) -> None:
-        """Raises a UserError unless a checkpoint with the card `other` fits this model."""
+    def check_same_model(self, other: "ModelSpec", where: str) -> None:
+        """Raises a UserError unless a checkpoint with the spec `other` fits this model."""
         differences = [
             f"{what}: {theirs} in the checkpoint, {ours} asked for"
             for what, ours, theirs in (
@@ -150,5 +152,5 @@ class ModelCard:
             )
 
 
-def _classes(card: ModelCard) -> str:
-    return f"{len(card.nomenclature)} ({card.nomenclature.name})"
+def _classes(spec: ModelSpec) -> str:
+    return f"{len(spec.nomenclature)} ({spec.nomenclature.name})"

@@ -44,7 +44,7 @@ class RunFacts:
     steps: list[dict[str, Any]]
     epochs: list[dict[str, Any]]
     metrics: dict[str, Any] | None
-    average: dict[str, Any] | None
+    ema: dict[str, Any] | None
     patches: list[dict[str, Any]] | None
     versions: dict[str, str]
     written: datetime.datetime | None
@@ -118,7 +118,7 @@ def _read(workdir: epath.Path, name: str, split: str) -> RunFacts:
         steps=[line for line in lines if "loss" in line],
         epochs=[line for line in lines if "val_loss" in line and "epoch" in line],
         metrics=metrics,
-        average=_json(workdir / "evaluation" / f"{split}_average" / "metrics.json"),
+        ema=_json(workdir / "evaluation" / f"{split}_ema" / "metrics.json"),
         patches=patches["patches"] if patches else None,
         versions=(_json(workdir / "checkpoints" / FILE) or {}).get("written_by", {}),
         written=written,

@@ -62,11 +62,11 @@ def curves(runs: Sequence[RunFacts]) -> list[Chart]:
                 Series("each step", _steps(run), 0, faint=True),
                 Series("training", _epochs(run, "train_loss"), 0),
                 Series("validation", _epochs(run, "val_loss"), 1),
-                Series("average", _epochs(run, "val_loss_average"), 2),
+                Series("average", _epochs(run, "val_loss_ema"), 2),
             ]),
             ("Validation mIoU", [
                 Series("weights", _epochs(run, "val_miou"), 1),
-                Series("average", _epochs(run, "val_miou_average"), 2),
+                Series("average", _epochs(run, "val_miou_ema"), 2),
             ]),
             ("Learning rate", [Series("rate", _epochs(run, "learning_rate"), 0)]),
         ]  # fmt: skip

@@ -164,15 +164,15 @@ def _is_there(split: Split, patch: dict[str, Any]) -> bool:
 
 def _predict(split: Split, place: int, model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A patch with all its bands, its true labels, and the model's probabilities."""
-    card = model.card
+    spec = model.spec
     batch = next(
         input_pipeline.batches(
-            split, np.array([[place]]), metadata_encoding=card.metadata_encoding
+            split, np.array([[place]]), metadata_encoding=spec.metadata_encoding
         )
     )  # fmt: skip
     image = batch["image"]
-    probabilities = model(image[..., band_places(card.bands)], batch.get("metadata"))
-    return image[0], card.nomenclature.labels[batch["mask"][0]], np.asarray(probabilities[0])
+    probabilities = model(image[..., band_places(spec.bands)], batch.get("metadata"))
+    return image[0], spec.nomenclature.labels[batch["mask"][0]], np.asarray(probabilities[0])
 
 
 def show(

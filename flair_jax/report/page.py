@@ -20,7 +20,7 @@ from flair_jax.report import figures, tables
 from flair_jax.report.collect import RunFacts, read_runs, setting_rows
 from flair_jax.report.gallery import Gallery, make_gallery
 from flair_jax.runtime import console
-from flair_jax.runtime.atomic_io import write_whole
+from flair_jax.runtime.atomic_io import atomic_write
 
 GENERATOR = "flair-jax report"
 
@@ -67,7 +67,7 @@ def write_report(
         galleries = [make_gallery(run, count) if count else None for run in runs]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(output, render(runs, galleries))
+        atomic_write(output, render(runs, galleries))
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error}): give another --output") from error
     return output
@@ -81,15 +81,15 @@ def update_report(workdir: epath.Path) -> None:
     sources = [workdir / "metrics.jsonl", *workdir.glob("evaluation/*/metrics.json")]
     changed = max((path.stat().mtime for path in sources if path.exists()), default=0)
     if page.exists() and page.stat().mtime >= changed:
-        console.say(f"the page has been written: {page}")
+        console.log(f"the page has been written: {page}")
         return
     # The gallery's model would wait for the other hosts, which have nothing to do with it.
     alone = jax.process_count() == 1
     because = "" if alone else f"write it on one host: python -m flair_jax.report.page {workdir}"
     try:
-        console.say(f"a page to look at: {write_report([workdir], no_gallery_because=because)}")
+        console.log(f"a page to look at: {write_report([workdir], no_gallery_because=because)}")
     except Exception as error:  # whatever it is, the training is done, and must not seem to fail
-        console.say(
+        console.log(
             f"no page was written: {error!r}\nTry python -m flair_jax.report.page {workdir}"
         )
 

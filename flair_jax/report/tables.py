@@ -106,8 +106,8 @@ def facts(run: RunFacts) -> list[tuple[str, str]]:
     ]
     if run.metrics:
         rows.append(("Scored", f"step {run.metrics['step']:,}, loss {run.metrics['loss']:.4f}"))
-    if run.average:
-        miou = run.average["challenge"]["miou"]
+    if run.ema:
+        miou = run.ema["challenge"]["miou"]
         rows.append(("Moving average", f"mIoU {'-' if miou is None else format(miou, '.4f')}"))
     dates = [("Started", (run.starts[0]["started"] if run.starts else "")[:16].replace("T", " "))]
     dates.append(("Last written", f"{run.written:%Y-%m-%d %H:%M}" if run.written else ""))

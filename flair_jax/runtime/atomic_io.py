@@ -3,7 +3,7 @@
 from etils import epath
 
 
-def write_whole(path: epath.PathLike, content: str | bytes) -> None:
+def atomic_write(path: epath.PathLike, content: str | bytes) -> None:
     """Writes a file under a temporary name, and gives it its own when all is written."""
     path = epath.Path(path)
     partial = path.with_name(path.name + ".tmp")

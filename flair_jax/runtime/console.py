@@ -7,7 +7,7 @@ import jax
 from tqdm import tqdm
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     """Prints a line on the first host, above any progress bar."""
     if jax.process_index() == 0:
         tqdm.write(text, file=sys.stdout)

@@ -1,6 +1,6 @@
 """The checkpoints of a training run: saved, kept, restored (Orbax).
 
-A folder of checkpoints holds `model.json` (the card) and one folder per kept step with the items
+A folder of checkpoints holds `model.json` (the spec) and one folder per kept step with the items
 `model` (parameters and statistics), `optimizer`, `progress` and, if the run keeps one, `average`
 (the moving average of the model). The latest ones and the best by validation loss are kept. Orbax
 writes under a temporary name and renames when all is written.
@@ -67,12 +67,12 @@ class Checkpoints:
 
     Args:
         directory: the folder.
-        keep_latest: how many of the newest are kept beside the best.
+        max_to_keep: how many of the newest are kept beside the best.
         read_only: for evaluation and prediction: nothing is created or deleted.
     """
 
     def __init__(
-        self, directory: epath.PathLike, *, keep_latest: int = 2, read_only: bool = False
+        self, directory: epath.PathLike, *, max_to_keep: int = 2, read_only: bool = False
     ) -> None:
         self.directory = epath.Path(directory)
         if read_only:
@@ -85,7 +85,7 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             )
             options = ocp.CheckpointManagerOptions(
-                preservation_policy=AnyPreservationPolicy([LatestN(keep_latest), best]),
+                preservation_policy=AnyPreservationPolicy([LatestN(max_to_keep), best]),
                 cleanup_tmp_directories=True,
                 **MONITOR,
             )
@@ -112,12 +112,12 @@ class Checkpoints:
         """
         step = int(state.step)
         items = {
-            "model": ocp.args.StandardSave({"params": state.params, "stats": state.stats}),
+            "model": ocp.args.StandardSave({"params": state.params, "stats": state.batch_stats}),
             "optimizer": ocp.args.StandardSave(state.opt_state),
             "progress": ocp.args.JsonSave(progress.to_json()),
         }
-        if state.average:
-            items["average"] = ocp.args.StandardSave(state.average)
+        if state.ema:
+            items["average"] = ocp.args.StandardSave(state.ema)
         with self._writing():
             if step in self._manager.all_steps():
                 self._manager.delete(step)
@@ -152,7 +152,7 @@ class Checkpoints:
     def newest_whole(
         self, like: TrainState, mesh: Mesh
     ) -> tuple[TrainState, Progress, list[str]] | None:
-        """The newest checkpoint that can be restored; `put_aside` is for damaged newer ones.
+        """The newest checkpoint that can be restored; `quarantine` is for damaged newer ones.
 
         Args:
             like, mesh: see `restore`.
@@ -176,7 +176,7 @@ class Checkpoints:
             )
         return None
 
-    def put_aside(self, after: int) -> None:
+    def quarantine(self, after: int) -> None:
         """Renames the folders of all steps after one: they are damaged, and would be in the way."""
         for step in self._manager.all_steps():
             if step > after and jax.process_index() == 0:
@@ -196,15 +196,13 @@ class Checkpoints:
                 devices.
         """
         average = (
-            {"average": ocp.args.StandardRestore(abstract(like.average, mesh))}
-            if like.average
-            else {}
+            {"average": ocp.args.StandardRestore(abstract(like.ema, mesh))} if like.ema else {}
         )
         items = restore_items(
             self._manager,
             step,
             model=ocp.args.StandardRestore(
-                abstract({"params": like.params, "stats": like.stats}, mesh)
+                abstract({"params": like.params, "stats": like.batch_stats}, mesh)
             ),
             optimizer=ocp.args.StandardRestore(abstract(like.opt_state, mesh)),
             progress=ocp.args.JsonRestore(),
@@ -214,8 +212,8 @@ class Checkpoints:
         state = TrainState(
             step=jax.device_put(jax.numpy.int32(step), replicated(mesh)),
             params=model["params"],
-            stats=model["stats"],
+            batch_stats=model["stats"],
             opt_state=items["optimizer"],
-            average=items["average"] if average else {},
+            ema=items["average"] if average else {},
         )
         return state, Progress.from_json(items["progress"])

@@ -30,7 +30,7 @@ def score_and_predict(
     try:
         test = input_pipeline.open_split(directory, "test")
     except UserError as error:
-        console.say(f"no test score: {error}")
+        console.log(f"no test score: {error}")
         return None
     batch_size = config.eval_batch_size or config.batch_size
     options = {"batch_size": batch_size, "num_workers": config.num_workers}
@@ -39,30 +39,30 @@ def score_and_predict(
     best = reader.best()
     reader.close()
     metrics = None
-    for averaged in (True, False) if config.ema_decay else (False,):
-        output = output_folder(workdir, "test", averaged)
+    for ema in (True, False) if config.ema_decay else (False,):
+        output = output_folder(workdir, "test", ema)
         metrics = _written_for(output / "metrics.json", best, "test")
         if metrics is not None:
-            console.say(f"the test split has been scored: {output}")
+            console.log(f"the test split has been scored: {output}")
         else:
             try:
                 metrics = evaluate_checkpoint(
-                    checkpoints, test, mesh, output=output, averaged=averaged,
+                    checkpoints, test, mesh, output=output, ema=ema,
                     loss_normalization=config.loss_normalization, **options,
                 )  # fmt: skip
             except NoMasksError as error:
-                console.say(f"no test score: {error}")
+                console.log(f"no test score: {error}")
         if metrics is not None:
-            title = "the moving average of the weights:\n" if averaged else ""
-            console.say(title + tables.all_tables(metrics))
+            title = "the moving average of the weights:\n" if ema else ""
+            console.log(title + tables.all_tables(metrics))
     if config.predict_after_training:
         predictions = workdir / "predictions"
         if predictions.exists() and _written_for(workdir / "predictions.json", best, "test"):
-            console.say(f"the test split has been predicted: {predictions}")
+            console.log(f"the test split has been predicted: {predictions}")
         else:
             count = predict_checkpoint(checkpoints, test, mesh, output=predictions, **options)
-            console.say(f"{count} predictions in {predictions}")
-    console.say(f"everything is in {workdir}")
+            console.log(f"{count} predictions in {predictions}")
+    console.log(f"everything is in {workdir}")
     return metrics
 
 

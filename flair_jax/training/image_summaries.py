@@ -9,35 +9,35 @@ from flair_jax.data.bands import BANDS, band_places
 from flair_jax.data.input_pipeline import PADDING, Split, as_text, batches, on_device
 from flair_jax.evaluation.predict import make_predict_step
 from flair_jax.models.functional import Arrays
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import to_global
 from flair_jax.training.metric_writer import MetricWriter
 from flair_jax.viz import figures, images
 
 
-class EpochPictures:
+class ImageSummaries:
     """The same few patches of a split at every epoch, as the weights of the day see them.
 
     Args:
         split: where the patches are from.
         count: how many: the middle ones of so many equal parts of the split.
-        graphdef, card: of the model.
+        graphdef, spec: of the model.
         mesh: the devices.
     """
 
     def __init__(
-        self, split: Split, count: int, graphdef: nnx.GraphDef, card: ModelCard, mesh: Mesh
+        self, split: Split, count: int, graphdef: nnx.GraphDef, spec: ModelSpec, mesh: Mesh
     ) -> None:
         count = min(count, len(split))
         self.places = [(2 * i + 1) * len(split) // (2 * count) for i in range(count)]
-        self._split, self._card, self._mesh = split, card, mesh
-        self._predict = make_predict_step(graphdef, card, mesh, everywhere=True)
+        self._split, self._spec, self._mesh = split, spec, mesh
+        self._predict = make_predict_step(graphdef, spec, mesh, everywhere=True)
         # As many as the devices share evenly, so that all hosts take part.
         order = np.full(-(-count // mesh.size) * mesh.size, PADDING)
         order[:count] = self.places
         (batch,) = batches(
-            split, order[None], metadata_encoding=card.metadata_encoding,
-            bands=band_places(card.bands), process_index=jax.process_index(),
+            split, order[None], metadata_encoding=spec.metadata_encoding,
+            bands=band_places(spec.bands), process_index=jax.process_index(),
             process_count=jax.process_count(),
         )  # fmt: skip
         self._batch = on_device(batch)
@@ -48,7 +48,7 @@ class EpochPictures:
         writer: MetricWriter,
         step: int,
         params: Arrays,
-        stats: Arrays,
+        batch_stats: Arrays,
         confusion: np.ndarray,
         *,
         first: bool,
@@ -58,26 +58,26 @@ class EpochPictures:
         Args:
             writer: takes the pictures on the first host.
             step: that the pictures are of.
-            params, stats: of the model.
+            params, batch_stats: of the model.
             confusion: (classes, classes) counts over the split, rows are the truth.
             first: write also what does not change, the images and their truth.
         """
         batch = to_global(self._batch, self._mesh)
-        predicted = np.asarray(self._predict(params, stats, batch))
+        predicted = np.asarray(self._predict(params, batch_stats, batch))
         if jax.process_index() != 0:
             return
-        nomenclature = self._card.nomenclature
+        nomenclature = self._spec.nomenclature
         for place, name, classes in zip(self.places, self._names, predicted, strict=False):
             shown = {"prediction": images.paint(classes, nomenclature)}
             if first:
                 shown |= self._unchanging(place)
             for what, picture in shown.items():
-                writer.write_picture(step, f"patches/{name}_{what}", picture)
-        matrix = figures.confusion_picture(confusion, nomenclature)
-        writer.write_picture(step, "confusion_matrix", matrix)
+                writer.write_image(step, f"patches/{name}_{what}", picture)
+        matrix = figures.confusion_image(confusion, nomenclature)
+        writer.write_image(step, "confusion_matrix", matrix)
 
     def _unchanging(self, place: int) -> dict[str, np.ndarray]:
-        record, nomenclature, shown = self._split.records[place], self._card.nomenclature, {}
+        record, nomenclature, shown = self._split.records[place], self._spec.nomenclature, {}
         colour = images.composite(record["image"], BANDS, "colour")
         if colour is not None:
             shown["colour"] = colour

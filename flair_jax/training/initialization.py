@@ -11,9 +11,9 @@ from jax.sharding import Mesh
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import load
 from flair_jax.interop import torch_weights
-from flair_jax.interop.import_torch import published_card
+from flair_jax.interop.import_torch import published_spec
 from flair_jax.models.functional import Arrays
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 
 # torchvision's first ("v1") ImageNet weights of ResNet34, which the baseline starts from.
 IMAGENET = "hf://timm/resnet34.tv_in1k/model.safetensors"
@@ -25,8 +25,8 @@ _MAY_DIFFER = (torch_weights.torch_name(STEM), "segmentation_head.", "enc.", "en
 
 def initial_weights(
     params: Arrays,
-    stats: Arrays,
-    card: ModelCard,
+    batch_stats: Arrays,
+    spec: ModelSpec,
     *,
     init_from: str,
     encoder_weights: str,
@@ -38,8 +38,8 @@ def initial_weights(
     weights of a band by the band's name, the head's of a class by the mask values it gathers.
 
     Args:
-        params, stats: of the model, freshly drawn.
-        card: of the model.
+        params, batch_stats: of the model, freshly drawn.
+        spec: of the model.
         init_from: "" or a checkpoint of ours (see `checkpoint.find`) or a file of PyTorch weights
             (see `torch_weights.read`) of the whole network.
         encoder_weights: "", "imagenet", or a file of a bare ResNet34 (torchvision's or timm's).
@@ -56,12 +56,12 @@ def initial_weights(
             "config.init_from has the encoder's weights too: set config.encoder_weights=''"
         )
     if not init_from and not encoder_weights:
-        return params, stats, []
-    drawn = {**params, **stats}
+        return params, batch_stats, []
+    drawn = {**params, **batch_stats}
     notes: list[str] = []
     if init_from:
         source = init_from
-        arrays, problems, notes = _whole_network(init_from, drawn, card, mesh)
+        arrays, problems, notes = _whole_network(init_from, drawn, spec, mesh)
     else:
         source = IMAGENET if encoder_weights == "imagenet" else encoder_weights
         arrays, problems = _encoder(source, drawn)
@@ -71,11 +71,11 @@ def initial_weights(
     if init_from:
         lines += [f"  drawn anew: {name} {drawn[name].shape}" for name in kept]
     merged = {**drawn, **arrays}
-    return {k: merged[k] for k in params}, {k: merged[k] for k in stats}, lines + notes
+    return {k: merged[k] for k in params}, {k: merged[k] for k in batch_stats}, lines + notes
 
 
 def _whole_network(
-    source: str, drawn: Arrays, card: ModelCard, mesh: Mesh
+    source: str, drawn: Arrays, spec: ModelSpec, mesh: Mesh
 ) -> tuple[Arrays, list[str], list[str]]:
     """The tensors that fit, whole or in part; what should fit and does not; what to know."""
     given, problems, theirs = _read_network(source, drawn, mesh)
@@ -88,10 +88,10 @@ def _whole_network(
         )
         return arrays, problems, [note]
     notes = []
-    if theirs.bands != card.bands:
-        arrays[STEM], note = _by_name(drawn[STEM], given[STEM], 2, card.bands, theirs.bands)
+    if theirs.bands != spec.bands:
+        arrays[STEM], note = _by_name(drawn[STEM], given[STEM], 2, spec.bands, theirs.bands)
         notes.append(f"  {STEM}: bands {note}")
-    ours, others = card.nomenclature, theirs.nomenclature
+    ours, others = spec.nomenclature, theirs.nomenclature
     if [(c.name, c.values) for c in ours.classes] != [(c.name, c.values) for c in others.classes]:
         values, their_values = ([c.values for c in n.classes] for n in (ours, others))
         for name in HEAD:
@@ -99,10 +99,10 @@ def _whole_network(
                 drawn[name], given[name], drawn[name].ndim - 1, values, their_values, ours.names
             )
         notes.append(f"  {', '.join(HEAD)}: classes {note}")
-    if theirs.normalization != card.normalization:
+    if theirs.normalization != spec.normalization:
         notes.append(
             f"  note: these weights were trained with config.normalization="
-            f"{theirs.normalization!r}, this run uses {card.normalization!r}"
+            f"{theirs.normalization!r}, this run uses {spec.normalization!r}"
         )
     return arrays, problems, notes
 
@@ -133,17 +133,17 @@ def _by_name(
 
 def _read_network(
     source: str, drawn: Arrays, mesh: Mesh
-) -> tuple[Arrays, list[str], ModelCard | None]:
-    """A source's arrays by our names, what does not fit, and its card if it has or implies one."""
+) -> tuple[Arrays, list[str], ModelSpec | None]:
+    """A source's arrays by our names, what does not fit, and its spec if it has or implies one."""
     if not _is_file(source):
-        card, params, stats, _ = load(source, mesh)
-        given = {**params, **stats}
+        spec, params, batch_stats, _ = load(source, mesh)
+        given = {**params, **batch_stats}
         problems = [
             f"does not fit: {torch_weights.torch_name(name)}"
             for name in sorted(drawn.keys() | given.keys())
             if name not in given or not _fits(name, given[name], drawn)
         ]
-        return given, problems, card
+        return given, problems, spec
     state_dict = torch_weights.read(source)
     given, problems = torch_weights.match(state_dict, drawn)
     tensors = torch_weights.network_tensors(state_dict)
@@ -151,7 +151,7 @@ def _read_network(
         key = torch_weights.torch_name(name)
         if name not in given and key in tensors:
             given[name] = jnp.asarray(torch_weights.from_torch_layout(name, tensors[key]))
-    return given, problems, published_card(source, state_dict)
+    return given, problems, published_spec(source, state_dict)
 
 
 def _fits(name: str, value: jax.Array, drawn: Arrays) -> bool:

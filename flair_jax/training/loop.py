@@ -13,7 +13,7 @@ from flair_jax.data import input_pipeline
 from flair_jax.data.bands import band_places
 from flair_jax.data.input_pipeline import on_device
 from flair_jax.errors import UserError
-from flair_jax.evaluation.evaluate import StopAskedError
+from flair_jax.evaluation.evaluate import StopRequestedError
 from flair_jax.runtime import console, profiling
 from flair_jax.runtime.preemption import Interrupted, StopSignals
 from flair_jax.runtime.sharding import to_global
@@ -43,7 +43,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
         if not _finished(run):
             train(run)
         else:
-            console.say(f"the training in {run.workdir} is finished ({_why_finished(run)})")
+            console.log(f"the training in {run.workdir} is finished ({_why_finished(run)})")
     finally:
         run.checkpoints.close()
     return score_and_predict(config, run.workdir, run.mesh)
@@ -74,7 +74,7 @@ def train(run: Run) -> None:
                     _train_one_epoch(run, writer, signals)
                 _end_epoch(run, writer, signals, time.perf_counter() - started)
             run.checkpoints.wait()
-        console.say(f"training is finished: {_why_finished(run)}")
+        console.log(f"training is finished: {_why_finished(run)}")
     finally:
         writer.close()
 
@@ -88,14 +88,14 @@ def _end_epoch(run: Run, writer: MetricWriter, signals: StopSignals, seconds: fl
         return bool(signals.received)
 
     try:
-        result = run.validate(state.params, state.stats, stop)
+        result = run.validate(state.params, state.batch_stats, stop)
         average = None
-        if state.average:
-            params, stats = (
-                {k: state.average[k] for k in part} for part in (state.params, state.stats)
+        if state.ema:
+            params, batch_stats = (
+                {k: state.ema[k] for k in part} for part in (state.params, state.batch_stats)
             )
-            average = run.validate(params, stats, stop)
-    except StopAskedError:
+            average = run.validate(params, batch_stats, stop)
+    except StopRequestedError:
         _save(run, writer, None)
         raise _interrupted(run, signals) from None
     if not math.isfinite(result.loss):
@@ -103,7 +103,7 @@ def _end_epoch(run: Run, writer: MetricWriter, signals: StopSignals, seconds: fl
     rate = progress.plateau.rate
     best = progress.early_stop.update(result.loss, epoch)
     run.state.opt_state = with_learning_rate(state.opt_state, progress.plateau.update(result.loss))
-    miou = result.miou(run.card.nomenclature)
+    miou = result.miou(run.spec.nomenclature)
     numbers = {
         "epoch": epoch + 1,
         "train_loss": train_loss,
@@ -113,18 +113,18 @@ def _end_epoch(run: Run, writer: MetricWriter, signals: StopSignals, seconds: fl
         "epoch_seconds": round(seconds, 1),
     }
     if average is not None:
-        numbers["val_loss_average"] = average.loss
-        numbers["val_miou_average"] = average.miou(run.card.nomenclature)
+        numbers["val_loss_ema"] = average.loss
+        numbers["val_miou_ema"] = average.miou(run.spec.nomenclature)
     writer.write(step, numbers)
     if run.pictures is not None:
-        params, stats = state.params, state.stats
-        run.pictures.write(writer, step, params, stats, result.confusion, first=epoch == 0)
+        params, batch_stats = state.params, state.batch_stats
+        run.pictures.write(writer, step, params, batch_stats, result.confusion, first=epoch == 0)
     progress.epoch, progress.loss_sum = epoch + 1, 0.0
     _save(run, writer, {"val_loss": result.loss})
-    of_average = f" ({numbers['val_miou_average']:.4f} averaged)" if average is not None else ""
-    console.say(
+    of_ema = f" ({numbers['val_miou_ema']:.4f} EMA)" if average is not None else ""
+    console.log(
         f"epoch {epoch + 1}/{config.num_epochs}: training loss {train_loss:.4f}, "
-        f"validation loss {result.loss:.4f}, mIoU {miou:.4f}{of_average}"
+        f"validation loss {result.loss:.4f}, mIoU {miou:.4f}{of_ema}"
         f"{' (best)' if best else ''}, learning rate {rate:g}, {seconds:.0f} s"
     )
 
@@ -159,7 +159,7 @@ def _train_one_epoch(run: Run, writer: MetricWriter, signals: StopSignals) -> No
             writer.write(step, {"loss": value} | {k: round(v, 4) for k, v in timing.items()})
             logged, logged_at = step, now
             if not on_terminal:
-                console.say(f"  step {step}: {text}")
+                console.log(f"  step {step}: {text}")
         return bool(numbers["stop"])
 
     pending: tuple[dict[str, jax.Array], int] | None = None
@@ -215,7 +215,7 @@ def _compile(run: Run, arrays: dict[str, jax.Array], writer: MetricWriter) -> No
     run.compiled = True
     seconds = time.perf_counter() - started
     writer.write(int(run.state.step), {"compile_seconds": round(seconds, 2)})
-    console.say(f"the training step was compiled in {seconds:.1f} s")
+    console.log(f"the training step was compiled in {seconds:.1f} s")
 
 
 def _save(run: Run, writer: MetricWriter, metrics: dict[str, float] | None) -> None:
@@ -244,9 +244,9 @@ def _epoch_batches(run: Run, first_step: int) -> Iterator[input_pipeline.Batch]:
     return input_pipeline.batches(
         split,
         order[first_step:],
-        metadata_encoding=run.card.metadata_encoding,
-        bands=band_places(run.card.bands),
-        refused_values=run.card.refused_values,
+        metadata_encoding=run.spec.metadata_encoding,
+        bands=band_places(run.spec.bands),
+        refused_values=run.spec.refused_values,
         num_workers=config.num_workers,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from flair_jax.runtime.atomic_io import write_whole
+from flair_jax.runtime.atomic_io import atomic_write
 from flair_jax.runtime.storage import is_remote
 
 _SECONDS = 60  # between two uploads of metrics.jsonl to a bucket
@@ -38,7 +38,7 @@ class MetricWriter:
         if self._path.exists():
             lines = self._path.read_text().splitlines()
             kept = [f"{line}\n" for line in lines if _step_of(line) <= step]
-            write_whole(self._path, "".join(kept))
+            atomic_write(self._path, "".join(kept))
             self._lines = kept if self._remote else []
         self._tensorboard = tensorboardX.SummaryWriter(
             str(workdir / "tensorboard"), purge_step=step + 1 if step else None
@@ -60,14 +60,14 @@ class MetricWriter:
         if not self._active:
             return
         if self._remote:
-            write_whole(self._path, "".join(self._lines))
+            atomic_write(self._path, "".join(self._lines))
         else:
             lines, self._lines = self._lines, []
             with self._path.open("a") as file:
                 file.writelines(lines)
         self._flushed_at = time.monotonic()
 
-    def write_picture(self, step: int, name: str, picture: np.ndarray) -> None:
+    def write_image(self, step: int, name: str, picture: np.ndarray) -> None:
         """Writes a picture, (H, W, 3) uint8, to TensorBoard."""
         if self._active:
             self._tensorboard.add_image(name, picture, step, dataformats="HWC")

@@ -43,7 +43,7 @@ class Plateau:
     patience: int = 10
     cooldown: int = 4
     threshold: float = 1e-4
-    min_rate: float = 1e-7
+    min_lr: float = 1e-7
     best: float = math.inf
     bad_epochs: int = 0
     cooling: int = 0
@@ -58,7 +58,7 @@ class Plateau:
             self.cooling -= 1
             self.bad_epochs = 0
         if self.bad_epochs > self.patience:
-            lower = max(self.rate * self.factor, self.min_rate)
+            lower = max(self.rate * self.factor, self.min_lr)
             if self.rate - lower > 1e-8:  # PyTorch's eps: a smaller change is not made
                 self.rate = lower
             self.cooling, self.bad_epochs = self.cooldown, 0

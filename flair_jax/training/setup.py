@@ -15,12 +15,12 @@ from flair_jax.data.input_pipeline import Split, check_bands, split_batches
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import Evaluation, accumulate, make_eval_step
 from flair_jax.models.functional import Arrays, split_model
-from flair_jax.models.spec import FILE, ModelCard
+from flair_jax.models.spec import FILE, ModelSpec
 from flair_jax.runtime import console
 from flair_jax.runtime.sharding import check_batch_size, make_mesh, replicate
 from flair_jax.runtime.storage import is_remote
 from flair_jax.training.checkpoints import Checkpoints, Progress
-from flair_jax.training.image_summaries import EpochPictures
+from flair_jax.training.image_summaries import ImageSummaries
 from flair_jax.training.initialization import initial_weights
 from flair_jax.training.optimizer import EarlyStop, Plateau, make_optimizer
 from flair_jax.training.state import TrainState, create_train_state
@@ -34,7 +34,7 @@ class Run:
     config: ml_collections.ConfigDict
     workdir: epath.Path
     mesh: Mesh
-    card: ModelCard
+    spec: ModelSpec
     splits: dict[str, Split]
     checkpoints: Checkpoints
     state: TrainState
@@ -43,7 +43,7 @@ class Run:
     validate: Callable[[Arrays, Arrays, Callable[[], bool]], Evaluation]
     steps_per_epoch: int
     introduction: dict[str, str]
-    pictures: EpochPictures | None
+    pictures: ImageSummaries | None
     compiled: bool = False
 
 
@@ -69,25 +69,25 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     check_bands(splits["train"])
     height, width = splits["train"].patch_size
     configuration.check_patch_size(config, height, width)
-    card = ModelCard.from_config(config, (height, width))
+    spec = ModelSpec.from_config(config, (height, width))
     steps = input_pipeline.steps_per_epoch(splits["train"], config.batch_size)
 
-    model = set_training_options(card.build_model(config.seed), config, mesh)
-    graphdef, params, stats = split_model(model)
+    model = set_training_options(spec.build_model(config.seed), config, mesh)
+    graphdef, params, batch_stats = split_model(model)
     if (workdir / "checkpoints" / FILE).exists():
-        saved = ModelCard.load(workdir / "checkpoints")
-        card.check_same_model(saved, str(workdir / "checkpoints"))
+        saved = ModelSpec.load(workdir / "checkpoints")
+        spec.check_same_model(saved, str(workdir / "checkpoints"))
     _make_workdir(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep_latest=config.keep_latest)
+    checkpoints = Checkpoints(workdir / "checkpoints", max_to_keep=config.max_to_keep)
     said: list[str] = []
     if checkpoints.latest() is None:
-        params, stats, said = initial_weights(
-            params, stats, card, init_from=config.init_from,
+        params, batch_stats, said = initial_weights(
+            params, batch_stats, spec, init_from=config.init_from,
             encoder_weights=config.encoder_weights, mesh=mesh,
         )  # fmt: skip
     optimizer = make_optimizer(config.learning_rate)
-    averaged = config.ema_decay > 0
-    state = replicate(create_train_state(params, stats, optimizer, averaged=averaged), mesh)
+    ema = config.ema_decay > 0
+    state = replicate(create_train_state(params, batch_stats, optimizer, ema=ema), mesh)
     plateau = Plateau(config.learning_rate, **config.plateau)
     progress = Progress(0, 0.0, plateau, EarlyStop(config.early_stop_patience))
     found = checkpoints.newest_whole(state, mesh)
@@ -95,41 +95,41 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
         state, progress, damaged = found
         progress.early_stop.patience = config.early_stop_patience
         if damaged:
-            checkpoints.put_aside(after=int(state.step))
+            checkpoints.quarantine(after=int(state.step))
             said += [*damaged, f"put aside into {workdir / 'damaged_checkpoints'}"]
     if jax.process_index() == 0:
         configuration.save(config, workdir)
-        card.save(workdir / "checkpoints")
+        spec.save(workdir / "checkpoints")
 
-    eval_step = make_eval_step(graphdef, card, config.loss_normalization, mesh)
+    eval_step = make_eval_step(graphdef, spec, config.loss_normalization, mesh)
 
-    def validate(params: Arrays, stats: Arrays, stop: Callable[[], bool]) -> Evaluation:
+    def validate(params: Arrays, batch_stats: Arrays, stop: Callable[[], bool]) -> Evaluation:
         data = split_batches(
-            splits["val"], eval_batch_size, metadata_encoding=card.metadata_encoding,
-            bands=band_places(card.bands), num_workers=config.num_workers,
-            refused_values=card.refused_values,
+            splits["val"], eval_batch_size, metadata_encoding=spec.metadata_encoding,
+            bands=band_places(spec.bands), num_workers=config.num_workers,
+            refused_values=spec.refused_values,
         )  # fmt: skip
-        return accumulate(eval_step, params, stats, data, mesh, stop)
+        return accumulate(eval_step, params, batch_stats, data, mesh, stop)
 
-    train_step = make_train_step(graphdef, card, config, optimizer, mesh)
+    train_step = make_train_step(graphdef, spec, config, optimizer, mesh)
     pictures = None
     if config.tensorboard_patches:
         count = config.tensorboard_patches
-        pictures = EpochPictures(splits["val"], count, graphdef, card, mesh)
-    introduction = describe(card, splits, config, steps, params)
+        pictures = ImageSummaries(splits["val"], count, graphdef, spec, mesh)
+    introduction = describe(spec, splits, config, steps, params)
     run = Run(
-        config, workdir, mesh, card, splits, checkpoints, state, progress, train_step, validate,
+        config, workdir, mesh, spec, splits, checkpoints, state, progress, train_step, validate,
         steps, introduction, pictures,
     )  # fmt: skip
     lines = [f"{what:<8} {text}" for what, text in introduction.items()]
-    console.say("\n".join([*lines, *said, f"workdir  {workdir}"]))
+    console.log("\n".join([*lines, *said, f"workdir  {workdir}"]))
     if found is not None:
-        console.say(f"going on from step {int(state.step)} ({progress.epoch} epochs finished)")
+        console.log(f"going on from step {int(state.step)} ({progress.epoch} epochs finished)")
     return run
 
 
 def describe(
-    card: ModelCard,
+    spec: ModelSpec,
     splits: Mapping[str, Split],
     config: ml_collections.ConfigDict,
     steps: int,
@@ -137,14 +137,14 @@ def describe(
 ) -> dict[str, str]:
     """What a training works on, a line each on `data`, `model` and `devices`."""
     counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
-    height, width = card.patch_size
+    height, width = spec.patch_size
     device = jax.devices()[0]
-    inputs = f"{len(card.bands)} bands" + (" and metadata" if card.takes_metadata else "")
+    inputs = f"{len(spec.bands)} bands" + (" and metadata" if spec.takes_metadata else "")
     crop = f", crops of {config.crop_size}" if config.crop_size else ""
     return {
         "data": f"{splits['train'].directory}: {counts} patches of {height} x {width}{crop}",
-        "model": f"U-Net, ResNet34 encoder: {inputs} -> {len(card.nomenclature)} classes, "
-        f"{sum(p.size for p in params.values()):,} parameters, {card.dtype}",
+        "model": f"U-Net, ResNet34 encoder: {inputs} -> {len(spec.nomenclature)} classes, "
+        f"{sum(p.size for p in params.values()):,} parameters, {spec.dtype}",
         "devices": f"{jax.device_count()} x {device.device_kind} ({device.platform}), "
         f"{jax.process_count()} host(s), global batch {config.batch_size}, {steps} steps an epoch",
     }

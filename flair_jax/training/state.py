@@ -19,30 +19,30 @@ class TrainState:
     Attributes:
         step: () int32, number of steps taken.
         params: parameters by dotted name, float32.
-        stats: running statistics of the batch normalisations by dotted name, float32.
+        batch_stats: running statistics of the batch normalisations by dotted name, float32.
         opt_state: the optimizer's own state, with the learning rate among it.
-        average: moving averages of `params` and `stats`, all by name; empty if there are none.
+        ema: moving averages of `params` and `batch_stats`, all by name; empty if there are none.
     """
 
     step: jax.Array
     params: Arrays
-    stats: Arrays
+    batch_stats: Arrays
     opt_state: Any
-    average: Arrays = dataclasses.field(default_factory=dict)
+    ema: Arrays = dataclasses.field(default_factory=dict)
 
 
 def create_train_state(
     params: Mapping[str, jax.Array],
-    stats: Mapping[str, jax.Array],
+    batch_stats: Mapping[str, jax.Array],
     optimizer: optax.GradientTransformation,
     *,
-    averaged: bool = False,
+    ema: bool = False,
 ) -> TrainState:
-    """The state before the first step; `averaged` for one that keeps moving averages."""
+    """The state before the first step; `ema` for one that keeps moving averages."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=dict(params),
-        stats=dict(stats),
+        batch_stats=dict(batch_stats),
         opt_state=optimizer.init(dict(params)),
-        average={k: jnp.copy(v) for k, v in {**params, **stats}.items()} if averaged else {},
+        ema={k: jnp.copy(v) for k, v in {**params, **batch_stats}.items()} if ema else {},
     )

@@ -10,10 +10,10 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from flair_jax.models.forms import form_for
-from flair_jax.models.functional import Arrays, merge_model, model_stats
+from flair_jax.models.functional import Arrays, merge_model, model_batch_stats
 from flair_jax.models.losses import cross_entropy_sums
 from flair_jax.models.preprocess import normalise, to_labels
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.models.unet import UNet
 from flair_jax.runtime.sharding import DATA_AXIS, batch_sharding, replicated
 from flair_jax.training.augmentation import augment, random_crop
@@ -33,7 +33,7 @@ def set_training_options(model: UNet, config: ml_collections.ConfigDict, mesh: M
 
 def make_train_step(
     graphdef: nnx.GraphDef,
-    card: ModelCard,
+    spec: ModelSpec,
     config: ml_collections.ConfigDict,
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
@@ -43,29 +43,29 @@ def make_train_step(
     The numbers are `loss`, () float32, and `stop`, () bool: whether any host has put a True into
     its share of the batch's `stop`, (N,) bool.
     """
-    weights = card.nomenclature.weights
+    weights = spec.nomenclature.weights
     probability = config.augment_probability.to_dict()
 
     def loss_sum(
-        params: Arrays, stats: Arrays, batch: Batch, dropout_key: jax.Array
+        params: Arrays, batch_stats: Arrays, batch: Batch, dropout_key: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, Arrays]]:
-        model = merge_model(graphdef, params, stats)
-        image = normalise(batch["image"], card)
-        metadata = batch["metadata"] if card.takes_metadata else None
+        model = merge_model(graphdef, params, batch_stats)
+        image = normalise(batch["image"], spec)
+        metadata = batch["metadata"] if spec.takes_metadata else None
         logits = model.folded_logits(image, metadata, train=True, dropout_key=dropout_key)
-        labels = to_labels(batch["mask"], card.nomenclature)
+        labels = to_labels(batch["mask"], spec.nomenclature)
         total, count = cross_entropy_sums(
             logits, labels, jnp.asarray(weights), config.loss_normalization
         )
-        return jnp.sum(total), (jnp.sum(count), model_stats(model))
+        return jnp.sum(total), (jnp.sum(count), model_batch_stats(model))
 
     def gradients_of(
-        params: Arrays, stats: Arrays, batch: Batch, dropout_key: jax.Array
+        params: Arrays, batch_stats: Arrays, batch: Batch, dropout_key: jax.Array
     ) -> tuple[jax.Array, jax.Array, Arrays, Arrays]:
         """Sums of the loss and of what it is divided by, the former's gradients, statistics."""
         grad = jax.value_and_grad(loss_sum, has_aux=True)
-        (total, (count, stats)), gradients = grad(params, stats, batch, dropout_key)
-        return total, count, gradients, stats
+        (total, (count, batch_stats)), gradients = grad(params, batch_stats, batch, dropout_key)
+        return total, count, gradients, batch_stats
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(config.seed), state.step)
@@ -79,17 +79,17 @@ def make_train_step(
             augmented = augment(augment_key, batch["image"], batch["mask"], probability)
             batch["image"], batch["mask"] = augmented
         if config.accumulate_steps == 1:
-            total, count, gradients, stats = gradients_of(
-                state.params, state.stats, batch, dropout_key
+            total, count, gradients, batch_stats = gradients_of(
+                state.params, state.batch_stats, batch, dropout_key
             )
         else:
-            total, count, gradients, stats = accumulated(state, batch, dropout_key)
+            total, count, gradients, batch_stats = accumulated(state, batch, dropout_key)
         count = jnp.maximum(count, 1e-12)
         gradients = jax.tree.map(lambda g: g / count, gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        average = moving_average(state, {**params, **stats})
-        next_state = TrainState(state.step + 1, params, stats, opt_state, average)
+        average = moving_ema(state, {**params, **batch_stats})
+        next_state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
         return next_state, {"loss": total / count, "stop": stop}
 
     def accumulated(
@@ -108,23 +108,23 @@ def make_train_step(
             return jax.lax.with_sharding_constraint(x, sharding)
 
         def add(sums: tuple, part: tuple[jax.Array, Batch]) -> tuple[tuple, None]:
-            total, count, gradients, stats = sums
+            total, count, gradients, batch_stats = sums
             number, samples = part
             key = jax.random.fold_in(dropout_key, number)
-            more = gradients_of(state.params, stats, samples, key)
+            more = gradients_of(state.params, batch_stats, samples, key)
             gradients = jax.tree.map(jnp.add, gradients, more[2])
             return (total + more[0], count + more[1], gradients, more[3]), None
 
         zero = jnp.zeros((), jnp.float32)
-        start = zero, zero, jax.tree.map(jnp.zeros_like, state.params), state.stats
+        start = zero, zero, jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
         return jax.lax.scan(add, start, (jnp.arange(parts), jax.tree.map(cut, batch)))[0]
 
-    def moving_average(state: TrainState, new: Arrays) -> Arrays:
+    def moving_ema(state: TrainState, new: Arrays) -> Arrays:
         """The averages after a step; early on they forget faster, as they began at the start."""
         if not config.ema_decay:
             return {}
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
-        return {k: decay * v + (1 - decay) * new[k] for k, v in state.average.items()}
+        return {k: decay * v + (1 - decay) * new[k] for k, v in state.ema.items()}
 
     return jax.jit(
         train_step,

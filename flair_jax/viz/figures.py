@@ -7,7 +7,7 @@ from etils import epath
 from PIL import Image
 
 from flair_jax.data.nomenclature import Nomenclature
-from flair_jax.runtime.atomic_io import write_whole
+from flair_jax.runtime.atomic_io import atomic_write
 
 
 def plot_confusion_matrix(
@@ -20,10 +20,10 @@ def plot_confusion_matrix(
         nomenclature: the classes' names.
         path: a .png file.
     """
-    write_whole(path, _confusion_png(confusion, nomenclature, dpi=120))
+    atomic_write(path, _confusion_png(confusion, nomenclature, dpi=120))
 
 
-def confusion_picture(confusion: np.ndarray, nomenclature: Nomenclature) -> np.ndarray:
+def confusion_image(confusion: np.ndarray, nomenclature: Nomenclature) -> np.ndarray:
     """What `plot_confusion_matrix` draws, smaller, as (H, W, 3) uint8."""
     drawn = _confusion_png(confusion, nomenclature, dpi=80)
     return np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB"))

@@ -8,7 +8,7 @@ from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
 from flair_jax.data.nomenclature import Nomenclature
-from flair_jax.runtime.atomic_io import write_whole
+from flair_jax.runtime.atomic_io import atomic_write
 
 # What is shown as red, green and blue. In "infrared" living plants are red.
 COMPOSITES = {"colour": ("red", "green", "blue"), "infrared": ("nir", "red", "green")}
@@ -114,4 +114,4 @@ def png(picture: np.ndarray) -> bytes:
 
 def write_png(path: epath.PathLike, picture: np.ndarray) -> None:
     """Writes a picture as a PNG file, whole or not at all."""
-    write_whole(path, png(picture))
+    atomic_write(path, png(picture))

@@ -24,20 +24,20 @@ from flair_jax.evaluation.predict import (
 from flair_jax.evaluation.submission import check_file, check_wish, write_submission
 from flair_jax.inference.loading import save_model
 from flair_jax.models.functional import split_model
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh
 from flair_jax.viz import images
 
 TRANSFORM = np.array([0.2, 0, 700_000, 0, -0.2, 6_600_000])
-CARD = ModelCard.from_config(configuration.default(), (64, 64))
+CARD = ModelSpec.from_config(configuration.default(), (64, 64))
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A checkpoint of a model with random weights."""
     folder = tmp_path_factory.mktemp("random")
-    _, params, stats = split_model(CARD.build_model())
-    save_model(folder / "checkpoints", CARD, params, stats)
+    _, params, batch_stats = split_model(CARD.build_model())
+    save_model(folder / "checkpoints", CARD, params, batch_stats)
     return folder
 
 

@@ -13,19 +13,19 @@ from flair_jax.models.functional import split_model
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """Random weights, of statistics so disturbed that many classes come out, none too surely."""
-    card = random_card()
-    _, params, stats = split_model(card.build_model(0))
+    spec = random_card()
+    _, params, batch_stats = split_model(spec.build_model(0))
     rng = np.random.default_rng(0)
-    for name, value in stats.items():
+    for name, value in batch_stats.items():
         disturbed = (
             value + rng.normal(0, 0.3, value.shape)
             if name.endswith("mean")
             else value * rng.uniform(0.3, 1, value.shape)
         )
-        stats[name] = jnp.asarray(disturbed, jnp.float32)
+        batch_stats[name] = jnp.asarray(disturbed, jnp.float32)
     params["segmentation_head.0.kernel"] = params["segmentation_head.0.kernel"] * 0.001
     folder = tmp_path_factory.mktemp("random") / "checkpoints"
-    save_model(folder, card, params, stats)
+    save_model(folder, spec, params, batch_stats)
     return folder
 
 

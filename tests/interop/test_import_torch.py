@@ -39,25 +39,25 @@ def imported(tmp_path_factory):
 
 
 def test_flair_inc_card_comes_from_name_and_file(imported):
-    card, _ = imported
-    assert card.bands == ("red", "green", "blue")
-    assert card.normalization == "custom"
-    assert card.means == (105.08, 110.87, 101.82)
-    assert card.nomenclature.weights.tolist() == [1] * 15 + [0] * 4
-    assert card.nomenclature.labels[1:20].tolist() == list(range(19))
-    assert not card.takes_metadata
+    spec, _ = imported
+    assert spec.bands == ("red", "green", "blue")
+    assert spec.normalization == "custom"
+    assert spec.means == (105.08, 110.87, 101.82)
+    assert spec.nomenclature.weights.tolist() == [1] * 15 + [0] * 4
+    assert spec.nomenclature.labels[1:20].tolist() == list(range(19))
+    assert not spec.takes_metadata
 
 
 def test_loaded_model_normalises_and_gives_probabilities(imported):
-    card, run = imported
+    spec, run = imported
     model = flair_jax.load_model(run)
-    assert (model.card, model.step) == (card, 0)
+    assert (model.spec, model.step) == (spec, 0)
     image = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     probabilities = np.asarray(model(image))
     assert probabilities.shape == (1, 64, 64, 19)
     np.testing.assert_allclose(probabilities.sum(-1), 1, atol=1e-5)
 
-    normalised = (image - np.float32(card.means)) / np.float32(card.deviations)
+    normalised = (image - np.float32(spec.means)) / np.float32(spec.stds)
     logits = np.asarray(golden_model(3, 19)(normalised))
     expected = np.exp(logits - logits.max(-1, keepdims=True))
     expected /= expected.sum(-1, keepdims=True)

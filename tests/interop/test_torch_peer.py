@@ -150,10 +150,10 @@ our_forward = jax.jit(forward, static_argnums=(0, 1))
 
 
 def our_logits(run, batch):
-    card, params, stats, _ = loading.load(run, make_mesh())
-    graphdef = split_model(card.abstract_model())[0]
+    spec, params, batch_stats, _ = loading.load(run, make_mesh())
+    graphdef = split_model(spec.abstract_model())[0]
     inputs = {k: batch[k] for k in ("image", "metadata") if k in batch}
-    return np.asarray(our_forward(graphdef, card, params, stats, inputs))
+    return np.asarray(our_forward(graphdef, spec, params, batch_stats, inputs))
 
 
 def assert_agree(ours, peers):
@@ -181,10 +181,10 @@ def test_import_gives_the_same_logits_from_every_format(imported):
     batch = case.batch()
     expected = case.logits(model, batch)
     for kind in FORMATS:
-        card = loading.load(folder / kind, make_mesh())[0]
-        assert (len(card.bands), len(card.nomenclature)) == (case.bands, case.outputs)
+        spec = loading.load(folder / kind, make_mesh())[0]
+        assert (len(spec.bands), len(spec.nomenclature)) == (case.bands, case.outputs)
         metadata = ("reference", "rows") if case.metadata else ("", "")
-        assert (card.metadata_encoding, card.metadata_fusion) == metadata
+        assert (spec.metadata_encoding, spec.metadata_fusion) == metadata
         assert_agree(our_logits(folder / kind, batch), expected)
     if case.metadata:  # the comparison would see a code that is wrong, or in a wrong place
         other = case.logits(model, batch | {"metadata": case.batch(1)["metadata"]})
@@ -216,16 +216,16 @@ def test_export_of_a_trained_model_loads_strictly_with_the_same_logits(imported,
 
 
 def train_a_little(case, source, workdir):
-    """Two SGD steps from a checkpoint on, and a checkpoint of them with its card."""
+    """Two SGD steps from a checkpoint on, and a checkpoint of them with its spec."""
     mesh, optimizer = make_mesh(), make_optimizer(1e-3)
-    card, params, stats, _ = loading.load(source, mesh)
-    graphdef = split_model(card.abstract_model())[0]
-    step = make_train_step(graphdef, card, configuration.default(), optimizer, mesh)
-    state = replicate(create_train_state(params, stats, optimizer), mesh)
+    spec, params, batch_stats, _ = loading.load(source, mesh)
+    graphdef = split_model(spec.abstract_model())[0]
+    step = make_train_step(graphdef, spec, configuration.default(), optimizer, mesh)
+    state = replicate(create_train_state(params, batch_stats, optimizer), mesh)
     for seed in range(2):
         state, _ = step(state, to_global(case.batch(seed), mesh))
     checkpoints = Checkpoints(workdir / "checkpoints")
-    card.save(workdir / "checkpoints")
+    spec.save(workdir / "checkpoints")
     progress = Progress(1, 0.0, Plateau(1e-3), EarlyStop())
     checkpoints.save(state, progress, {"val_loss": 1.0})
     checkpoints.close()
@@ -243,8 +243,8 @@ def test_flair_inc_file_as_published(tmp_path):
     state_dict["criterion.weight"] = torch.tensor([1.0] * 12 + [0.0] * 7)
     path = tmp_path / "FLAIR-INC_rgbie_12cl_resnet34-unet_weights.pth"
     torch.save(state_dict, path)
-    card = import_weights(str(path), str(tmp_path / "run"))
-    assert card.bands == BANDS
-    assert card.normalization == "custom"
-    assert card.nomenclature.names == nomenclature.FULL.names
-    assert card.nomenclature.weights.tolist() == [1] * 12 + [0] * 7
+    spec = import_weights(str(path), str(tmp_path / "run"))
+    assert spec.bands == BANDS
+    assert spec.normalization == "custom"
+    assert spec.nomenclature.names == nomenclature.FULL.names
+    assert spec.nomenclature.weights.tolist() == [1] * 12 + [0] * 7

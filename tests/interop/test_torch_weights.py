@@ -39,8 +39,8 @@ def test_names_and_layouts():
 @pytest.mark.parametrize("metadata_features", [0, 45])
 def test_out_and_in_again(metadata_features):
     model = UNet(5, 13, metadata_features=metadata_features, rngs=nnx.Rngs(3))
-    _, params, stats = split_model(model)
-    exported = torch_weights.state_dict_of(params, stats)
+    _, params, batch_stats = split_model(model)
+    exported = torch_weights.state_dict_of(params, batch_stats)
     conv = "encoder.conv1.weight"
     assert exported[f"seg_model.{conv}" if metadata_features else conv].shape == (64, 5, 7, 7)
     counters = [key for key in exported if key.endswith("num_batches_tracked")]
@@ -48,7 +48,7 @@ def test_out_and_in_again(metadata_features):
     other = UNet(5, 13, metadata_features=metadata_features, rngs=nnx.Rngs(4))
     torch_weights.load_state_dict(other, exported)
     _, again, again_stats = split_model(other)
-    for name, value in {**params, **stats}.items():
+    for name, value in {**params, **batch_stats}.items():
         np.testing.assert_array_equal({**again, **again_stats}[name], value)
 
 

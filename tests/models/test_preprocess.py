@@ -8,7 +8,7 @@ import pytest
 from flair_jax import config as configuration
 from flair_jax.data.nomenclature import BASELINE, FULL
 from flair_jax.models import preprocess
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 
 HALF = {"vertical_flip": 0.5, "horizontal_flip": 0.5, "rotation": 0.5}
 
@@ -21,14 +21,14 @@ def test_labels_of_every_mask_value(nomenclature):
 
 
 def test_normalisation():
-    card = ModelCard.from_config(configuration.default(), (64, 64))
+    spec = ModelSpec.from_config(configuration.default(), (64, 64))
     image = np.array([0, 51, 102, 204, 255], np.uint8).reshape(1, 1, 1, 5)
-    scaled = preprocess.normalise(image, card)
+    scaled = preprocess.normalise(image, spec)
     assert np.asarray(scaled).ravel() == pytest.approx([0, 0.2, 0.4, 0.8, 1])
-    custom = preprocess.normalise(image, dataclasses.replace(card, normalization="custom"))
+    custom = preprocess.normalise(image, dataclasses.replace(spec, normalization="custom"))
     expected = [-105.08 / 52.17, (51 - 110.87) / 45.38, (102 - 101.82) / 44, 97.62 / 39.69]
     assert np.asarray(custom).ravel()[:4] == pytest.approx(expected, rel=1e-5)
-    half = preprocess.normalise(image, dataclasses.replace(card, dtype="bfloat16"))
+    half = preprocess.normalise(image, dataclasses.replace(spec, dtype="bfloat16"))
     assert half.dtype == jnp.bfloat16
 
 

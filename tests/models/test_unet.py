@@ -14,8 +14,10 @@ from flair_jax.models.unet import UNet
 
 
 def infer(model, x, metadata=None):
-    graphdef, params, stats = split_model(model)
-    return jax.jit(lambda p, s, x, m: merge_model(graphdef, p, s)(x, m))(params, stats, x, metadata)
+    graphdef, params, batch_stats = split_model(model)
+    return jax.jit(lambda p, s, x, m: merge_model(graphdef, p, s)(x, m))(
+        params, batch_stats, x, metadata
+    )
 
 
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
@@ -44,16 +46,16 @@ def test_metadata_fusion_is_the_references():
 
 
 def test_parameter_count():
-    _, params, stats = split_model(UNet(5, 13, rngs=nnx.Rngs(0)))
+    _, params, batch_stats = split_model(UNet(5, 13, rngs=nnx.Rngs(0)))
     assert sum(p.size for p in params.values()) == 24_444_381
-    assert (len(params), len(stats)) == (140, 92)
+    assert (len(params), len(batch_stats)) == (140, 92)
     _, with_metadata, _ = split_model(UNet(5, 13, metadata_features=45, rngs=nnx.Rngs(0)))
     mlp = 45 * 64 + 64 + 64 * 32 + 32 + 32 * 16 + 16
     assert sum(p.size for p in with_metadata.values()) == 24_444_381 + mlp
 
 
 def test_initial_weights_follow_the_references_distributions():
-    _, params, stats = split_model(UNet(5, 13, metadata_features=45, rngs=nnx.Rngs(1)))
+    _, params, batch_stats = split_model(UNet(5, 13, metadata_features=45, rngs=nnx.Rngs(1)))
     for name, value in params.items():
         value = np.asarray(value)
         if name.endswith(".kernel") and name.startswith("encoder"):
@@ -72,7 +74,7 @@ def test_initial_weights_follow_the_references_distributions():
     head = np.asarray(params["segmentation_head.0.kernel"])
     bound = (6 / (9 * (16 + 13))) ** 0.5
     assert 0.99 * bound < np.abs(head).max() <= bound
-    assert all((np.asarray(v) == float(k.endswith(".var"))).all() for k, v in stats.items())
+    assert all((np.asarray(v) == float(k.endswith(".var"))).all() for k, v in batch_stats.items())
 
 
 def test_running_statistics_are_pytorchs():

@@ -23,7 +23,7 @@ from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import evaluate_checkpoint
 from flair_jax.inference.loading import save_model
 from flair_jax.models.functional import split_model
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.report import collect, figures, gallery, tables
 from flair_jax.report.page import update_report, write_report
 from flair_jax.runtime.sharding import make_mesh
@@ -51,9 +51,9 @@ def workdir(data_dir, tmp_path_factory):
     config.metadata.fusion = "channels"
     workdir.mkdir()
     configuration.save(config, workdir)
-    card = ModelCard.from_config(config, (64, 64))
-    _, params, stats = split_model(card.build_model())
-    save_model(workdir / "checkpoints", card, params, stats)
+    spec = ModelSpec.from_config(config, (64, 64))
+    _, params, batch_stats = split_model(spec.build_model())
+    save_model(workdir / "checkpoints", spec, params, batch_stats)
     (workdir / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in LOG))
     split = input_pipeline.open_split(
         input_pipeline.dataset_directory(str(data_dir), "published"), "test"
@@ -255,11 +255,11 @@ def test_a_run_that_is_still_being_written(workdir, tmp_path):
 
 def test_moving_average_and_scores_of_an_earlier_version(workdir, tmp_path, metrics):
     run = copy(workdir, tmp_path / "run")
-    folder = run / "evaluation/test_average"
+    folder = run / "evaluation/test_ema"
     folder.mkdir()
     average = metrics | {"challenge": metrics["challenge"] | {"miou": 0.4321}}
     (folder / "metrics.json").write_text(json.dumps(average))
-    log = [line | {"val_loss_average": 1.9, "val_miou_average": 0.2} for line in LOG]
+    log = [line | {"val_loss_ema": 1.9, "val_miou_ema": 0.2} for line in LOG]
     (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, log)))
     old = {k: v for k, v in metrics.items() if k != "intervals" and not k.startswith("by_")}
     (run / "evaluation/test/metrics.json").write_text(json.dumps(old))

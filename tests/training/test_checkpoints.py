@@ -12,7 +12,7 @@ from flair_jax.data.nomenclature import FULL
 from flair_jax.errors import UserError
 from flair_jax.inference import loading
 from flair_jax.models.functional import split_model
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh, replicate
 from flair_jax.training.checkpoints import Checkpoints, Progress
 from flair_jax.training.optimizer import EarlyStop, Plateau, make_optimizer, with_learning_rate
@@ -20,8 +20,8 @@ from flair_jax.training.state import create_train_state
 
 
 @pytest.fixture(scope="module")
-def card():
-    return ModelCard.from_config(configuration.default(), (64, 64))
+def spec():
+    return ModelSpec.from_config(configuration.default(), (64, 64))
 
 
 @pytest.fixture(scope="module")
@@ -30,17 +30,17 @@ def mesh():
 
 
 @pytest.fixture(scope="module")
-def state(card, mesh):
-    _, params, stats = split_model(card.build_model(3))
-    return replicate(create_train_state(params, stats, make_optimizer(0.02)), mesh)
+def state(spec, mesh):
+    _, params, batch_stats = split_model(spec.build_model(3))
+    return replicate(create_train_state(params, batch_stats, make_optimizer(0.02)), mesh)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, card, state):
+def folder(tmp_path_factory, spec, state):
     """Checkpoints of six steps, of which the latest two and the best are kept."""
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
-    checkpoints = Checkpoints(folder, keep_latest=2)
-    card.save(folder)
+    checkpoints = Checkpoints(folder, max_to_keep=2)
+    spec.save(folder)
     for step, loss in ((1, 5.0), (2, 3.0), (3, 4.0), (4, None), (5, 6.0), (6, None)):
         progress = Progress(step // 2, 0.25 * step, Plateau(0.02), EarlyStop(30))
         saved = dataclasses.replace(
@@ -71,14 +71,14 @@ def test_everything_comes_back(folder, state, mesh):
     assert restored.params.keys() == state.params.keys()
     for name, value in state.params.items():
         np.testing.assert_array_equal(restored.params[name], value + 6)
-    for name, value in state.stats.items():
-        np.testing.assert_array_equal(restored.stats[name], value)
+    for name, value in state.batch_stats.items():
+        np.testing.assert_array_equal(restored.batch_stats[name], value)
 
 
 @pytest.mark.parametrize(("path", "step"), [("..", 2), (".", 2), ("5", 5), ("6", 6)])
-def test_any_path_to_a_checkpoint_will_do(folder, state, card, mesh, path, step):
+def test_any_path_to_a_checkpoint_will_do(folder, state, spec, mesh, path, step):
     loaded, params, _, found = loading.load((folder / path).resolve(), mesh)
-    assert (loaded, found) == (card, step)
+    assert (loaded, found) == (spec, step)
     name = "segmentation_head.0.bias"
     np.testing.assert_array_equal(params[name], state.params[name] + step)
 
@@ -90,15 +90,15 @@ def test_no_checkpoint(tmp_path, mesh):
     assert loading.find(tmp_path) == (tmp_path, None)
 
 
-def test_checkpoint_of_another_class_count(folder, card, mesh):
-    wrong = dataclasses.replace(card, nomenclature=FULL)
+def test_checkpoint_of_another_class_count(folder, spec, mesh):
+    wrong = dataclasses.replace(spec, nomenclature=FULL)
     checkpoints = Checkpoints(folder, read_only=True)
     with pytest.raises(UserError, match=r"checkpoints/2 cannot be restored"):
         checkpoints.restore_model(2, wrong, mesh)
     checkpoints.close()
 
 
-def test_replicated_over_the_mesh(folder, card, mesh):
+def test_replicated_over_the_mesh(folder, spec, mesh):
     _, params, _, _ = loading.load(folder, mesh)
     assert all(p.sharding.mesh == mesh for p in params.values())
     assert len(jax.devices()) == mesh.size
@@ -125,7 +125,7 @@ def test_a_damaged_checkpoint_is_put_aside_for_the_one_before(copied, state, mes
     assert (int(restored.step), progress.epoch) == (5, 2)
     assert len(said) == 1
     assert "checkpoints/6 cannot be restored" in said[0]
-    checkpoints.put_aside(after=5)
+    checkpoints.quarantine(after=5)
     assert checkpoints.latest() == 5
     assert (copied.parent / "damaged_checkpoints" / "6").is_dir()
     again = dataclasses.replace(state, step=jnp.int32(6))
@@ -157,25 +157,25 @@ def test_a_step_that_is_saved_again_is_replaced(copied, state, mesh):
     np.testing.assert_array_equal(restored.params[name], state.params[name])
 
 
-def test_averages_are_kept_and_loaded(tmp_path, card, state, mesh):
-    averaged = dataclasses.replace(
-        state, average={k: v + 1 for k, v in {**state.params, **state.stats}.items()}
+def test_averages_are_kept_and_loaded(tmp_path, spec, state, mesh):
+    ema = dataclasses.replace(
+        state, ema={k: v + 1 for k, v in {**state.params, **state.batch_stats}.items()}
     )
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    card.save(tmp_path / "checkpoints")
+    spec.save(tmp_path / "checkpoints")
     progress = Progress(1, 0.0, Plateau(0.02), EarlyStop(30))
-    checkpoints.save(averaged, progress, {"val_loss": 1.0})
-    restored, _, _ = checkpoints.newest_whole(averaged, mesh)
+    checkpoints.save(ema, progress, {"val_loss": 1.0})
+    restored, _, _ = checkpoints.newest_whole(ema, mesh)
     checkpoints.close()
     name = "encoder.bn1.var"
-    np.testing.assert_array_equal(restored.average[name], state.stats[name] + 1)
-    _, _, stats, _ = loading.load(tmp_path, mesh, averaged=True)
-    np.testing.assert_array_equal(stats[name], state.stats[name] + 1)
+    np.testing.assert_array_equal(restored.ema[name], state.batch_stats[name] + 1)
+    _, _, batch_stats, _ = loading.load(tmp_path, mesh, ema=True)
+    np.testing.assert_array_equal(batch_stats[name], state.batch_stats[name] + 1)
 
 
 def test_no_average_was_kept(folder, mesh):
     with pytest.raises(UserError, match="has no moving average of the weights"):
-        loading.load(folder, mesh, averaged=True)
+        loading.load(folder, mesh, ema=True)
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoints_whole(copied, state, mesh):

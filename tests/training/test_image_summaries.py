@@ -11,9 +11,9 @@ from flair_jax.data.input_pipeline import dataset_directory, open_split
 from flair_jax.data.nomenclature import BASELINE
 from flair_jax.inference.predictor import Model
 from flair_jax.models.functional import split_model
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh
-from flair_jax.training.image_summaries import EpochPictures
+from flair_jax.training.image_summaries import ImageSummaries
 from flair_jax.training.metric_writer import MetricWriter
 from flair_jax.viz.images import paint
 
@@ -24,30 +24,30 @@ def split(data_dir):
 
 
 @pytest.fixture(scope="module")
-def card():
+def spec():
     config = default()
     config.bands = ("nir", "green")
-    return ModelCard.from_config(config, (64, 64))
+    return ModelSpec.from_config(config, (64, 64))
 
 
 def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)))
 
 
-def test_patches_are_spread_over_the_split(split, card):
-    graphdef = nnx.split(card.abstract_model())[0]
-    places = [EpochPictures(split, n, graphdef, card, make_mesh()).places for n in (1, 4, 99)]
+def test_patches_are_spread_over_the_split(split, spec):
+    graphdef = nnx.split(spec.abstract_model())[0]
+    places = [ImageSummaries(split, n, graphdef, spec, make_mesh()).places for n in (1, 4, 99)]
     assert len(split) == 16
     assert places == [[8], [2, 6, 10, 14], list(range(16))]
 
 
-def test_tensorboard_has_images_and_truth_once_and_predictions_at_each_epoch(split, card, tmp_path):
-    graphdef, params, stats = split_model(card.build_model())
-    made = EpochPictures(split, 2, graphdef, card, make_mesh())
+def test_tensorboard_has_images_and_truth_once_and_predictions_at_each_epoch(split, spec, tmp_path):
+    graphdef, params, batch_stats = split_model(spec.build_model())
+    made = ImageSummaries(split, 2, graphdef, spec, make_mesh())
     writer = MetricWriter(tmp_path, 0)
     confusion = np.eye(13, dtype=np.int64)
-    made.write(writer, 4, params, stats, confusion, first=True)
-    made.write(writer, 8, params, stats, confusion, first=False)
+    made.write(writer, 4, params, batch_stats, confusion, first=True)
+    made.write(writer, 8, params, batch_stats, confusion, first=False)
     writer.close()
     found = images(tmp_path / "tensorboard")
     records = [split.records[place] for place in (4, 12)]
@@ -57,7 +57,7 @@ def test_tensorboard_has_images_and_truth_once_and_predictions_at_each_epoch(spl
         + [(step, f"patches/{name}_prediction") for name in names for step in (4, 8)]
         + [(step, "confusion_matrix") for step in (4, 8)]
     )
-    model = Model("", card, params, stats, 0)
+    model = Model("", spec, params, batch_stats, 0)
     for name, record in zip(names, records, strict=True):
         colour = pixels(found[4, f"patches/{name}_colour"])
         np.testing.assert_array_equal(colour, record["image"][..., :3])

@@ -11,7 +11,7 @@ from flair_jax.data.nomenclature import FULL
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import save_model
 from flair_jax.models.functional import split_model
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.models.unet import UNet
 from flair_jax.runtime.sharding import make_mesh
 from flair_jax.training.initialization import adapt_stem, initial_weights
@@ -19,8 +19,8 @@ from flair_jax.training.initialization import adapt_stem, initial_weights
 
 @pytest.fixture(scope="module")
 def drawn():
-    _, params, stats = split_model(UNet(5, 13, rngs=nnx.Rngs(0)))
-    return params, stats
+    _, params, batch_stats = split_model(UNet(5, 13, rngs=nnx.Rngs(0)))
+    return params, batch_stats
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def mesh():
     return make_mesh()
 
 
-CARD = ModelCard.from_config(configuration.default(), (64, 64))
+CARD = ModelSpec.from_config(configuration.default(), (64, 64))
 
 
 def start(drawn, mesh, init_from="", encoder_weights=""):
@@ -43,17 +43,17 @@ def test_nothing_asked_nothing_changed(drawn, mesh):
 
 def test_from_a_checkpoint_of_other_classes(drawn, mesh, tmp_path):
     """12 of all 19 classes gather the same mask values; "other" is another class there."""
-    card = dataclasses.replace(CARD, nomenclature=FULL, normalization="custom")
-    _, theirs, their_stats = split_model(card.build_model(7))
-    save_model(tmp_path / "checkpoints", card, theirs, their_stats)
-    params, stats, said = start(drawn, mesh, init_from=tmp_path)
+    spec = dataclasses.replace(CARD, nomenclature=FULL, normalization="custom")
+    _, theirs, their_stats = split_model(spec.build_model(7))
+    save_model(tmp_path / "checkpoints", spec, theirs, their_stats)
+    params, batch_stats, said = start(drawn, mesh, init_from=tmp_path)
     for name, value in params.items():
         if name.startswith("segmentation_head."):
             np.testing.assert_array_equal(value[..., :12], theirs[name][..., :12])
             np.testing.assert_array_equal(value[..., 12], drawn[0][name][..., 12])
         else:
             np.testing.assert_array_equal(value, theirs[name])
-    for name, value in stats.items():
+    for name, value in batch_stats.items():
         np.testing.assert_array_equal(value, their_stats[name])
     assert said[0].endswith("tensors from " + str(tmp_path) + ", 0 drawn anew")
     assert said[1].startswith(
@@ -64,9 +64,9 @@ def test_from_a_checkpoint_of_other_classes(drawn, mesh, tmp_path):
 
 
 def test_bands_are_taken_over_by_name(drawn, mesh, tmp_path):
-    card = dataclasses.replace(CARD, bands=("nir", "red", "green"), means=(), deviations=())
-    _, theirs, their_stats = split_model(card.build_model(7))
-    save_model(tmp_path / "checkpoints", card, theirs, their_stats)
+    spec = dataclasses.replace(CARD, bands=("nir", "red", "green"), means=(), stds=())
+    _, theirs, their_stats = split_model(spec.build_model(7))
+    save_model(tmp_path / "checkpoints", spec, theirs, their_stats)
     params, _, said = start(drawn, mesh, init_from=tmp_path)
     stem, given = params["encoder.conv1.kernel"], theirs["encoder.conv1.kernel"]
     for ours, place in ((0, 1), (1, 2), (3, 0)):
@@ -115,13 +115,15 @@ def test_bare_resnet_for_the_encoder(drawn, mesh, tmp_path):
         if key.startswith("encoder.")
     } | {"fc.weight": np.ones((1000, 512), np.float32), "fc.bias": np.ones(1000, np.float32)}
     save_file(weights, tmp_path / "resnet34.safetensors")
-    params, stats, said = start(drawn, mesh, encoder_weights=tmp_path / "resnet34.safetensors")
+    params, batch_stats, said = start(
+        drawn, mesh, encoder_weights=tmp_path / "resnet34.safetensors"
+    )
     stem = np.asarray(params["encoder.conv1.kernel"])
     for band in range(5):
         expected = weights["conv1.weight"][:, band % 3].transpose(1, 2, 0) * (3 / 5)
         np.testing.assert_allclose(stem[:, :, band], expected, rtol=1e-6)
     np.testing.assert_array_equal(
-        stats["encoder.layer4.2.bn2.mean"], weights["layer4.2.bn2.running_mean"]
+        batch_stats["encoder.layer4.2.bn2.mean"], weights["layer4.2.bn2.running_mean"]
     )
     name = "decoder.blocks.0.conv1.0.kernel"
     np.testing.assert_array_equal(params[name], drawn[0][name])

@@ -246,14 +246,14 @@ def test_averages_timings_a_trace_and_a_page(config, tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     written = lines(tmp_path)
     validated = next(line for line in written if "val_loss" in line)
-    assert validated["val_loss_average"] != validated["val_loss"]
-    assert 0 <= validated["val_miou_average"] <= 1
+    assert validated["val_loss_ema"] != validated["val_loss"]
+    assert 0 <= validated["val_miou_ema"] <= 1
     timed = [line for line in written if "step_seconds" in line]
     assert len(timed) == 4
     assert all(0 <= line["data_wait_seconds"] <= line["step_seconds"] for line in timed)
     assert sum("compile_seconds" in line for line in written) == 1
     assert sum("save_seconds" in line for line in written) == 1
-    scores = json.loads((tmp_path / "evaluation/test_average/metrics.json").read_text())
+    scores = json.loads((tmp_path / "evaluation/test_ema/metrics.json").read_text())
     assert scores["num_patches"] == 5
     page = (tmp_path / "index.html").read_text()
     assert f"<dd>mIoU {scores['challenge']['miou']:.4f}</dd>" in page

@@ -15,7 +15,7 @@ DEVICES = """
 import json, sys
 import jax, numpy as np
 from flair_jax import config as configuration
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.training.optimizer import make_optimizer
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
 from flair_jax.training.state import create_train_state
@@ -35,20 +35,20 @@ for devices, steps, changes in json.loads(sys.argv[1]):
     config.metadata.update({"use": True, "encoding": "corrected", "fusion": "channels"})
     config.learning_rate = 1e-4
     config.update(changes)
-    card = ModelCard.from_config(config, (48, 48))
+    spec = ModelSpec.from_config(config, (48, 48))
     mesh = make_mesh(jax.devices()[:devices])
-    model = set_training_options(card.build_model(), config, mesh)
-    graphdef, params, stats = split_model(model)
+    model = set_training_options(spec.build_model(), config, mesh)
+    graphdef, params, batch_stats = split_model(model)
     optimizer = make_optimizer(config.learning_rate)
     averaged = config.ema_decay > 0
-    state = create_train_state(params, stats, optimizer, averaged=averaged)
+    state = create_train_state(params, batch_stats, optimizer, ema=ema)
     state = replicate(state, mesh)
-    step = make_train_step(graphdef, card, config, optimizer, mesh)
+    step = make_train_step(graphdef, spec, config, optimizer, mesh)
     losses = []
     for k in range(steps):
         state, numbers = step(state, to_global(batch(k), mesh))
         losses.append(float(numbers["loss"]))
-    var = np.asarray(state.stats["encoder.layer4.2.bn2.var"]).tolist()
+    var = np.asarray(state.batch_stats["encoder.layer4.2.bn2.var"]).tolist()
     print(json.dumps([losses, var]), flush=True)
 """
 
@@ -97,7 +97,7 @@ FORWARD = """
 import json, jax, jax.numpy as jnp
 from flair_jax import config as configuration
 from flair_jax.aot.compiled_step import collectives
-from flair_jax.models.spec import ModelCard
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import batch_sharding, make_mesh, replicated
 from flair_jax.models.functional import merge_model, split_model
 from flair_jax.training.step import set_training_options
@@ -106,16 +106,16 @@ mesh = make_mesh()
 for kind in ("sync", "per_device"):
     config = configuration.default()
     config.batch_norm = kind
-    card = ModelCard.from_config(config, (32, 32))
-    model = set_training_options(card.build_model(), config, mesh)
-    graphdef, params, stats = split_model(model)
+    spec = ModelSpec.from_config(config, (32, 32))
+    model = set_training_options(spec.build_model(), config, mesh)
+    graphdef, params, batch_stats = split_model(model)
     forward = jax.jit(
-        lambda params, stats, image: merge_model(graphdef, params, stats)(image, train=True),
+        lambda p, s, image: merge_model(graphdef, p, s)(image, train=True),
         in_shardings=(replicated(mesh), replicated(mesh), batch_sharding(mesh)),
         out_shardings=batch_sharding(mesh),
     )
     image = jax.ShapeDtypeStruct((16, 32, 32, 5), jnp.float32)
-    compiled = forward.lower(params, stats, image).compile()
+    compiled = forward.lower(params, batch_stats, image).compile()
     found = collectives(compiled.as_text())
     print(json.dumps({name: all_.count for name, all_ in found.items()}), flush=True)
 """

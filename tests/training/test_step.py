@@ -15,7 +15,7 @@ from scipy.ndimage import uniform_filter
 from flair_jax.data.nomenclature import BASELINE
 from flair_jax.interop.torch_weights import torch_name
 from flair_jax.models.forms import FORMS
-from flair_jax.models.functional import merge_model, model_stats, split_model
+from flair_jax.models.functional import merge_model, model_batch_stats, split_model
 from flair_jax.models.losses import cross_entropy
 from flair_jax.models.ops.tpu import unfold
 from flair_jax.training.optimizer import make_optimizer
@@ -31,12 +31,12 @@ def model(platform):
 
 
 def loss_fn(graphdef):
-    def loss(params, stats, x, labels):
-        model = merge_model(graphdef, params, stats)
+    def loss(params, batch_stats, x, labels):
+        model = merge_model(graphdef, params, batch_stats)
         logits = model.folded_logits(x, train=True)
         by_weights = cross_entropy(logits, labels, WEIGHTS, "weights")
         by_pixels = cross_entropy(logits, labels, WEIGHTS, "pixels")
-        return by_pixels, (unfold(logits, 13), model_stats(model), by_weights)
+        return by_pixels, (unfold(logits, 13), model_batch_stats(model), by_weights)
 
     return loss
 
@@ -44,11 +44,11 @@ def loss_fn(graphdef):
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_one_step_is_the_references(platform):
     """In the form of every platform, all of them computed here on the CPU."""
-    graphdef, params, stats = model(platform)
+    graphdef, params, batch_stats = model(platform)
     expected = golden("unet_train_step")
     x, labels = images("c", (2, 5, 64, 64)), integers("c_labels", (2, 64, 64), 13)
     step = jax.jit(jax.value_and_grad(loss_fn(graphdef), has_aux=True))
-    (loss, (logits, new_stats, by_weights)), gradients = step(params, stats, x, labels)
+    (loss, (logits, new_stats, by_weights)), gradients = step(params, batch_stats, x, labels)
 
     assert float(loss) == pytest.approx(float(expected["loss_pixels"]), rel=1e-5)
     assert float(by_weights) == pytest.approx(float(expected["loss_weights"]), rel=1e-5)
@@ -69,21 +69,21 @@ def test_one_step_is_the_references(platform):
 
 
 def test_ten_steps_are_the_references():
-    graphdef, params, stats = model("cpu")
+    graphdef, params, batch_stats = model("cpu")
     expected = golden("sgd_run")
     optimizer = make_optimizer(0.02)
     loss_of = loss_fn(graphdef)
 
     @jax.jit
     def step(state, x, labels):
-        (loss, (_, stats, _)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params, state.stats, x, labels
+        (loss, (_, batch_stats, _)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
+            state.params, state.batch_stats, x, labels
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state)
         params = jax.tree.map(jnp.add, state.params, updates)
-        return type(state)(state.step + 1, params, stats, opt_state), loss
+        return type(state)(state.step + 1, params, batch_stats, opt_state), loss
 
-    state, losses = create_train_state(params, stats, optimizer), []
+    state, losses = create_train_state(params, batch_stats, optimizer), []
     for i in range(10):
         raw = uniform(f"run{i}", (4, 5, 128, 128))
         means = np.stack([uniform_filter(x[0], 9, mode="constant") for x in raw])
@@ -94,6 +94,6 @@ def test_ten_steps_are_the_references():
 
     probe = images("probe", (1, 5, 128, 128))
     infer = jax.jit(lambda p, s, x: merge_model(graphdef, p, s)(x))
-    logits = channels_first(infer(state.params, state.stats, probe))[:, :, ::4, ::4]
+    logits = channels_first(infer(state.params, state.batch_stats, probe))[:, :, ::4, ::4]
     same = logits.argmax(1) == expected["probe_logits_every_4th"].argmax(1)
     assert same.mean() >= 0.94
