@@ -33,7 +33,7 @@ from flair_jax import config
 from flair_jax.data import input_pipeline
 from flair_jax.data.bands import band_places
 from flair_jax.evaluation import evaluate
-from flair_jax.evaluation.grouped_metrics import breakdown, groups
+from flair_jax.evaluation.grouped_metrics import grouped_scores, groups
 from flair_jax.inference.loading import load
 from flair_jax.models import functional
 from flair_jax.runtime import compilation_cache
@@ -127,7 +127,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                 params, batch_stats, on_device[0]
             )
         ),
-        "intervals and parts": lambda: breakdown(
+        "intervals and parts": lambda: grouped_scores(
             evaluation.confusions, groups(evaluation.fields), spec.nomenclature
         ),
         "the plot": lambda: figures.plot_confusion_matrix(

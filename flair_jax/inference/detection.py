@@ -28,7 +28,7 @@ from flair_jax.inference.tiles import Grid
 from flair_jax.models.functional import Arrays
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
-from flair_jax.runtime.preemption import Interrupted
+from flair_jax.runtime.preemption import Preempted
 from flair_jax.runtime.sharding import check_batch_size, make_mesh
 from flair_jax.viz import images
 
@@ -61,7 +61,7 @@ def detect_raster(
     Raises:
         UserError: something given does not fit, or cannot be read or written; the message says
             what and how to mend it.
-        Interrupted: Ctrl-C or SIGTERM came; with `resume=True` the same call goes on.
+        Preempted: Ctrl-C or SIGTERM came; with `resume=True` the same call goes on.
     """
     chosen = Options(**options)
     chosen.check()
@@ -164,9 +164,9 @@ class _Job:
         going_on = "the same command with --resume goes on from there"
         try:
             yield
-        except Interrupted as stop:
+        except Preempted as stop:
             done = self._progress()
-            raise Interrupted(f"{stop} with {done}; {going_on}") from None
+            raise Preempted(f"{stop} with {done}; {going_on}") from None
         except UnreadableError as error:
             if self.source.remote and self.partial.finished(1):
                 raise UserError(f"{error}\n{self._progress()} kept; {going_on}.") from error

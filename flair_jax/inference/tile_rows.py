@@ -18,7 +18,7 @@ from flair_jax.inference.resume import PartialJob, RowWriter
 from flair_jax.inference.tile_predictor import TilePredictor
 from flair_jax.inference.tiles import Blender, Grid
 from flair_jax.runtime import console
-from flair_jax.runtime.preemption import Interrupted, StopSignals
+from flair_jax.runtime.preemption import Preempted, StopSignals
 
 T = TypeVar("T")
 Tile = tuple[int, np.ndarray | None, np.ndarray]  # column, image or None, valid pixels
@@ -47,7 +47,7 @@ def predict_rows(
         batch_size: tiles at a time, a multiple of the devices.
 
     Raises:
-        Interrupted: a signal asked for an end.
+        Preempted: a signal asked for an end.
         UnreadableError: see `Source.read`.
     """
     rows = grid.vertical.count
@@ -76,7 +76,7 @@ def predict_rows(
                     if len(pending) > 1:
                         pending.popleft().result()
                     if stop.received:
-                        raise Interrupted(f"stopped by {stop.received}")
+                        raise Preempted(f"stopped by {stop.received}")
                 for future in pending:
                     future.result()
 
