@@ -13,7 +13,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from flair_jax.data.bands import band_places
+from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
     Batch,
     Split,
@@ -214,7 +214,7 @@ def evaluate_checkpoint(
     eval_step = make_eval_step(graphdef, spec, loss_normalization, mesh)
     data = split_batches(
         split, batch_size, metadata_encoding=spec.metadata_encoding,
-        bands=band_places(spec.bands), num_workers=num_workers,
+        bands=band_indices(spec.bands), num_workers=num_workers,
         refused_values=spec.refused_values, keep=FIELDS,
     )  # fmt: skip
     evaluation = accumulate(eval_step, params, batch_stats, data, mesh)

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
-from flair_jax.data.bands import band_places
+from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
     Split,
     check_bands,
@@ -188,7 +188,7 @@ def predict_checkpoint(
     georeference = ("id", "transform", "crs")
     data = split_batches(
         split, batch_size, metadata_encoding=spec.metadata_encoding,
-        bands=band_places(spec.bands), num_workers=num_workers, keep=georeference,
+        bands=band_indices(spec.bands), num_workers=num_workers, keep=georeference,
     )  # fmt: skip
     for number, batch in enumerate(data):
         first_index = number * batch_size + jax.process_index() * len(batch["sample"])

@@ -151,7 +151,7 @@ def overall_table(experiments: Sequence[Experiment]) -> list[list[str]]:
                 mean_and_std(e.values("main", "miou")),
                 mean_and_std(e.values("main", "accuracy")),
                 *([e.settings] if further else []),
-                f"{score.mean:.4f} +- {score.deviation:.4f}" if score else "-",
+                f"{score.mean:.4f} +- {score.std:.4f}" if score else "-",
             ]
         )
     return rows

@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from flair_jax import config as configuration
-from flair_jax.data.bands import BANDS, band_places
+from flair_jax.data.bands import BANDS, band_indices
 from flair_jax.data.nomenclature import FULL, NOMENCLATURES, Nomenclature
 from flair_jax.data.nomenclature import nomenclature as named
 from flair_jax.errors import UserError
@@ -78,7 +78,7 @@ def spec_for(
         raise UserError(
             f"{len(bands)} bands ({', '.join(bands)}), but the weights have {channels} (--bands)"
         )
-    indices = band_places(bands)
+    indices = band_indices(bands)
     if nomenclature is not None:
         chosen = named(nomenclature)
     else:

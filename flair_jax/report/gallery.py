@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from flair_jax.data import input_pipeline
-from flair_jax.data.bands import BANDS, band_places
+from flair_jax.data.bands import BANDS, band_indices
 from flair_jax.data.input_pipeline import Split
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.errors import UserError
@@ -171,7 +171,7 @@ def _predict(split: Split, index: int, model: Any) -> tuple[np.ndarray, np.ndarr
         )
     )  # fmt: skip
     image = batch["image"]
-    probabilities = model(image[..., band_places(spec.bands)], batch.get("metadata"))
+    probabilities = model(image[..., band_indices(spec.bands)], batch.get("metadata"))
     return image[0], spec.nomenclature.labels[batch["mask"][0]], np.asarray(probabilities[0])
 
 

@@ -5,7 +5,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from flair_jax.data.bands import BANDS, band_places
+from flair_jax.data.bands import BANDS, band_indices
 from flair_jax.data.input_pipeline import PADDING, Split, as_text, batches, on_device
 from flair_jax.evaluation.predict import make_predict_step
 from flair_jax.models.functional import Arrays
@@ -37,7 +37,7 @@ class ImageSummaries:
         order[:count] = self.indices
         (batch,) = batches(
             split, order[None], metadata_encoding=spec.metadata_encoding,
-            bands=band_places(spec.bands), process_index=jax.process_index(),
+            bands=band_indices(spec.bands), process_index=jax.process_index(),
             process_count=jax.process_count(),
         )  # fmt: skip
         self._batch = on_device(batch)

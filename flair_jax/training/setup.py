@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from flair_jax import config as configuration
 from flair_jax.data import input_pipeline
-from flair_jax.data.bands import band_places
+from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import Split, check_bands, split_batches
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import Evaluation, accumulate, make_eval_step
@@ -106,7 +106,7 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     def validate(params: Arrays, batch_stats: Arrays, stop: Callable[[], bool]) -> Evaluation:
         data = split_batches(
             splits["val"], eval_batch_size, metadata_encoding=spec.metadata_encoding,
-            bands=band_places(spec.bands), num_workers=config.num_workers,
+            bands=band_indices(spec.bands), num_workers=config.num_workers,
             refused_values=spec.refused_values,
         )  # fmt: skip
         return accumulate(eval_step, params, batch_stats, data, mesh, stop)

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from etils import epath
 from tensorboard_events import images
 
 from flair_jax import config as configuration
@@ -245,6 +244,7 @@ def test_ema_timings_a_profile_and_a_report(config, tmp_path):
     more.ema_decay, more.profile, more.predict_after_training = 0.9, (2, 3), False
     more.num_epochs, more.accumulate_steps = 1, 2
     loop.train_and_evaluate(more, tmp_path)
+    update_report(tmp_path)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     written = lines(tmp_path)
     validated = next(line for line in written if "val_loss" in line)
@@ -257,7 +257,6 @@ def test_ema_timings_a_profile_and_a_report(config, tmp_path):
     assert sum("save_seconds" in line for line in written) == 1
     scores = json.loads((tmp_path / "evaluation/test_ema/metrics.json").read_text())
     assert scores["num_patches"] == 5
-    update_report(epath.Path(tmp_path))
     page = (tmp_path / "index.html").read_text()
     assert f"<dd>mIoU {scores['challenge']['miou']:.4f}</dd>" in page
     assert page.count("<img ") == 3 * 5
