@@ -172,8 +172,8 @@ def test_pixels_add_up():
 
 def run(*flags, cwd):
     return subprocess.run(
-        [sys.executable, "-m", "flair_jax.doctor.examine", *flags], capture_output=True, text=True, cwd=cwd,
-        check=False, env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        [sys.executable, "-m", "flair_jax", "doctor", *flags], capture_output=True, text=True,
+        cwd=cwd, check=False, env={"PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
 
 
