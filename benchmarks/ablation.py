@@ -3,8 +3,8 @@
     python benchmarks/ablation.py --data_dir=WHERE_YOU_BUILT_IT --output=runs/ablation \
         [--seeds=1,2,3] [--epochs=2] [--batch_size=2] [--learning_rate=0.02]
 
-Runs `flair-jax train` for every arm and seed, one after the other, a seed's arms together; the U-Net
-of a seed begins with the same weights in every arm. Then prints the tables of `flair-jax
+Runs `flair-jax train` for every arm and seed, one after the other, a seed's arms together; the
+U-Net of a seed begins with the same weights in every arm. Then prints the tables of `flair-jax
 summarize`. A run that is there already is not run again.
 """
 

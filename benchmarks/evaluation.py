@@ -4,8 +4,8 @@
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/evaluation.py \
         --data_dir=WHERE_YOU_BUILT_IT --workdir=RUN [--split=test] [--output=FILE.json]
 
-Scores a split with a run as `flair-jax evaluate` does, and alone the same number of forward passes of
-the same batches, compiled by themselves and put on the device before; they take turns, `--rounds`
+Scores a split with a run as `flair-jax evaluate` does, and alone the same number of forward passes
+of the same batches, compiled by themselves and put on the device before; they take turns, `--rounds`
 times, in one process. Then the command itself in a new process, with a warm compile cache. Last,
 every part of a scoring by itself. Nothing is written into the run. The variable asks for the huge
 pages that the command asks for itself.
@@ -31,9 +31,9 @@ from record import write_record
 
 from flair_jax import config
 from flair_jax.data import input_pipeline
-from flair_jax.data.bands import band_places
+from flair_jax.data.bands import band_indices
 from flair_jax.evaluation import evaluate
-from flair_jax.evaluation.grouped_metrics import breakdown, groups
+from flair_jax.evaluation.grouped_metrics import grouped_scores, groups
 from flair_jax.inference.loading import load
 from flair_jax.models import functional
 from flair_jax.runtime import compilation_cache
@@ -81,7 +81,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     def read() -> list[input_pipeline.Batch]:
         return list(
             input_pipeline.split_batches(
-                split, args.batch_size, bands=band_places(spec.bands), keep=evaluate.FIELDS
+                split, args.batch_size, bands=band_indices(spec.bands), keep=evaluate.FIELDS
             )
         )
 
@@ -127,7 +127,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                 params, batch_stats, on_device[0]
             )
         ),
-        "intervals and parts": lambda: breakdown(
+        "intervals and parts": lambda: grouped_scores(
             evaluation.confusions, groups(evaluation.fields), spec.nomenclature
         ),
         "the plot": lambda: figures.plot_confusion_matrix(

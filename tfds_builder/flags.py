@@ -5,9 +5,11 @@ import argparse
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Defines the flags, which are the arguments of `tfds_builder.build.build`."""
-    parser.add_argument("--source", required=True, help="folder of the download; zips may stay so")
+    parser.add_argument(
+        "--source", required=True, help="folder of the download; zips need not be unpacked"
+    )
     parser.add_argument("--data_dir", help="where data sets go (default: TFDS's own)")
-    parser.add_argument("--config", help="published (default), d077, or a name for own lists")
+    parser.add_argument("--config", help="published (default), d077, or a name for your lists")
     for split in ("train", "val", "test"):
         parser.add_argument(f"--{split}_csv", help=f"image and mask paths of {split}, as published")
     parser.add_argument("--num_workers", type=int, help="processes (default: one for each CPU)")

@@ -6,7 +6,7 @@ import sys
 
 from flair_jax.cli.parser import numbers, one_of
 from flair_jax.runtime import huge_pages
-from flair_jax.runtime.preemption import Interrupted
+from flair_jax.runtime.preemption import Preempted
 
 EXAMPLES = (
     "flair-jax detect --checkpoint=runs/toy --input=ortho.tif --output=cover.tif",
@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
         compilation_cache.use("default")
         written = detect_raster(checkpoint, inputs, output, **options)
         console.log("written  " + "\n         ".join(map(str, written)))
-    except Interrupted as stop:
+    except Preempted as stop:
         print(stop, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -37,26 +37,27 @@ def run(args: argparse.Namespace) -> int:
     from etils import epath
 
     from flair_jax.doctor import examine
-    from flair_jax.doctor.severity import VERDICTS, worst
+    from flair_jax.doctor.severity import SEVERITIES, worst
     from flair_jax.runtime.atomic_io import atomic_write
 
     options = vars(args)
     output, strict = epath.Path(options.pop("output")), options.pop("strict")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        survey, checks = examine.doctor(**options, progress=True)
-        print(examine.as_text(survey, checks))
+        scan, findings = examine.doctor(**options, progress=True)
+        print(examine.as_text(scan, findings))
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(output, json.dumps(examine.as_json(survey, checks), indent=1) + "\n")
+            atomic_write(output, json.dumps(examine.as_json(scan, findings), indent=1) + "\n")
         except OSError as error:
             raise UserError(f"--output: {output} cannot be written ({error})") from error
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
     counts = ", ".join(
-        f"{verdict} {sum(c.verdict == verdict for c in checks)}" for verdict in reversed(VERDICTS)
+        f"{severity} {sum(f.severity == severity for f in findings)}"
+        for severity in reversed(SEVERITIES)
     )
-    verdict = worst(checks)
-    print(f"\n{counts}; worst: {verdict}. Written to {output}")
-    return int(verdict == "fault" or (strict and verdict == "warning"))
+    severity = worst(findings)
+    print(f"\n{counts}; worst: {severity}. Written to {output}")
+    return int(severity == "fault" or (strict and severity == "warning"))

@@ -12,7 +12,7 @@ from flair_jax.cli.config_flags import Changes
 from flair_jax.cli.parser import one_of
 from flair_jax.errors import UserError
 from flair_jax.runtime import distributed
-from flair_jax.runtime.preemption import Interrupted
+from flair_jax.runtime.preemption import Preempted
 
 if TYPE_CHECKING:  # what is heavy is imported once the flags have been read
     import ml_collections
@@ -24,9 +24,9 @@ if TYPE_CHECKING:  # what is heavy is imported once the flags have been read
 
 SPLITS = ("train", "val", "test")
 HOSTS = ("multihost", "coordinator", "num_processes", "process_id")  # flags of `distributed.start`
-_LOST = (
-    "error: this host ends, and the others will within two minutes. If it has lost another one, "
-    "see the messages of that one; the same command on every host resumes from what is saved"
+_LOST_PROCESS = (
+    "error: this host ends, and the others will within two minutes. If another host was lost, "
+    "see its messages; the same command on every host resumes from what is saved"
 )
 
 
@@ -107,7 +107,7 @@ def run(
         if not distributed.joined():
             raise
         distributed.leave(f"error: {error}")
-    except Interrupted as stop:
+    except Preempted as stop:
         print(stop)
     except KeyboardInterrupt:
         print("\nstopped; the same command resumes from what is saved")
@@ -119,7 +119,7 @@ def run(
                 "make room, and give the same command again"
             )
         traceback.print_exc()
-        distributed.leave(_LOST if distributed.joined() else 1)
+        distributed.leave(_LOST_PROCESS if distributed.joined() else 1)
     return 0
 
 
@@ -222,8 +222,8 @@ def predict(split: str, ema: bool, overlays: str, submission: str | None) -> "Wo
     """The work of predicting a split."""
 
     def work(config: "ml_collections.ConfigDict", workdir: "epath.Path") -> None:
-        from flair_jax.evaluation.predict import overlay_number, predict_run
+        from flair_jax.evaluation.predict import overlay_count, predict_run
 
-        predict_run(config, workdir, split, ema, overlay_number(overlays), submission)
+        predict_run(config, workdir, split, ema, overlay_count(overlays), submission)
 
     return work

@@ -1,4 +1,4 @@
-"""Several hosts as one machine: `jax.distributed`, and where it starts by itself."""
+"""Multi-host start-up of `jax.distributed`, and clusters where it starts by itself."""
 
 import faulthandler
 import os
@@ -15,10 +15,10 @@ def start(
     num_processes: int | None = None,
     process_id: int | None = None,
 ) -> None:
-    """Starts `jax.distributed` if the flags or the environment say that there are several hosts.
+    """Starts `jax.distributed` if the flags or the environment tell of several hosts.
 
     Args:
-        multihost: whether there are; None: as the environment says, see `recognised`.
+        multihost: whether there are; None: as the environment tells, see `recognised`.
         coordinator: HOST:PORT of process 0, on clusters that JAX does not recognise; with it the
             other two are needed.
         num_processes: number of hosts.
@@ -51,11 +51,11 @@ def start(
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the hosts could not be joined: {error}\nCheck that every host runs the same command "
-            "and reaches the first one; --coordinator=HOST:PORT --num_processes=N --process_id=I "
-            "says it explicitly, --nomultihost works alone."
+            "and reaches the first one. Set --coordinator=HOST:PORT --num_processes=N "
+            "--process_id=I explicitly, or use --nomultihost to run on one host."
         ) from error
-    # When another host has died, JAX says so and aborts: the stacks of all threads, which absl has
-    # had printed then, would bury that.
+    # When another host has died, JAX reports it and aborts: the stacks of all threads, which absl
+    # prints then, would bury that message.
     faulthandler.disable()
 
 

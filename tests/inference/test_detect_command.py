@@ -1,4 +1,4 @@
-"""The command: flags, several devices, a kill, a huge raster."""
+"""The command: flags, several devices, resuming after a kill, memory with a huge raster."""
 
 import json
 import pathlib
@@ -29,10 +29,10 @@ def test_the_command_on_several_devices(checkpoint, scene, detected, tmp_path):
         f"--checkpoint={checkpoint}", f"--input={scene[0]}", f"--output={tmp_path / 'map.tif'}",
         f"--tile={TILE}", f"--margin={MARGIN}", "--bands=1,2,3,4,5", "--batch_size=4", devices=2,
     )  # fmt: skip
-    said, _ = run.communicate()
-    assert run.returncode == 0, said
-    assert "8 of 64 pixels, margin 16, crop, 4 at a time on 2 x cpu" in said
-    assert f"written  {tmp_path / 'map.tif'}" in said
+    printed, _ = run.communicate()
+    assert run.returncode == 0, printed
+    assert "8 of 64 pixels, margin 16, crop, 4 at a time on 2 x cpu" in printed
+    assert f"written  {tmp_path / 'map.tif'}" in printed
     np.testing.assert_array_equal(read(tmp_path / "map.tif"), read(detected[0]))
 
 
@@ -53,7 +53,7 @@ def test_wrong_flags_are_one_message(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_a_checkpoint_that_is_none_is_an_error(scene, tmp_path, capsys):
+def test_a_missing_checkpoint_is_an_error(scene, tmp_path, capsys):
     output = tmp_path / "b.tif"
     flags = ["--checkpoint=none", f"--input={scene[0]}", f"--output={output}"]
     assert main(["detect", *flags]) == 1
@@ -62,12 +62,12 @@ def test_a_checkpoint_that_is_none_is_an_error(scene, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_killed_job_goes_on_to_the_same_bytes(checkpoint, tmp_path):
+def test_a_killed_job_resumes_to_the_same_bytes(checkpoint, tmp_path):
     path = write(tmp_path / "in.tif", patches(2500, 250))
     flags = [f"--checkpoint={checkpoint}", f"--input={path}", "--tile=256"]
-    run = command(*flags, f"--output={tmp_path / 'whole.tif'}")
-    said, _ = run.communicate()
-    assert run.returncode == 0, said
+    run = command(*flags, f"--output={tmp_path / 'reference.tif'}")
+    printed, _ = run.communicate()
+    assert run.returncode == 0, printed
     output = tmp_path / "map.tif"
     run = command(*flags, f"--output={output}")
     partial = pathlib.Path(f"{output}.partial")
@@ -80,12 +80,12 @@ def test_a_killed_job_goes_on_to_the_same_bytes(checkpoint, tmp_path):
     finished = len(list(partial.glob("row_*.tif")))
     assert 5 <= finished < 20
     run = command(*flags, f"--output={output}", "--resume")
-    said, _ = run.communicate()
-    assert run.returncode == 0, said
-    assert f"goes on after {finished} of 20 rows of tiles" in said
+    printed, _ = run.communicate()
+    assert run.returncode == 0, printed
+    assert f"resuming after {finished} of 20 rows of tiles" in printed
     for name in ("map.tif", "map.tif.aux.xml", "map.qml", "map.png"):
-        whole = tmp_path / name.replace("map", "whole")
-        assert (tmp_path / name).read_bytes() == whole.read_bytes()
+        reference = tmp_path / name.replace("map", "reference")
+        assert (tmp_path / name).read_bytes() == reference.read_bytes()
 
 
 MEASURED = """
