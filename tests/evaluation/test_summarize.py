@@ -88,9 +88,7 @@ def test_the_whole_test_split_is_compared_without_a_warning(tmp_path):
 def test_mistakes(runs, tmp_path):
     with pytest.raises(UserError, match="is not the workdir of a run"):
         summarize.read_experiments([tmp_path], "test")
-    with pytest.raises(
-        UserError, match=r"not been scored on 'val'.*\n  flair-jax eval.*=val"
-    ):
+    with pytest.raises(UserError, match=r"not been scored on 'val'.*\n  flair-jax eval.*=val"):
         summarize.read_experiments(runs, "val")
     double = scored_run(tmp_path / "double", seed=1)
     with pytest.raises(UserError, match="have the same configuration and seed: leave one out"):
