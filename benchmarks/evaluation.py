@@ -4,9 +4,9 @@
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/evaluation.py \
         --data_dir=WHERE_YOU_BUILT_IT --workdir=RUN [--split=test] [--output=FILE.json]
 
-Scores a split with a run as `flair-jax evaluate` does, and alone the same number of forward passes
-of the same batches, compiled by themselves and put on the device before; they take turns, `--rounds`
-times, in one process. Then the command itself in a new process, with a warm compile cache. Last,
+Scores a split with a run as `flair-jax evaluate` does, and alone the same number of forward
+passes of the same batches, compiled by themselves and put on the device before; they take turns,
+`--rounds` times, in one process. Then the command itself in a new process, with a warm compile cache. Last,
 every part of a scoring by itself. Nothing is written into the run. The variable asks for the huge
 pages that the command asks for itself.
 """

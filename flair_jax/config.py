@@ -201,13 +201,13 @@ def set_text(config: ml_collections.ConfigDict, name: str, texts: Sequence[str])
 
 
 def _as_tuple(text: str) -> tuple:
-    """A tuple, a list or a single value in Python's notation; one text may be without quotes."""
+    """A tuple, a list or a single value in Python's notation; strings may be red,green,blue."""
     try:
         value = ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        if "," in text or " " in text:
+        if not text or set(text) & set("()[]'\""):
             raise
-        return (text,)
+        return tuple(part.strip() for part in text.split(","))
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
@@ -272,7 +272,7 @@ def _differences(
     compared: Callable[[Key], bool],
 ) -> str:
     """A line for each key that differs."""
-    old, new = flat(saved), flat(given)
+    old, new = flat(saved), _tuples(flat(given))  # lists are saved, and read as tuples
     return "\n".join(
         f"  config.{name}: {old[name]!r} in the run, {new[name]!r} given"
         for name, key in KEYS.items()
@@ -296,9 +296,9 @@ def _walk(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON knows no tuples; the configuration has no lists."""
+    """A value of JSON, which knows no tuples, with tuples in the place of lists."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return tuple(map(_tuples, value))
     return value
