@@ -111,11 +111,11 @@ def measure(command: list[str]) -> Figures:
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
-    said = process.stdout.read()
+    printed = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - started
     if status:
-        raise SystemExit(f"{' '.join(command)} failed:\n{said.decode()}")
+        raise SystemExit(f"{' '.join(command)} failed:\n{printed.decode()}")
     return {"wall": wall, "processor": usage.ru_utime + usage.ru_stime,
             "MiB": usage.ru_maxrss / 1024}  # fmt: skip
 

@@ -3,7 +3,7 @@
     pip install -e . scikit-learn
     python benchmarks/scoring.py [--output=FILE.json]
 
-Both count the same made-up labels and predictions, taking turns. With the extra `tpu` the reducer
+Both count the same synthetic labels and predictions, taking turns. With the extra `tpu` the reducer
 is also compiled for a TPU, and its program searched for gathers and scatters.
 """
 

@@ -172,6 +172,13 @@ def test_a_file_without_get_config(tmp_path):
         configuration.read(str(tmp_path / "a.py"))
 
 
+def test_a_file_with_a_dataclass(tmp_path):
+    head = "from __future__ import annotations\nimport dataclasses\n"
+    head += "@dataclasses.dataclass\nclass Size:\n    side: dataclasses.InitVar[int] = 4\n"
+    (tmp_path / "a.py").write_text(f"{head}{FILE}    config.batch_size = 4\n    return config\n")
+    assert configuration.read(str(tmp_path / "a.py")).batch_size == 4
+
+
 def test_a_file_whose_get_config_takes_a_text(tmp_path):
     path = tmp_path / "a.py"
     path.write_text(f"{FILE}    config.batch_size = int(size)\n    return config\n")
