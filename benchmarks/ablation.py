@@ -3,7 +3,7 @@
     python benchmarks/ablation.py --data_dir=DATA_DIR --output=runs/ablation \
         [--seeds=1,2,3] [--epochs=2] [--batch_size=2] [--learning_rate=0.02]
 
-Runs `flair_jax.main` for every arm and seed, seed by seed. All arms of a seed start the U-Net from
+Runs `flair-jax train` for every arm and seed, seed by seed. All arms of a seed start the U-Net from
 the same weights. Then prints the tables of `flair-jax summarize`. Runs that already exist are not
 repeated.
 """
@@ -49,9 +49,9 @@ def main() -> None:
             flags = [f"--config.{key}={value}" for key, value in common.items()]
             flags += [f"--config.seed={seed}", *changes, f"--workdir={workdir}"]
             print(f"== {arm}, seed {seed}", flush=True)
-            command = [sys.executable, "-m", "flair_jax.main", "--config=configs/baseline.py"]
+            command = [sys.executable, "-m", "flair_jax", "train", "--config=baseline"]
             subprocess.run([*command, *flags], cwd=ROOT, check=True)
-    summarize = [sys.executable, "-m", "flair_jax.evaluation.summarize", "--markdown", *workdirs]
+    summarize = [sys.executable, "-m", "flair_jax", "summarize", "--markdown", *workdirs]
     subprocess.run(summarize, cwd=ROOT, check=True)
 
 

@@ -4,11 +4,11 @@
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/evaluation.py \
         --data_dir=DATA_DIR --workdir=RUN [--split=test] [--output=FILE.json]
 
-Evaluates a split as `--mode=eval` does, and separately runs the same number of forward passes on
-the same batches, compiled on their own and with the batches already on the device. Both alternate
-for `--rounds` rounds in one process. Then the command itself is timed in a new process with a warm
-compilation cache, and finally each part of an evaluation on its own. Nothing is written to the run.
-The variable requests huge pages, which the command requests by itself.
+Evaluates a split as `flair-jax evaluate` does, and separately runs the same number of forward
+passes on the same batches, compiled on their own and with the batches already on the device. Both
+alternate for `--rounds` rounds in one process. Then the command itself is timed in a new process
+with a warm compilation cache, and finally each part of an evaluation on its own. Nothing is written
+to the run. The variable requests huge pages, which the command requests by itself.
 """
 
 import argparse
@@ -31,9 +31,9 @@ from record import write_record
 
 from flair_jax import config
 from flair_jax.data import input_pipeline
-from flair_jax.data.bands import band_places
+from flair_jax.data.bands import band_indices
 from flair_jax.evaluation import evaluate
-from flair_jax.evaluation.grouped_metrics import breakdown, groups
+from flair_jax.evaluation.grouped_metrics import grouped_scores, groups
 from flair_jax.inference.loading import load
 from flair_jax.models import functional
 from flair_jax.runtime import compilation_cache
@@ -81,7 +81,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     def read() -> list[input_pipeline.Batch]:
         return list(
             input_pipeline.split_batches(
-                split, args.batch_size, bands=band_places(spec.bands), keep=evaluate.FIELDS
+                split, args.batch_size, bands=band_indices(spec.bands), keep=evaluate.FIELDS
             )
         )
 
@@ -107,7 +107,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     copy = scratch / "run"
     shutil.copytree(workdir, copy, ignore=shutil.ignore_patterns("evaluation", "tensorboard"))
     command = [
-        sys.executable, "-m", "flair_jax.main", "--mode=eval", f"--split={args.split}",
+        sys.executable, "-m", "flair_jax", "evaluate", f"--split={args.split}",
         f"--workdir={copy}", f"--config.data_dir={args.data_dir}",
         f"--config.eval_batch_size={args.batch_size}",
     ]  # fmt: skip
@@ -127,7 +127,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                 params, batch_stats, on_device[0]
             )
         ),
-        "intervals and parts": lambda: breakdown(
+        "intervals and parts": lambda: grouped_scores(
             evaluation.confusions, groups(evaluation.fields), spec.nomenclature
         ),
         "the plot": lambda: figures.plot_confusion_matrix(

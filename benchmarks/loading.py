@@ -48,12 +48,12 @@ def main() -> None:
     for path in [*map(Path, directory.iterdir()), *(Path(p) for pair in pairs for p in pair)]:
         path.read_bytes()
 
-    def ours(patches: int, workers: int, threads: int | None = None) -> Iterable[int]:
+    def our_batches(patches: int, workers: int, threads: int | None = None) -> Iterable[int]:
         order = first_steps(split, args.batch_size, 0, patches // args.batch_size)
         for batch in input_pipeline.batches(split, order, num_workers=workers, num_threads=threads):
             yield len(batch["image"])
 
-    def peers(patches: int, workers: int) -> Iterable[int]:
+    def peer_batches(patches: int, workers: int) -> Iterable[int]:
         chosen = (pairs * -(-patches // len(pairs)))[:patches]
         for batch in peer.batches(chosen, args.batch_size, augment=True, workers=workers):
             yield len(batch["img"])
@@ -64,14 +64,14 @@ def main() -> None:
     for workers in range(args.workers + 1):
         rates: dict[str, list[Rates]] = {OURS: [], PEER: []}
         for _ in range(args.rounds):
-            rates[OURS].append(measure(ours(many, workers), many))
-            rates[PEER].append(measure(peers(few, workers), few))
+            rates[OURS].append(measure(our_batches(many, workers), many))
+            rates[PEER].append(measure(peer_batches(few, workers), few))
         for kind in KINDS:
             values = {name: median(of_side, kind) for name, of_side in rates.items()}
             values["ratio"] = values[OURS] / values[PEER]
             results[f"{kind}, {workers} worker processes"] = values
     for threads in (1, 2, 4):
-        alone = [measure(ours(many, 0, threads), many) for _ in range(args.rounds)]
+        alone = [measure(our_batches(many, 0, threads), many) for _ in range(args.rounds)]
         for kind in KINDS:
             results[f"{kind}, {threads} threads"] = {OURS: median(alone, kind)}
     for what, figures in results.items():
