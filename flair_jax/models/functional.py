@@ -1,7 +1,7 @@
 """A model as a pure function: its structure, and its arrays by dotted name."""
 
 import jax
-from flax import nnx
+from flax import nnx, traverse_util
 
 from flair_jax.models.ops import FeatureMap, Ops, plain
 from flair_jax.models.preprocess import normalise
@@ -69,7 +69,10 @@ def forward(
 
 
 def _by_name(state: nnx.State) -> Arrays:
-    return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+    # The pure dict and not `to_flat_state`: how a variable gives its array has changed between
+    # versions of Flax.
+    flat = traverse_util.flatten_dict(nnx.to_pure_dict(state))
+    return {".".join(map(str, path)): array for path, array in flat.items()}
 
 
 def _path(name: str) -> tuple[int | str, ...]:
