@@ -22,7 +22,8 @@ from order import first_steps
 from record import write_record
 
 from flair_jax import config as configuration
-from flair_jax.aot.compiled_step import figures_of, lower_train_step
+from flair_jax.aot.figures import figures_of
+from flair_jax.aot.programs import lower_train_step
 from flair_jax.aot.train_compile import NO_TPU_HERE, topology_devices
 from flair_jax.data import input_pipeline
 from flair_jax.data.input_pipeline import on_device

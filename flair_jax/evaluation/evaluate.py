@@ -29,7 +29,7 @@ from flair_jax.evaluation import tables
 from flair_jax.evaluation.grouped_metrics import FIELDS, by_patch, grouped_scores, groups
 from flair_jax.evaluation.metrics import DEFINITIONS, challenge_scores, confusion_matrices, summary
 from flair_jax.inference.loading import load
-from flair_jax.models.functional import Arrays, forward
+from flair_jax.models.functional import Arrays, best_class, forward
 from flair_jax.models.losses import cross_entropy_sums
 from flair_jax.models.ops import for_mesh
 from flair_jax.models.preprocess import to_labels
@@ -46,7 +46,7 @@ from flair_jax.runtime.sharding import (
 )
 from flair_jax.viz import figures
 
-EvalStep = Callable[[Arrays, Arrays, dict[str, jax.Array]], dict[str, jax.Array]]
+EvalStep = jax.stages.Wrapped  # (params, batch_stats, batch) -> {str: jax.Array}
 
 
 class NoMasksError(UserError):
@@ -106,7 +106,7 @@ def make_eval_step(
             "valid": valid,
             "stop": jnp.any(batch["stop"]),
             "confusions": confusion_matrices(
-                labels, ops.best_class(logits), valid, len(nomenclature), ops
+                labels, best_class(logits, ops), valid, len(nomenclature), ops
             ),
         }
 

@@ -1,4 +1,4 @@
-"""The weighted cross-entropy, with both of the reference's ways to divide it."""
+"""The weighted cross-entropy, with both of the reference's normalisations."""
 
 import functools
 
@@ -34,10 +34,11 @@ def cross_entropy_sums(
     """
     if normalization not in LOSS_NORMALIZATIONS:
         raise ValueError(f"loss normalization {normalization!r} is none of {LOSS_NORMALIZATIONS}")
-    values, labels, axis = ops.class_layout(logits, labels)
-    total = _weighted_sums(values, labels, weights, axis)
+    values = ops.class_layout(logits)
+    labels = ops.class_layout(ops.enter(labels[..., None]))
+    total = _weighted_sums(values, labels, weights, ops.class_axis)
     counted = jnp.ones_like(weights) if normalization == "pixels" else weights
-    return total, jnp.sum(_one_hot(labels, counted, axis), range(1, values.ndim))
+    return total, jnp.sum(_one_hot(labels, counted, ops.class_axis), range(1, values.ndim))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -75,7 +76,7 @@ _weighted_sums.defvjp(_forward, _backward)
 
 
 def _one_hot(labels: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
-    """The weight of each pixel's class at its index along `axis`, 0 elsewhere."""
+    """Labels with one entry along `axis` -> the weight of the class at its index, 0 elsewhere."""
     shape = [1] * labels.ndim
     shape[axis] = len(weights)
     classes = jnp.arange(len(weights), dtype=labels.dtype).reshape(shape)

@@ -2,7 +2,7 @@
 
 Every module here is an `Ops`: it has the same functions, computes the same sums and differs in
 the order and the memory layout only. To add a form for another platform, add a module with its
-name (`gpu.py`, say); what does not differ it imports from `plain`.
+name, such as `gpu.py`; what does not differ it imports from `plain`.
 """
 
 import importlib
@@ -97,22 +97,24 @@ class Ops(Protocol):
             values: (C,), or (N or 1, H or 1, 1, C or 1).
         """
 
-    def class_layout(
-        self, logits: FeatureMap, labels: jax.Array
-    ) -> tuple[jax.Array, jax.Array, int]:
-        """Logits and labels in the layout in which a sum over the classes is fast.
+    @property
+    def class_axis(self) -> int:
+        """The axis of the classes in the arrays of `class_layout`."""
+
+    def class_layout(self, x: FeatureMap) -> jax.Array:
+        """An array with the samples first, in which sums over the classes are fast.
+
+        Two maps have their pixels in the same order if `enter` or the same network made them.
 
         Args:
-            logits: (N, H, W, classes).
-            labels: (N, H, W).
+            x: (N, H, W, classes).
 
         Returns:
-            The logits with the samples first and the classes along an axis; the labels in the
-            same order of the pixels, with 1 in place of the classes; and this axis.
+            x with `classes` along `class_axis`, the pixels along the other axes after the first.
         """
 
-    def best_class(self, logits: FeatureMap) -> jax.Array:
-        """(N, H, W, classes) -> (N, H, W) int32: the class of each pixel's largest logit."""
+    def from_class_layout(self, values: jax.Array) -> FeatureMap:
+        """The inverse of `class_layout`, for any number of values along `class_axis`."""
 
     def count_pairs(self, labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
         """How often each pair of classes occurs in an image.

@@ -1,12 +1,14 @@
 """The plain form of the network's operations: arrays (N, H, W, C) and XLA's own operations.
 
-For GPUs, whose cuDNN takes narrow maps as they are, and for platforms without a form of their
-own. The functions are described in `flair_jax.models.ops.Ops`.
+For GPUs, whose cuDNN takes narrow maps as they are, and for platforms without another form. The
+functions are described in `flair_jax.models.ops.Ops`.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+class_axis = -1
 
 
 def enter(image: jax.Array) -> jax.Array:
@@ -69,12 +71,12 @@ def add_to_rows(x: jax.Array, values: jax.Array) -> jax.Array:
     return x + values.astype(x.dtype)
 
 
-def class_layout(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, int]:
-    return logits, labels[..., None], -1
+def class_layout(x: jax.Array) -> jax.Array:
+    return x
 
 
-def best_class(logits: jax.Array) -> jax.Array:
-    return jnp.argmax(logits, -1)
+def from_class_layout(values: jax.Array) -> jax.Array:
+    return values
 
 
 def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:

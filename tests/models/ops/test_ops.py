@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 
 from flair_jax.models import ops
+from flair_jax.models.functional import best_class
 from flair_jax.models.layers import BatchNorm, Conv
 from flair_jax.models.ops import cpu, plain, tpu
 
@@ -124,6 +125,18 @@ def test_pairs_are_counted_alike(form):
 
 
 @every_form
-def test_relu_and_sum_are_of_every_number(form):
-    x = form.enter(jnp.linspace(-1, 1, 32 * 32 * 2).reshape(1, 32, 32, 2))
-    assert len(jax.tree.leaves(x)) == 1
+def test_the_class_layout_keeps_pixels_of_two_maps_together(form):
+    shape = 2, 32, 64
+    logits = jnp.asarray(np.random.default_rng(3).integers(-9, 9, (*shape, 5)), jnp.float32)
+    pixels = jnp.arange(np.prod(shape)).reshape(*shape, 1)
+    by_class, order = (form.class_layout(form.enter(x)) for x in (logits, pixels))
+    assert by_class.shape[form.class_axis] == 5
+    assert by_class.shape[0] == 2
+    flat = np.moveaxis(by_class, form.class_axis, -1).reshape(-1, 5)
+    np.testing.assert_array_equal(
+        flat, np.asarray(logits).reshape(-1, 5)[np.asarray(order).ravel()]
+    )
+    np.testing.assert_array_equal(form.leave(form.from_class_layout(by_class)), logits)
+    np.testing.assert_array_equal(
+        best_class(form.enter(logits), form), np.asarray(logits).argmax(-1)
+    )
