@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--ema",
         action="store_true",
-        dest="averaged",
+        dest="ema",
         help="use the moving average of the weights",
     )
     return made  # fmt: skip

@@ -73,10 +73,11 @@ def write_report(
     return output
 
 
-def update_report(workdir: epath.Path) -> None:
+def update_report(workdir: epath.PathLike) -> None:
     """Writes a run's `index.html`, unless it is newer than what it would be made of."""
     if jax.process_index() != 0:
         return
+    workdir = epath.Path(workdir)
     page = workdir / "index.html"
     sources = [workdir / "metrics.jsonl", *workdir.glob("evaluation/*/metrics.json")]
     changed = max((path.stat().mtime for path in sources if path.exists()), default=0)

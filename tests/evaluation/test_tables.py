@@ -3,9 +3,9 @@ import rasterio
 from golden_arrays import golden
 
 from flair_jax.data.nomenclature import BASELINE
+from flair_jax.evaluation import tables
 from flair_jax.evaluation.grouped_metrics import breakdown
 from flair_jax.evaluation.metrics import summary
-from flair_jax.runtime import console
 from flair_jax.viz import figures
 
 CONFUSION = golden("iou")["cm0"]
@@ -25,7 +25,7 @@ def scores():
 
 def test_score_table():
     metrics = scores() | {"num_patches": 50, "split": "test", "step": 7}
-    lines = console.score_table(metrics).splitlines()
+    lines = tables.score_table(metrics).splitlines()
     iou = golden("iou")["challenge_iou0"]
     assert lines[1].split()[:2] == ["building", f"{100 * iou[0]:.2f}"]
     assert lines[13].startswith("other")
@@ -38,7 +38,7 @@ def test_score_table():
 
 def test_part_tables():
     metrics = scores()
-    lines = console.part_tables(metrics).splitlines()
+    lines = tables.part_tables(metrics).splitlines()
     domain = metrics["by_domain"]["D012_2019"]
     low, high = domain["challenge_miou_interval"]
     assert lines[0].split() == ["domain", "patches", "zones", "mIoU", "95%", "interval"]

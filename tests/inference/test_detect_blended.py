@@ -1,4 +1,4 @@
-"""Overlapping tiles ema, and the eight symmetries."""
+"""Overlapping tiles averaged, and the eight symmetries."""
 
 import numpy as np
 import pytest
@@ -108,7 +108,7 @@ def averaged(model, tmp_path_factory):
     ],
     ids=["crop flipped", "crop turned", "hann transposed"],
 )
-def test_with_tta_a_turned_raster_gives_the_turned_result(model, ema, tmp_path, blend, turn):
+def test_with_tta_a_turned_raster_gives_the_turned_result(model, averaged, tmp_path, blend, turn):
     pixels, folder = averaged
     path = write(tmp_path / "in.tif", np.ascontiguousarray(turn(pixels)))
     detect(model, path, tmp_path / f"{blend}.tif", blend=blend, **TTA)
@@ -116,7 +116,7 @@ def test_with_tta_a_turned_raster_gives_the_turned_result(model, ema, tmp_path, 
         np.testing.assert_array_equal(read(tmp_path / product), turn(read(folder / product)))
 
 
-def test_tta_is_the_mean_of_eight_views(ema, model):
+def test_tta_is_the_mean_of_eight_views(averaged, model):
     pixels, folder = averaged
     mean = np.zeros((*pixels.shape[1:], 13))
     for turns in range(4):

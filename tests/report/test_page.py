@@ -25,6 +25,7 @@ from flair_jax.inference.loading import save_model
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.report import collect, figures, gallery, tables
+from flair_jax.report import page as page_module
 from flair_jax.report.page import update_report, write_report
 from flair_jax.runtime.sharding import make_mesh
 
@@ -319,7 +320,7 @@ def test_after_training_a_page_is_written_once_and_never_fails(
     later = (run / "index.html").stat().mtime + 10
     os.utime(run / "metrics.jsonl", (later, later))
     with monkeypatch.context() as patch:
-        patch.setattr(page, "render", lambda *_: 1 / 0)
+        patch.setattr(page_module, "render", lambda *_: 1 / 0)
         update_report(run)
     assert "no page was written: ZeroDivisionError" in capsys.readouterr().out
     monkeypatch.setattr(jax, "process_count", lambda: 2)

@@ -20,6 +20,7 @@ from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import evaluate_checkpoint
 from flair_jax.evaluation.predict import predict_checkpoint
 from flair_jax.inference.loading import load
+from flair_jax.report.page import update_report
 from flair_jax.runtime.preemption import Interrupted, StopSignals
 from flair_jax.runtime.sharding import make_mesh
 from flair_jax.training import loop
@@ -243,6 +244,7 @@ def test_averages_timings_a_trace_and_a_page(config, tmp_path):
     more.ema_decay, more.profile, more.predict_after_training = 0.9, (2, 3), False
     more.num_epochs, more.accumulate_steps, more.report_after_training = 1, 2, True
     loop.train_and_evaluate(more, tmp_path)
+    update_report(tmp_path)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     written = lines(tmp_path)
     validated = next(line for line in written if "val_loss" in line)
