@@ -40,6 +40,7 @@ from tfds_builder.flair.workers import available_cpus
 SKIPPED = "skipped.csv"
 SHARD_MB = 256.0
 SHUFFLE_SEED = 0
+PATCHES_OF_A_WORKER = 32  # at least: a process takes seconds to start
 DOMAINS_NAMED = 5
 
 
@@ -133,7 +134,8 @@ class Flair(dataset_builder.FileReaderBuilder):
 
         Args:
           source: the folder of the download; None for TFDS's manual folder.
-          num_workers: how many processes write; None takes one for each CPU.
+          num_workers: how many processes write; None takes one for each CPU, but fewer for few
+            patches.
           on_error: "fail", or "skip" to leave faulty patches out and list them in `skipped.csv`.
           shard_mb: the size of a shard's pixels, in MiB.
           shuffle: whether patches are stored in a random order, always the same, so that a part
@@ -142,7 +144,7 @@ class Flair(dataset_builder.FileReaderBuilder):
           **kwargs: `data_dir`, `config`, `version`, `file_format`.
         """
         self._source = source
-        self._num_workers = num_workers or available_cpus()
+        self._num_workers = num_workers
         self._skip = on_error == "skip"
         self._shard_mb = shard_mb
         self._shuffle = shuffle
@@ -285,9 +287,9 @@ class Flair(dataset_builder.FileReaderBuilder):
                 **options,
             )
         else:
-            results = write_shards(
-                of_all, paths, file_format, num_workers=self._num_workers, **options
-            )
+            most = sum(plan.num_patches().values()) // PATCHES_OF_A_WORKER
+            num_workers = self._num_workers or min(available_cpus(), most)
+            results = write_shards(of_all, paths, file_format, num_workers=num_workers, **options)
         remaining = iter(results)
         return {split: [next(remaining) for _ in of_split] for split, of_split in shards.items()}
 
