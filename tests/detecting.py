@@ -1,4 +1,4 @@
-"""What the tests of detection share: rasters, random weights, plain tiles to compare with."""
+"""Helpers of the detection tests: rasters, random weights, a plain tile-by-tile reference."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ PLACE = from_origin(900_000, 6_500_000, 0.2, 0.2)
 TILE, MARGIN = 64, 16
 
 
-def random_card(**changes):
+def random_spec(**changes):
     return ModelSpec(BANDS, BASELINE, "scaling", (0.0,) * 5, (1.0,) * 5, **changes)
 
 
@@ -40,7 +40,7 @@ def write(path, pixels, **profile):
 
 
 def detect(model, source, output, **options):
-    # A batch takes little longer than one of these small tiles: most of it is the weights' way.
+    # A batch of these small tiles takes little longer than one tile.
     options = {"tile": TILE, "margin": MARGIN, "batch_size": 4} | options
     return flair_jax.detect_raster(model, source, output, **options)
 
@@ -51,7 +51,7 @@ def read(path):
 
 
 def in_batches(model, images):
-    """Probabilities of many images, the last batch filled up so that one compilation will do."""
+    """Probabilities of many images; the last batch is filled up to need only one compilation."""
     images = np.stack(images)
     filled = np.concatenate([images, images[: -len(images) % 8]])
     batches = [np.asarray(model(filled[i : i + 8])) for i in range(0, len(filled), 8)]
@@ -63,7 +63,7 @@ def one_by_one(model, images):
 
 
 def tile_by_tile(model, pixels, tile=TILE, margin=MARGIN, apply=in_batches):
-    """Probabilities (H, W, classes) of tiles computed by themselves and put side by side."""
+    """Probabilities (H, W, classes) of tiles that are predicted one by one and stitched."""
     core = tile - 2 * margin
     height, width = pixels.shape[1:]
     spare = [-(-side // core) * core - side for side in (height, width)]
@@ -71,23 +71,23 @@ def tile_by_tile(model, pixels, tile=TILE, margin=MARGIN, apply=in_batches):
     after = [margin + s - s // 2 for s in spare]
     padding = [(0, 0), (before[0], after[0]), (before[1], after[1])]
     padded = np.moveaxis(np.pad(pixels, padding, mode="symmetric"), 0, -1)
-    places = [
+    corners = [
         (top, left)
         for top in range(0, height + spare[0], core)
         for left in range(0, width + spare[1], core)
     ]
-    tiles = apply(model, [padded[y : y + tile, x : x + tile] for y, x in places])
-    found = np.empty((height + spare[0], width + spare[1], 13), np.float32)
-    for (top, left), of_tile in zip(places, tiles, strict=True):
+    tiles = apply(model, [padded[y : y + tile, x : x + tile] for y, x in corners])
+    stitched = np.empty((height + spare[0], width + spare[1], 13), np.float32)
+    for (top, left), of_tile in zip(corners, tiles, strict=True):
         inner = of_tile[margin : tile - margin, margin : tile - margin]
-        found[top : top + core, left : left + core] = inner
-    return found[spare[0] // 2 :, spare[1] // 2 :][:height, :width]
+        stitched[top : top + core, left : left + core] = inner
+    return stitched[spare[0] // 2 :, spare[1] // 2 :][:height, :width]
 
 
 def command(*flags, devices=1, **more):
-    """Starts the command as a user does."""
+    """Starts the command in a subprocess."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     return subprocess.Popen(
-        [sys.executable, "-m", "flair_jax.detect", *map(str, flags)],
+        [sys.executable, "-m", "flair_jax", "detect", *map(str, flags)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, **more,
     )  # fmt: skip

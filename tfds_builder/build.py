@@ -18,12 +18,13 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from tfds_builder.flags import SHARD_MB, add_flags
 from tfds_builder.flair import fingerprint
 from tfds_builder.flair import flair_dataset_builder as flair
 from tfds_builder.flair.built import open_built
 from tfds_builder.flair.faults import BuildError, printable, report
 from tfds_builder.flair.patches import by
-from tfds_builder.flair.shards import FORMATS, check_format
+from tfds_builder.flair.shards import check_format
 
 DIFFERENCES_SHOWN = 8
 Log = Callable[[str], None]
@@ -39,7 +40,7 @@ def build(
     test_csv: str | os.PathLike[str] | None = None,
     num_workers: int | None = None,
     on_error: str = "fail",
-    shard_mb: float = flair.SHARD_MB,
+    shard_mb: float = SHARD_MB,
     shuffle: bool = False,
     file_format: str = "array_record",
     overwrite: bool = False,
@@ -363,10 +364,7 @@ def _log_done(log: Log, builder: flair.Flair, folder: pathlib.Path, seconds: flo
     name = folder.parent.name
     config = "" if name == "published" else f" --config.data_config={name}"
     log("train with:")
-    log(
-        "  python -m flair_jax.main --config=configs/baseline.py"
-        f" --config.data_dir={folder.parents[2]}{config}"
-    )
+    log(f"  flair-jax train --config=baseline --config.data_dir={folder.parents[2]}{config}")
 
 
 def _counts(num_patches: Any) -> str:
@@ -380,39 +378,14 @@ def _size(nbytes: float) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tfds_builder.build", description=__doc__)
-    parser.add_argument(
-        "--source", required=True, help="folder of the download; zips need not be unpacked"
-    )
-    parser.add_argument("--data_dir", help="where data sets go (default: TFDS's own)")
-    parser.add_argument("--config", help="published (default), d077, or a name for your lists")
-    for split in ("train", "val", "test"):
-        parser.add_argument(f"--{split}_csv", help=f"image and mask paths of {split}, as published")
-    parser.add_argument("--num_workers", type=int, help="processes (default: one for each CPU)")
-    parser.add_argument(
-        "--on_error",
-        choices=("fail", "skip"),
-        default="fail",
-        help="what to do with faulty patches",
-    )
-    parser.add_argument(
-        "--shard_mb",
-        type=float,
-        default=flair.SHARD_MB,
-        help=f"pixels in a shard ({flair.SHARD_MB:.0f} MiB)",
-    )
-    parser.add_argument(
-        "--shuffle", action="store_true", help="store patches in a random order, always the same"
-    )
-    parser.add_argument(
-        "--file_format", choices=FORMATS, default="array_record", help="training reads array_record"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a data set that is already built"
-    )
-    parser.add_argument("--beam_runner", help="a runner of Apache Beam, such as DirectRunner")
-    parser.add_argument("--beam_options", help="key=value,... for the runner")
+    add_flags(parser)
+    return run(parser.parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds as the flags ask; returns the exit status."""
     try:
-        build(**vars(parser.parse_args(argv)))
+        build(**vars(args))
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

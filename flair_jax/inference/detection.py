@@ -1,4 +1,4 @@
-"""One detection from beginning to end: what is asked for, the rows of tiles, the files to keep."""
+"""Detection on a raster of any size, from the options to the GeoTIFFs that are written."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ from flair_jax.inference.tiles import Grid
 from flair_jax.models.functional import Arrays
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
-from flair_jax.runtime.preemption import Interrupted
+from flair_jax.runtime.preemption import Preempted
 from flair_jax.runtime.sharding import check_batch_size, make_mesh
 from flair_jax.viz import images
 
@@ -43,25 +43,25 @@ def detect_raster(
 ) -> list[epath.Path]:
     """Predicts the land cover of a raster of any size, and writes it as a raster.
 
-    Beside `<output>.tif` there will be `<output>.tif.aux.xml` (names of the classes), `.qml` (style
-    for QGIS), `.png` (a quick look), and if asked for `_probabilities.tif` and `_confidence.tif`.
-    They get their names when all are whole, the main one last.
+    Written beside `<output>.tif`: `<output>.tif.aux.xml` (class names), `.qml` (QGIS style), `.png`
+    (preview) and, on request, `_probabilities.tif` and `_confidence.tif`. All files are moved into
+    place when all of them are complete, the main one last.
 
     Args:
-        checkpoint: a workdir (its best checkpoint is taken), a folder of checkpoints, or one of a
-            step; or what `load_model` gives, to load it once for many rasters.
-        inputs: what GDAL opens, uint8: a path, a URL, a glob, a comma list, or several of these;
-            several are taken as one mosaic.
-        output: a name ending in .tif.
-        options: see `Options`, by name.
+        checkpoint: a workdir (its best checkpoint is used), a folder of checkpoints, or the folder
+            of one step; or a model from `load_model`, to load it once for many rasters.
+        inputs: uint8 rasters that GDAL can open: a path, a URL, a glob, a comma-separated list, or
+            several of these; several rasters are mosaicked.
+        output: a path ending in .tif.
+        options: the attributes of `Options`, by name.
 
     Returns:
         The files written, the main one first.
 
     Raises:
-        UserError: something given does not fit, or cannot be read or written; the message says
-            what and how to mend it.
-        Interrupted: Ctrl-C or SIGTERM came; with `resume=True` the same call goes on.
+        UserError: an argument does not fit, or a file cannot be read or written; the message
+            names the cause and the remedy.
+        Preempted: by Ctrl-C or SIGTERM; the same call with `resume=True` continues.
     """
     chosen = Options(**options)
     chosen.check()
@@ -82,7 +82,7 @@ class _Job:
         _check_output(self.products, paths, options)
         if isinstance(checkpoint, Model):
             self.spec = checkpoint.spec
-        else:  # the weights, which take longer, when all else is right
+        else:  # the weights, which take longer, are loaded after all checks
             self.spec = ModelSpec.load(find(checkpoint)[0])
         if self.spec.takes_metadata:
             raise UserError(
@@ -100,27 +100,27 @@ class _Job:
         self.partial = PartialJob(output)
 
     def run(self) -> list[epath.Path]:
-        """Does what is not done yet, and returns the files written."""
+        """Runs what is not done yet, and returns the files written."""
         model = self.checkpoint
         if not isinstance(model, Model):
             model = load_model(model, ema=self.options.ema)
         tags = self._tags(model)
-        self._introduce(model)
+        self._log_header(model)
         predictor = TilePredictor(
             model, self.mesh, self.grid, tta=self.options.tta,
             probabilities=self.options.probabilities, confidence=self.options.confidence,
         )  # fmt: skip
-        # Of a raster stored by whole rows, GDAL's cache holds one row of tiles, if that is not too
-        # much, so that no part of it is read for every tile.
+        # If the raster is stored in strips, GDAL's cache should hold one row of tiles (within
+        # limits), so that no strip is read again for every tile.
         row_bytes = self.grid.vertical.tile * self.source.width * len(self.spec.bands)
         cache = min(max(64 * _MB, row_bytes * 5 // 4 * self.source.striped), 512 * _MB)
-        with self._kept_for_resume(), rasterio.Env(GDAL_CACHEMAX=cache):
+        with self._keeping_partial_results(), rasterio.Env(GDAL_CACHEMAX=cache):
             self.partial.begin(
                 self._settings(tags), resume=self.options.resume, overwrite=self.options.overwrite
             )
             done = self.partial.finished(self.grid.vertical.count)
             if done:
-                console.log(f"goes on after {self._progress()}")
+                console.log(f"resuming after {self._progress()}")
             predict_rows(
                 self.source, self.grid, predictor, self.partial, bands=self._bands(),
                 classes=len(self.spec.nomenclature), batch_size=self.batch_size,
@@ -129,7 +129,7 @@ class _Job:
         return [path for path in self.products.values() if path.exists()]
 
     def _finish(self, tags: dict[str, str]) -> None:
-        """Makes the files from the finished rows, and moves them into place."""
+        """Builds the output files from the finished rows, and moves them into place."""
         nomenclature, first_class = self.spec.nomenclature, self.options.first_class
         count = self.grid.vertical.count
         rows = geotiff.Rows(
@@ -140,36 +140,36 @@ class _Job:
             self.source.transform,
             tags,
         )
-        made = {name: self.partial.directory / path.name for name, path in self.products.items()}
-        geotiff.write_classes(made["classes"], rows, nomenclature, first_class)
+        built = {name: self.partial.directory / path.name for name, path in self.products.items()}
+        geotiff.write_classes(built["classes"], rows, nomenclature, first_class)
         band = 2
         if self.options.probabilities:
             names = [f"probability of {name}" for name in nomenclature.names]
-            geotiff.write_measures(made["probabilities"], rows, band, names)
+            geotiff.write_measures(built["probabilities"], rows, band, names)
             band += len(names)
         if self.options.confidence:
             names = ["margin: best less second probability", "entropy: 1 if all are equal"]
-            geotiff.write_measures(made["confidence"], rows, band, names)
-        made["style"].write_text(qgis_style.qgis_style(nomenclature, first_class))
-        picture = qgis_style.quick_look(made["classes"], nomenclature, first_class)
-        images.write_png(made["picture"], picture)
+            geotiff.write_measures(built["confidence"], rows, band, names)
+        built["style"].write_text(qgis_style.qgis_style(nomenclature, first_class))
+        preview = qgis_style.preview(built["classes"], nomenclature, first_class)
+        images.write_png(built["preview"], preview)
         for name in reversed(self.products):  # the classes last
-            if made[name].exists():
-                made[name].replace(self.products[name])
+            if built[name].exists():
+                built[name].replace(self.products[name])
         self.partial.remove()
 
     @contextlib.contextmanager
-    def _kept_for_resume(self) -> Iterator[None]:
-        """Says how to go on after an end before time, or leaves nothing where there is no use."""
-        going_on = "the same command with --resume goes on from there"
+    def _keeping_partial_results(self) -> Iterator[None]:
+        """Explains how to resume after a failure; removes partial results that are of no use."""
+        how = "the same command with --resume continues from there"
         try:
             yield
-        except Interrupted as stop:
+        except Preempted as stop:
             done = self._progress()
-            raise Interrupted(f"{stop} with {done}; {going_on}") from None
+            raise Preempted(f"{stop} with {done}; {how}") from None
         except UnreadableError as error:
             if self.source.remote and self.partial.finished(1):
-                raise UserError(f"{error}\n{self._progress()} kept; {going_on}.") from error
+                raise UserError(f"{error}\n{self._progress()} kept; {how}.") from error
             self.partial.remove()
             raise
         except UserError:
@@ -178,7 +178,7 @@ class _Job:
             reason = error.__cause__ or error
             raise UserError(
                 f"{self.partial.directory} or {self.output} cannot be written: {reason}\nMake room "
-                f"(or mend what the message says): {going_on}."
+                f"(or fix what the message reports): {how}."
             ) from error
         except Exception as error:
             if not self.partial.finished(1):
@@ -195,7 +195,7 @@ class _Job:
         return f"{self.partial.finished(rows)} of {rows} rows of tiles in {self.partial.directory}"
 
     def _bands(self) -> int:
-        """Of a row's file."""
+        """The number of bands of a row's file."""
         probabilities = len(self.spec.nomenclature) if self.options.probabilities else 0
         return 1 + probabilities + (2 if self.options.confidence else 0)
 
@@ -220,7 +220,7 @@ class _Job:
         }
 
     def _settings(self, tags: dict[str, str]) -> dict[str, Any]:
-        """Everything that the result depends on, in a form that goes through JSON unchanged."""
+        """Everything that the result depends on, as values that JSON keeps unchanged."""
         options = dataclasses.asdict(self.options)
         for name in ("overwrite", "resume"):
             options.pop(name)
@@ -237,7 +237,7 @@ class _Job:
         }
         return json.loads(json.dumps(settings))
 
-    def _introduce(self, model: Model) -> None:
+    def _log_header(self, model: Model) -> None:
         source, axis = self.source, self.grid.horizontal
         size = source.pixel_size
         where = "no coordinate system" if source.crs is None else source.crs.to_string()[:40]
@@ -258,14 +258,14 @@ class _Job:
 
 
 def _products(output: epath.Path, options: Options) -> dict[str, epath.Path]:
-    """The files to write by what is in them, the main one first."""
+    """The output files by content, the main one first."""
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise UserError(f"--output={output} must end in .tif")
     products = {
         "classes": output,
         "names": output.with_name(output.name + ".aux.xml"),
         "style": output.with_suffix(".qml"),
-        "picture": output.with_suffix(".png"),
+        "preview": output.with_suffix(".png"),
     }
     for name in ("probabilities", "confidence"):
         if getattr(options, name):
@@ -283,7 +283,7 @@ def _check_output(products: dict[str, epath.Path], paths: list[str], options: Op
 
 
 def _digest(arrays: Arrays) -> str:
-    """SHA-256 of all weights, by name."""
+    """SHA-256 of all weights, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode() + np.asarray(arrays[name]).tobytes())

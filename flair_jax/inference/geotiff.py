@@ -1,4 +1,4 @@
-"""Finished rows of tiles -> Cloud-Optimised GeoTIFFs of classes, probabilities, confidence."""
+"""Writes Cloud-Optimised GeoTIFFs of classes, probabilities and confidence from rows of tiles."""
 
 import dataclasses
 import errno
@@ -19,14 +19,14 @@ _BLOCK = 512
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """The rows' files, from the top, and where they lie.
+    """The files of the finished rows, from the top, and their georeferencing.
 
     Attributes:
-        paths: the files, see `partial.PartialJob`.
-        heights: of each, in pixels.
-        width: of all.
-        crs, transform: of the whole; None and the identity where nothing is known.
-        tags: what the results say of themselves.
+        paths: the files, see `resume.PartialJob`.
+        heights: the height of each, in pixels.
+        width: the width of all, in pixels.
+        crs, transform: of the output raster; None and the identity if unknown.
+        tags: the TIFF tags of the outputs.
     """
 
     paths: Sequence[epath.Path]
@@ -37,21 +37,21 @@ class Rows:
     tags: Mapping[str, str]
 
     def virtual(self) -> xml.Element:
-        """A VRT without bands yet."""
+        """A VRT without bands."""
         size = {"rasterXSize": str(self.width), "rasterYSize": str(sum(self.heights))}
         root = xml.Element("VRTDataset", size)
         if self.crs is not None:
             xml.SubElement(root, "SRS").text = self.crs.to_wkt()
         if self.transform != Affine.identity():
-            place = ", ".join(map(repr, self.transform.to_gdal()))
-            xml.SubElement(root, "GeoTransform").text = place
+            coefficients = ", ".join(map(repr, self.transform.to_gdal()))
+            xml.SubElement(root, "GeoTransform").text = coefficients
         metadata = xml.SubElement(root, "Metadata")
         for key, value in self.tags.items():
             xml.SubElement(metadata, "MDI", key=key).text = value
         return root
 
     def fill(self, band: xml.Element, number: int, table: str = "") -> None:
-        """Gives a band of a VRT its pixels: a band of the rows, its values changed by a table."""
+        """Adds a band of the rows as the sources of a VRT band, values mapped by a lookup table."""
         top = 0
         for path, height in zip(self.paths, self.heights, strict=True):
             source = add_source(band, str(path), 0, top, self.width, height, band=str(number))
@@ -63,16 +63,16 @@ class Rows:
 def write_classes(
     path: epath.Path, rows: Rows, nomenclature: Nomenclature, first_class: int
 ) -> None:
-    """Writes the classes: uint8 with colours and names, 255 where there is no data.
+    """Writes the class raster: uint8 with a colour table and names, NoData 255.
 
-    The overviews show the most frequent class. The names are in `<path>.aux.xml`, where GDAL keeps
+    Overviews are resampled by mode. The class names are in `<path>.aux.xml`, where GDAL keeps
     them, and in the tags.
 
     Args:
-        path: the GeoTIFF.
-        rows: the pixels.
+        path: the GeoTIFF to write.
+        rows: its pixels.
         nomenclature: the classes.
-        first_class: value of the first one.
+        first_class: the value of the first class.
     """
     root = rows.virtual()
     band = xml.SubElement(root, "VRTRasterBand", dataType="Byte", band="1")
@@ -93,12 +93,12 @@ def write_classes(
 
 
 def write_measures(path: epath.Path, rows: Rows, first_band: int, names: Sequence[str]) -> None:
-    """Writes bands from 0 to 1 as bytes with a scale of 1/255, and a mask of the valid pixels.
+    """Writes bands of values from 0 to 1 as uint8 with a scale of 1/255 and a mask of valid pixels.
 
     Args:
-        path: the GeoTIFF.
-        rows: the pixels.
-        first_band: where in the rows' files the bands begin.
+        path: the GeoTIFF to write.
+        rows: its pixels.
+        first_band: the first of the bands in the files of the rows, from 1.
         names: descriptions of the bands.
     """
     root = rows.virtual()
@@ -125,8 +125,8 @@ def _write(path: epath.Path, root: xml.Element, resampling: str) -> None:
         bigtiff="if_safer",
         num_threads="all_cpus",
     )
-    # GDAL writes much of it at closing, where it does not report a full disk.
+    # GDAL writes much of a file when it closes it, and then does not report a full disk.
     with rasterio.open(virtual) as source, rasterio.open(path) as written:
         if any(source.checksum(band) != written.checksum(band) for band in source.indexes):
-            raise OSError(errno.EIO, "not all was written; is the disk full?", str(path))
+            raise OSError(errno.EIO, "the file is incomplete; is the disk full?", str(path))
     virtual.unlink()

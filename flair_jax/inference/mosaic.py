@@ -1,4 +1,4 @@
-"""Rasters that lie beside each other -> one virtual raster (VRT) of the bands wanted."""
+"""Mosaic of the input rasters: one virtual raster (VRT) of the model's bands."""
 
 import glob
 import os
@@ -13,14 +13,14 @@ from rasterio.transform import Affine
 
 from flair_jax.errors import UserError
 
-_CLOSE = 0.05  # pixels that a raster may lie off the first one's grid
+_CLOSE = 0.05  # tolerance, in pixels, of a raster's offset from the pixel grid of the first one
 
 
 def expand(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
-    """The rasters that a user's list names: paths, URLs, comma lists and globs.
+    """Expands paths, URLs, comma-separated lists and globs to a list of rasters.
 
     Raises:
-        UserError: there are none, or a glob matches nothing.
+        UserError: there are no inputs, or a glob matches nothing.
     """
     given = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     paths: list[str] = []
@@ -35,7 +35,7 @@ def expand(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) ->
                 raise UserError(f"no file matches {path} (--input)")
             paths += matches
     if not paths:
-        raise UserError("--input=RASTER is needed: a path, a URL, a comma list or a glob")
+        raise UserError("--input=RASTER is needed: a path, a URL, a comma-separated list or a glob")
     return paths
 
 
@@ -43,10 +43,10 @@ def open_raster(path: str) -> rasterio.DatasetReader:
     """Opens a raster for reading.
 
     Raises:
-        UserError: GDAL cannot.
+        UserError: GDAL cannot open it.
     """
     try:
-        with warnings.catch_warnings():  # `Source.scale_warning` says it in other words
+        with warnings.catch_warnings():  # `Source.scale_warning` reports it
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             return rasterio.open(path)
     except (rasterio.errors.RasterioIOError, rasterio.errors.CRSError) as error:
@@ -54,27 +54,27 @@ def open_raster(path: str) -> rasterio.DatasetReader:
 
 
 def image_bands(raster: rasterio.DatasetReader) -> list[int]:
-    """Numbers of the bands that are not alpha, from 1."""
+    """Numbers, from 1, of the bands that are not alpha."""
     return [i for i, c in enumerate(raster.colorinterp, 1) if c != ColorInterp.alpha]
 
 
 def choose_bands(
     raster: rasterio.DatasetReader, wanted: Sequence[str], numbers: Sequence[int]
 ) -> list[int]:
-    """Numbers of the raster's bands that a model gets, in its order.
+    """The band numbers of a raster for the model's bands, in the model's order.
 
     Args:
-        raster: where they are from.
+        raster: the raster.
         wanted: names of the model's bands.
-        numbers: the user's choice, or nothing.
+        numbers: the user's choice, or empty.
 
     Raises:
-        UserError: they do not fit.
+        UserError: the raster's bands do not fit the model.
     """
-    described = [(d or "").strip().lower() for d in raster.descriptions]
+    descriptions = [(d or "").strip().lower() for d in raster.descriptions]
     images = image_bands(raster)
     listed = ", ".join(
-        f"{i} ({' '.join(filter(None, (described[i - 1], raster.colorinterp[i - 1].name)))})"
+        f"{i} ({' '.join(filter(None, (descriptions[i - 1], raster.colorinterp[i - 1].name)))})"
         for i in raster.indexes
     )
     both = f"the model takes {len(wanted)} bands ({', '.join(wanted)}), {raster.name} has {listed}"
@@ -82,25 +82,24 @@ def choose_bands(
     if numbers:
         wrong = [n for n in numbers if n not in raster.indexes]
         if wrong:
-            raise UserError(f"--bands names band {wrong[0]}, which is not there: {both}")
+            raise UserError(f"--bands names band {wrong[0]}, which does not exist: {both}")
         if len(numbers) != len(wanted):
             chosen = ",".join(map(str, numbers))
-            raise UserError(f"--bands={chosen} are {len(numbers)} bands: {both}")
+            raise UserError(f"--bands={chosen} names {len(numbers)} bands: {both}")
         chosen_bands = list(numbers)
-    elif all(described.count(name) == 1 for name in wanted):
-        chosen_bands = [described.index(name) + 1 for name in wanted]
+    elif all(descriptions.count(name) == 1 for name in wanted):
+        chosen_bands = [descriptions.index(name) + 1 for name in wanted]
     elif len(images) == len(wanted):
         chosen_bands = images
     else:
         raise UserError(
-            f"{both}. Say which of them are the model's, in its order: --bands={example}, for "
-            "example"
+            f"{both}. List the bands to use, in the model's order, for example --bands={example}"
         )
     for number in chosen_bands:
         dtype = raster.dtypes[number - 1]
         if dtype != "uint8":
             raise UserError(
-                f"{raster.name} has pixels of {dtype}, and the model was trained on uint8. Bring "
+                f"{raster.name} has pixels of {dtype}, and the model was trained on uint8. Scale "
                 "them to 0..255 with the stretch of the training images, such as\n  gdal_translate "
                 f"-ot Byte -scale LOW HIGH 0 255 {raster.name} bytes.tif"
             )
@@ -108,19 +107,19 @@ def choose_bands(
 
 
 def gdal_name(path: str, raster: rasterio.DatasetReader) -> str:
-    """The name by which GDAL opens a raster from any folder."""
+    """A name under which GDAL opens a raster from any working directory."""
     if os.path.exists(path):
         return os.path.abspath(path)
     return raster.files[0] if "://" in path and raster.files else path
 
 
 def validity(raster: rasterio.DatasetReader, bands: Sequence[int]) -> str:
-    """How a raster says which of its pixels are valid: "nodata", "mask", or "" for all."""
+    """How a raster marks its valid pixels: "nodata", "mask", or "" if all are valid."""
     flags = raster.mask_flag_enums[bands[0] - 1]
     if MaskFlags.nodata in flags or raster.nodatavals[bands[0] - 1] is not None:
         return "nodata"
     if MaskFlags.alpha in flags:
-        # An alpha band that is asked for as an image band is none.
+        # An alpha band that is requested as an image band is not transparency.
         return "" if set(bands) - set(image_bands(raster)) else "mask"
     return "mask" if MaskFlags.per_dataset in flags else ""
 
@@ -128,17 +127,17 @@ def validity(raster: rasterio.DatasetReader, bands: Sequence[int]) -> str:
 def virtual_raster(
     paths: Sequence[str], wanted: Sequence[str], numbers: Sequence[int]
 ) -> tuple[str, str]:
-    """One virtual raster of the model's bands over all inputs.
+    """Builds a virtual raster of the model's bands over all inputs.
 
     Args:
-        paths: of the inputs; where they overlap, the last valid pixel counts.
+        paths: the inputs; where they overlap, the last one with a valid pixel is used.
         wanted, numbers: see `choose_bands`.
 
     Returns:
-        The VRT's text, and how it says which pixels are valid, see `validity`.
+        The text of the VRT, and how it marks valid pixels, see `validity`.
 
     Raises:
-        UserError: one cannot be opened, or they do not make one raster; the message names it.
+        UserError: an input cannot be opened, or does not fit the others; the message names it.
     """
     with open_raster(paths[0]) as first:
         crs, transform, count = first.crs, first.transform, first.count
@@ -146,21 +145,26 @@ def virtual_raster(
         nodata = [first.nodatavals[b - 1] for b in bands]
         georeferenced = crs is not None or transform != Affine.identity()
     if len(paths) > 1 and not georeferenced:
-        raise UserError(f"{paths[0]} has no place on the ground: give it alone, or mend it first")
+        raise UserError(
+            f"{paths[0]} is not georeferenced and cannot be mosaicked: detect on it alone, or "
+            "georeference it first"
+        )
     rectangles: list[tuple[str, int, int, int, int]] = []
     kinds = set()
     for path in paths:
         with open_raster(path) as raster:
             if choose_bands(raster, wanted, numbers) != bands or raster.count != count:
-                raise UserError(f"{path} and {paths[0]} have different bands: give them one by one")
+                raise UserError(
+                    f"{path} and {paths[0]} have different bands: detect on them one by one"
+                )
             if raster.crs != crs:
                 raise UserError(
-                    f"{path} is in {_short(raster.crs)}, {paths[0]} in {_short(crs)}: bring them "
-                    f"to one, such as\n  gdalwarp -t_srs {_short(crs)} {path} warped.tif"
+                    f"{path} is in {_short(raster.crs)}, {paths[0]} in {_short(crs)}: reproject "
+                    f"to one of them, such as\n  gdalwarp -t_srs {_short(crs)} {path} warped.tif"
                 )
             if [raster.nodatavals[b - 1] for b in bands] != nodata:
                 raise UserError(
-                    f"{path} and {paths[0]} have different NoData values: give one value to all, "
+                    f"{path} and {paths[0]} have different NoData values: set one value for all, "
                     "such as\n  gdal_edit -a_nodata VALUE FILE"
                 )
             x, y = _offset(path, raster, paths[0], transform)
@@ -170,15 +174,15 @@ def virtual_raster(
     width = max(r[1] + r[3] for r in rectangles) - left
     height = max(r[2] + r[4] for r in rectangles) - top
     if len(paths) > 1 and not kinds & {"nodata"}:
-        kinds = {"mask"}  # so that gaps between the rasters are known
+        kinds = {"mask"}  # so that gaps between the rasters are invalid
     kind = "nodata" if "nodata" in kinds else "mask" if "mask" in kinds else ""
 
     root = xml.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
     if crs is not None:
         xml.SubElement(root, "SRS").text = crs.to_wkt()
     if georeferenced:
-        place = (transform @ Affine.translation(left, top)).to_gdal()
-        xml.SubElement(root, "GeoTransform").text = ", ".join(map(repr, place))
+        coefficients = (transform @ Affine.translation(left, top)).to_gdal()
+        xml.SubElement(root, "GeoTransform").text = ", ".join(map(repr, coefficients))
     sources = [(name, x - left, y - top, w, h) for name, x, y, w, h in rectangles]
     for i, (band, value) in enumerate(zip(bands, nodata, strict=True), 1):
         element = xml.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(i))
@@ -201,7 +205,7 @@ def virtual_raster(
 def add_source(
     element: xml.Element, name: str, x: int, y: int, width: int, height: int, *, band: str
 ) -> xml.Element:
-    """Puts a whole raster at a place of a VRT's band, and returns the new source for more."""
+    """Adds a raster as a source of a VRT band at an offset, and returns the new element."""
     source = xml.SubElement(element, "ComplexSource")
     xml.SubElement(source, "SourceFilename", relativeToVRT="0").text = name
     xml.SubElement(source, "SourceBand").text = band
@@ -214,24 +218,24 @@ def add_source(
 def _offset(
     path: str, raster: rasterio.DatasetReader, first: str, transform: Affine
 ) -> tuple[int, int]:
-    """Where a raster's first pixel lies on the grid of the first raster, in pixels."""
+    """The offset (x, y) of a raster on the pixel grid of the first one, in pixels."""
     to_first = ~transform @ raster.transform
     corner = np.array(to_first @ (0, 0))
     size = np.array(to_first @ (raster.width, raster.height)) - corner
     if not np.allclose(size, (raster.width, raster.height), rtol=0, atol=_CLOSE):
         raise UserError(
-            f"{path} has other pixels than {first} ({_pixel(raster.transform)} instead of "
-            f"{_pixel(transform)}): bring them to one grid with gdalwarp -tr, or give them one by "
-            "one"
+            f"{path} has another pixel size or orientation than {first} "
+            f"({_pixel(raster.transform)} instead of {_pixel(transform)}): resample to one grid "
+            "with gdalwarp -tr, or detect on them one by one"
         )
-    whole = np.rint(corner)
-    off = np.abs(corner - whole).max()
+    offset = np.rint(corner)
+    off = np.abs(corner - offset).max()
     if off > _CLOSE:
         raise UserError(
-            f"{path} does not lie on the pixel grid of {first}, but {off:.2f} pixels off: bring "
-            "them to one grid with gdalwarp -tap, or give them one by one"
+            f"{path} is not aligned with the pixel grid of {first}, but {off:.2f} pixels off: "
+            "resample to one grid with gdalwarp -tap, or detect on them one by one"
         )
-    return int(whole[0]), int(whole[1])
+    return int(offset[0]), int(offset[1])
 
 
 def _pixel(transform: Affine) -> str:

@@ -1,36 +1,37 @@
-"""What a user may choose when detecting, and its checks."""
+"""The options of a detection, and their checks."""
 
 import dataclasses
 
 from flair_jax.errors import UserError
 from flair_jax.models.choices import STRIDE
 
-TILE = 1024  # less of it is margin than of 512, and the activations of more would not pay
+TILE = 1024  # a smaller share is margin than at 512; larger tiles need more memory for little gain
 MARGIN = 128
 BLENDS = ("crop", "hann")
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Choices of one detection.
+    """The options of one detection.
 
     Attributes:
-        bands: numbers of the raster's bands, from 1, in the order of the model's; empty: by their
-            descriptions, or all of them in order.
-        resolution: pixel size in metres to resample to (bilinear); 0: the raster as it is.
+        bands: band numbers of the raster, from 1, in the order of the model's bands; empty: chosen
+            by description, or all bands in order.
+        resolution: ground sample distance in metres to resample to (bilinear); 0: no resampling.
         tile: side of a tile in pixels, a multiple of 32; 0: 1024, or less for a small raster.
-        margin: pixels at each side of a tile that give context; -1: 128, or a quarter of a tile
-            smaller than 512.
-        blend: "crop" takes each tile without its margin; "hann" averages the probabilities of
-            overlapping tiles, weighted by raised cosines.
-        tta: average the probabilities over the eight symmetries of the square.
-        batch_size: tiles at a time, over all devices; 0: one a CPU, four an accelerator.
-        first_class: value of the first class: 1 as in FLAIR's masks, 0 as in the challenge.
-        probabilities: write the probabilities of all classes too.
-        confidence: write the margin between the best two classes, and the entropy, too.
-        overwrite: replace what is there of an earlier detection.
-        resume: go on with an interrupted detection.
-        ema: use the moving average of the weights.
+        margin: pixels of context at each side of a tile; -1: 128, or a quarter of a tile smaller
+            than 512.
+        blend: "crop" keeps the core of each tile, without its margin; "hann" averages the
+            probabilities of overlapping tiles, weighted by a Hann window.
+        tta: test-time augmentation: average the probabilities over the eight symmetries of the
+            square.
+        batch_size: tiles per batch, over all devices; 0: one per CPU, four per accelerator.
+        first_class: the value of the first class: 1 as in FLAIR's masks, 0 as in the challenge.
+        probabilities: also write the probabilities of all classes.
+        confidence: also write the margin between the two most probable classes, and the entropy.
+        overwrite: replace existing output files and partial results.
+        resume: continue an interrupted detection.
+        ema: use the exponential moving average (EMA) of the weights.
     """
 
     bands: tuple[int, ...] = ()
@@ -48,7 +49,7 @@ class Options:
     ema: bool = False
 
     def check(self) -> None:
-        """Raises a UserError for what cannot be chosen."""
+        """Raises a UserError for an invalid option."""
         if self.tile < 0 or self.tile % STRIDE:
             near = max(STRIDE, round(self.tile / STRIDE) * STRIDE)
             raise UserError(
@@ -59,18 +60,20 @@ class Options:
         if self.first_class not in (0, 1):
             raise UserError(f"--first_class={self.first_class} is neither 0 nor 1")
         if self.resolution < 0:
-            raise UserError(f"--resolution={self.resolution} is no pixel size: give metres")
+            raise UserError(
+                f"--resolution={self.resolution} is not a ground sample distance: give metres"
+            )
 
     def tile_and_margin(self, height: int, width: int) -> tuple[int, int]:
-        """Side and margin of the tiles of a raster of this size, in pixels.
+        """Side and margin, in pixels, of the tiles of a raster of this size.
 
         Raises:
-            UserError: the margin leaves nothing of a tile, or too little to blend.
+            UserError: the margin is too large for the tile.
         """
         margin = self.margin
         if margin < 0:
             margin = min(MARGIN, self.tile // 4) if self.tile else MARGIN
-        # A raster smaller than a tile needs no more than itself and its margins.
+        # A raster smaller than a tile needs a tile of its own size and two margins.
         enough = _multiple(max(height, width) + 2 * margin)
         tile = self.tile or max(min(TILE, enough), _multiple(4 * margin))
         blended = self.blend == "hann"
@@ -84,5 +87,5 @@ class Options:
 
 
 def _multiple(pixels: int) -> int:
-    """The next multiple of the network's stride."""
+    """`pixels` rounded up to a multiple of the network's stride."""
     return -(-pixels // STRIDE) * STRIDE

@@ -1,4 +1,4 @@
-"""What shows a raster of classes in its colours: a QGIS style and a picture with legend."""
+"""QGIS style and PNG preview of a class raster."""
 
 from xml.etree import ElementTree as xml
 
@@ -10,16 +10,16 @@ from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.inference.geotiff import NODATA
 from flair_jax.viz import images
 
-_LONGEST = 1600  # pixels of a picture's longer side, at most
-_SHORTEST = 256  # smaller rasters are enlarged about so far
+_LONGEST = 1600  # the longer side of a preview, at most, in pixels
+_SHORTEST = 256  # smaller rasters are enlarged to about this side
 
 
 def qgis_style(nomenclature: Nomenclature, first_class: int) -> str:
-    """The text of a `.qml` file, which QGIS loads with the raster beside it.
+    """The text of a `.qml` file, which QGIS loads together with the raster of the same name.
 
     Args:
         nomenclature: the classes.
-        first_class: value of the first one.
+        first_class: the value of the first class.
     """
     root = xml.Element("qgis", version="3.22", styleCategories="Symbology")
     pipe = xml.SubElement(root, "pipe")
@@ -40,12 +40,12 @@ def qgis_style(nomenclature: Nomenclature, first_class: int) -> str:
     return head + xml.tostring(root, "unicode") + "\n"
 
 
-def quick_look(path: epath.Path, nomenclature: Nomenclature, first_class: int) -> np.ndarray:
-    """A picture of a raster of classes, from its overviews, with the legend of what is in it.
+def preview(path: epath.Path, nomenclature: Nomenclature, first_class: int) -> np.ndarray:
+    """A preview of a class raster, read from its overviews, with a legend of its classes.
 
     Args:
-        path: what `geotiff.write_classes` wrote.
-        nomenclature, first_class: as given to it.
+        path: written by `geotiff.write_classes`.
+        nomenclature, first_class: the arguments given to it.
 
     Returns:
         (height, width, 3) uint8.

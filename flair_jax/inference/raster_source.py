@@ -1,4 +1,4 @@
-"""The raster to detect on, opened, checked and read in windows."""
+"""The input raster of a detection: checked against the model and read in windows."""
 
 import math
 import os
@@ -14,17 +14,17 @@ from rasterio.windows import Window
 from flair_jax.errors import UserError
 from flair_jax.inference.mosaic import open_raster, virtual_raster
 
-TRAINED_AT = 0.2  # metres: FLAIR's pixel size
-_FAR = 1.3  # factor from which a pixel size is called another one
-_METRES_A_DEGREE = 111_320  # of latitude, and of longitude at the equator
+TRAINED_AT = 0.2  # metres: FLAIR's ground sample distance
+_FAR = 1.3  # ratio of ground sample distances from which a warning is printed
+_METRES_A_DEGREE = 111_320  # of latitude, and of longitude on the equator
 
 
 class UnreadableError(UserError):
-    """A part of the raster cannot be read: a truncated or damaged file, or a lost connection."""
+    """A window cannot be read: the file is truncated or damaged, or the connection was lost."""
 
 
 class Source:
-    """One raster of the model's bands, whatever files it comes from.
+    """One raster of the model's bands, from one or several files.
 
     Args:
         paths: see `mosaic.expand`.
@@ -34,12 +34,12 @@ class Source:
 
     Attributes:
         width, height: in pixels.
-        crs, transform: where it lies; None and the identity where nothing is known.
-        remote: whether a part of it comes over a network.
-        striped: whether any part of a row is stored with all of the row.
+        crs, transform: its georeferencing; None and the identity if unknown.
+        remote: whether an input is read over a network.
+        striped: whether the first input is stored in strips, that is, in blocks of full rows.
 
     Raises:
-        UserError: it cannot be opened, or does not fit the model.
+        UserError: an input cannot be opened, or does not fit the model.
     """
 
     def __init__(
@@ -65,39 +65,39 @@ class Source:
 
     @property
     def name(self) -> str:
-        """The file, or the first and how many more."""
+        """The first file, and the number of others."""
         more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
         return self.paths[0] + more
 
     @property
     def pixel_size(self) -> float | None:
-        """Side of a pixel in metres, roughly where the raster is in degrees; None if unknown."""
+        """Ground sample distance in metres, approximate for degrees; None if unknown."""
         return _pixel_size(self._raster)
 
     def scale_warning(self) -> str:
-        """What to say of a pixel size far from the model's; "" if there is nothing to say."""
+        """A warning if the ground sample distance differs from the model's; "" if it does not."""
         size = self.pixel_size
         if size is None:
             return (
-                f"{self.name} does not say how large its pixels are: they are taken as "
-                f"{TRAINED_AT} m, which the model was trained on"
+                f"the ground sample distance of {self.name} is unknown and assumed to be "
+                f"{TRAINED_AT} m, on which the model was trained"
             )
         if 1 / _FAR <= size / TRAINED_AT <= _FAR:
             return ""
         return (
-            f"pixels of {self.name} are {size:.2g} m, and the model was trained on {TRAINED_AT} m: "
-            f"expect worse results than with --resolution={TRAINED_AT}"
+            f"the ground sample distance of {self.name} is {size:.2g} m, and the model was trained "
+            f"on {TRAINED_AT} m: expect worse results than with --resolution={TRAINED_AT}"
         )
 
     def read(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
-        """Reads the pixels of some rows and columns, which may come twice and in any order.
+        """Reads the pixels of some rows and columns, which may be repeated and in any order.
 
         Args:
-            rows, columns: int, neighbouring pixels of the raster.
+            rows, columns: int, indices of adjacent pixels of the raster.
 
         Returns:
-            The image (rows, columns, bands) uint8, 0 where it is not valid, or None if nothing of
-            it is; and (rows, columns) bool, which of its pixels are valid.
+            The image (rows, columns, bands) uint8, 0 where it is not valid, or None if no pixel is
+            valid; and the valid pixels, (rows, columns) bool.
 
         Raises:
             UnreadableError: GDAL cannot read it.
@@ -112,10 +112,10 @@ class Source:
             named = [path for path in self.paths if os.path.basename(path) in reason]
             raise UnreadableError(
                 f"{named[0] if named else self.name} cannot be read at columns {left} to "
-                f"{columns.max()}, rows {top} to {rows.max()}: {reason}. Is it whole?"
+                f"{columns.max()}, rows {top} to {rows.max()}: {reason}. Is the file complete?"
             ) from error
-        place = np.ix_(rows - top, columns - left)
-        return (None if image is None else image[place]), valid[place]
+        pixels = np.ix_(rows - top, columns - left)
+        return (None if image is None else image[pixels]), valid[pixels]
 
     def _read(self, window: Window) -> tuple[np.ndarray | None, np.ndarray]:
         raster = self._raster
@@ -144,18 +144,18 @@ class Source:
             x, y = _centre(raster)
             zone = (32600 if y >= 0 else 32700) + min(max(int((x + 180) // 6) + 1, 1), 60)
             raise UserError(
-                f"{self.name} is in degrees, --resolution={resolution:g} in metres. Bring it to a "
-                f"metric coordinate system first, such as\n  gdalwarp -t_srs EPSG:{zone} -tr "
+                f"{self.name} is in degrees, --resolution={resolution:g} in metres. Reproject it "
+                f"to a metric coordinate system first, such as\n  gdalwarp -t_srs EPSG:{zone} -tr "
                 f"{resolution:g} {resolution:g} -r bilinear {self.paths[0]} metres.tif"
             )
         size = _pixel_size(raster)
         if size is None:
             raise UserError(
-                f"{self.name} does not say how large its pixels are, so --resolution cannot be "
-                "reached: leave it out, or resize the raster by gdal_translate -outsize"
+                f"the ground sample distance of {self.name} is unknown, so --resolution cannot be "
+                "used: omit it, or resize the raster with gdal_translate -outsize"
             )
         factor = resolution / size
-        # A coordinate system is only wanted because GDAL wants one: the pixels stay where they are.
+        # GDAL requires a coordinate system to warp; any will do, since the pixels stay in place.
         crs = raster.crs or "EPSG:3857"
         return WarpedVRT(
             raster,

@@ -1,6 +1,6 @@
-"""What an interrupted detection leaves behind: a folder with a file for each finished row of tiles.
+"""Partial results of a detection, to resume from: a folder with one file per finished row of tiles.
 
-A row gets its name when it is whole, so at any moment the finished rows are those with a name.
+A file is renamed to its final name when it is complete, so the rows with a name are finished.
 """
 
 import contextlib
@@ -24,13 +24,13 @@ _BLOCK = 256
 
 
 class PartialJob:
-    """The folder beside an output, until that is whole.
+    """The folder of partial results beside an output, until the output is complete.
 
-    The bands of a row's file: the class from 1 (0: no data), and behind it, as far as wanted, the
-    probabilities of the classes, margin and entropy.
+    Bands of a row's file: the class from 1 (0: no data), then, if requested, the probabilities of
+    the classes, the margin and the entropy.
 
     Args:
-        output: the raster to be.
+        output: the path of the output raster.
 
     Attributes:
         directory: the folder.
@@ -41,15 +41,16 @@ class PartialJob:
         self._settings = self.directory / "settings.json"
 
     def begin(self, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
-        """Makes the folder, or takes the one that is there.
+        """Creates the folder, or opens an existing one.
 
         Args:
-            settings: everything that the result depends on, as JSON has it.
-            resume: go on with what is there, if anything.
-            overwrite: remove what is there, unless `resume`.
+            settings: everything that the result depends on, as values that JSON keeps unchanged.
+            resume: continue with an existing folder, if there is one.
+            overwrite: remove an existing folder, unless `resume`.
 
         Raises:
-            UserError: there is one, and nothing was said of it, or it has other settings.
+            UserError: there is a folder, and neither `resume` nor `overwrite` is given, or it
+                belongs to a detection with other settings.
         """
         if self._settings.exists() and resume:
             before = json.loads(self._settings.read_text())
@@ -60,22 +61,22 @@ class PartialJob:
             ]
             if changed:
                 raise UserError(
-                    f"--resume cannot go on with {self.directory}, which is of another detection:\n"
-                    "  " + "\n  ".join(changed) + "\nGive the command as it was, or --overwrite in "
-                    "place of --resume to start afresh."
+                    f"--resume cannot continue {self.directory}, which is of another detection:\n"
+                    "  " + "\n  ".join(changed) + "\nRepeat the original command, or give "
+                    "--overwrite instead of --resume to start over."
                 )
             return
         if self._settings.exists() and not overwrite:
             raise UserError(
-                f"{self.directory} is left of an interrupted detection: go on with it with "
-                "--resume, or start afresh with --overwrite"
+                f"{self.directory} is left from an interrupted detection: continue it with "
+                "--resume, or start over with --overwrite"
             )
         self.remove()
         self.directory.mkdir(parents=True)
         atomic_write(self._settings, json.dumps(settings, indent=1) + "\n")
 
     def remove(self) -> None:
-        """Removes the folder, if it is there."""
+        """Removes the folder, if it exists."""
         if self.directory.exists():
             shutil.rmtree(self.directory)
 
@@ -84,12 +85,12 @@ class PartialJob:
         return self.directory / f"row_{row:06d}.tif"
 
     def finished(self, rows: int) -> int:
-        """How many of the first rows are finished."""
+        """The number of finished rows before the first unfinished one."""
         return next((row for row in range(rows) if not self.row_path(row).exists()), rows)
 
     @contextlib.contextmanager
     def writing(self, row: int, height: int, width: int, bands: int) -> Iterator["RowWriter"]:
-        """Opens the file of a row; it gets its name when the `with` block ends well."""
+        """Opens the file of a row; it is renamed when the `with` block ends without an error."""
         path = self.row_path(row)
         unfinished = path.with_name("unfinished_" + path.name)
         profile = {
@@ -98,7 +99,7 @@ class PartialJob:
             "compress": "deflate", "zlevel": 1, "sparse_ok": True, "bigtiff": "if_safer",
             "photometric": "minisblack",
         }  # fmt: skip
-        with warnings.catch_warnings():  # where the row lies is said in the end
+        with warnings.catch_warnings():  # the output is georeferenced at the end
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             raster = rasterio.open(unfinished, "w", **profile)
         with raster:
@@ -109,38 +110,38 @@ class PartialJob:
 
 
 class RowWriter:
-    """Writes the pixels of one row of tiles; what is never written is no data."""
+    """Writes the pixels of one row of tiles; pixels that are never written are no data."""
 
     def __init__(self, raster: rasterio.io.DatasetWriter) -> None:
         self._raster = raster
         self._written: list[tuple[Window, int]] = []
 
-    def write(self, left: int, made: dict[str, np.ndarray], valid: np.ndarray) -> None:
-        """Writes the pixels that a tile made known.
+    def write(self, left: int, results: dict[str, np.ndarray], valid: np.ndarray) -> None:
+        """Writes the pixels that one tile completes.
 
         Args:
-            left: first column in the raster.
-            made: see `predict_tiles.products`; (height of the row, width, ...).
+            left: their first column in the raster.
+            results: see `tile_predictor.products`; (height of the row, width, ...).
             valid: (height, width) bool; other pixels become no data.
         """
         height, width = valid.shape
-        layers = [made["classes"] + np.uint8(1)]
+        layers = [results["classes"] + np.uint8(1)]
         for name in ("probabilities", "confidence"):
-            if name in made:
-                layers += list(np.moveaxis(made[name], -1, 0))
+            if name in results:
+                layers += list(np.moveaxis(results[name], -1, 0))
         window = Window(left, 0, width, height)
         pixels = np.where(valid, np.stack(layers), np.uint8(0))
         self._raster.write(pixels, window=window)
         self._written.append((window, zlib.crc32(pixels.tobytes())))
 
     def check(self, path: epath.Path) -> None:
-        """Raises an OSError unless a closed file holds what was written.
+        """Raises an OSError unless a closed file holds the pixels that were written.
 
-        GDAL writes much of it at closing, where it does not report a full disk.
+        GDAL writes much of a file when it closes it, and then does not report a full disk.
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             with rasterio.open(path) as raster:
                 for window, checksum in self._written:
                     if zlib.crc32(raster.read(window=window).tobytes()) != checksum:
-                        raise OSError(errno.EIO, "not all was written; is the disk full?", path)
+                        raise OSError(errno.EIO, "the file is incomplete; is the disk full?", path)

@@ -1,7 +1,7 @@
-"""All rows of tiles, one after the other: read ahead, computed, written behind.
+"""The loop over rows of tiles: reading, inference and writing run in parallel.
 
-A row of tiles is the unit of work: its batches hold tiles of this row alone, so that they are the
-same whether the job was interrupted before or not, and so are the bytes in the end.
+A row of tiles is the unit of work. Its batches hold tiles of this row alone, so the batches, and
+therefore the bytes written, are the same whether or not the job was interrupted before.
 """
 
 import collections
@@ -18,7 +18,7 @@ from flair_jax.inference.resume import PartialJob, RowWriter
 from flair_jax.inference.tile_predictor import TilePredictor
 from flair_jax.inference.tiles import Blender, Grid
 from flair_jax.runtime import console
-from flair_jax.runtime.preemption import Interrupted, StopSignals
+from flair_jax.runtime.preemption import Preempted, StopSignals
 
 T = TypeVar("T")
 Tile = tuple[int, np.ndarray | None, np.ndarray]  # column, image or None, valid pixels
@@ -35,35 +35,35 @@ def predict_rows(
     classes: int,
     batch_size: int,
 ) -> None:
-    """Computes and writes all rows of tiles that are not finished.
+    """Predicts and writes all rows of tiles that are not finished.
 
     Args:
         source: the raster.
         grid: its tiles.
         predictor: the model.
-        partial: where the rows go.
-        bands: of a row's file.
+        partial: takes the finished rows.
+        bands: number of bands of a row's file.
         classes: number of classes.
-        batch_size: tiles at a time, a multiple of the devices.
+        batch_size: tiles per batch, a multiple of the number of devices.
 
     Raises:
-        Interrupted: a signal asked for an end.
+        Preempted: by SIGTERM or Ctrl-C.
         UnreadableError: see `Source.read`.
     """
     rows = grid.vertical.count
     finished = partial.finished(rows)
     blender = Blender(grid, classes) if grid.horizontal.blended else None
-    # With blending, the next row needs what the last finished one left at its lower end.
+    # With blending, the next row needs the overlap with the last finished one.
     begin = finished - 1 if blender and 0 < finished < rows else finished
     todo = range(begin, rows)
     tiles = _tiles(source, grid, todo, 2 * batch_size)
     with StopSignals() as stop, contextlib.closing(tiles):
         for row in console.progress_bar(todo, len(todo), "detect", "row"):
             top, bottom = grid.vertical.done(row)
-            again = row < finished
+            computed_again = row < finished
             with (
                 partial.writing(row, bottom - top, source.width, bands)
-                if not again
+                if not computed_again
                 else contextlib.nullcontext() as file,
                 ThreadPoolExecutor(1, "writer") as pool,
             ):
@@ -71,25 +71,25 @@ def predict_rows(
                 pending: collections.deque[Future] = collections.deque()
                 for batch in _batches(tiles, grid.horizontal.count, batch_size):
                     columns = [column for column, image, _ in batch if image is not None]
-                    made = predictor(_stack(batch, batch_size), row, columns) if columns else {}
-                    pending.append(pool.submit(write, batch, made))
+                    results = predictor(_stack(batch, batch_size), row, columns) if columns else {}
+                    pending.append(pool.submit(write, batch, results))
                     if len(pending) > 1:
                         pending.popleft().result()
                     if stop.received:
-                        raise Interrupted(f"stopped by {stop.received}")
+                        raise Preempted(f"stopped by {stop.received}")
                 for future in pending:
                     future.result()
 
 
 class RowOfTiles:
-    """Takes the batches of a row in order, and writes what they make known.
+    """Takes the batches of a row in order, and writes the pixels that they complete.
 
     Args:
         grid: the tiles.
-        row: which one of their rows.
-        predictor: made the batches.
+        row: the index of the row.
+        predictor: the model that computed the batches.
         blender: for overlapping tiles.
-        file: where to write; None to leave it at blending.
+        file: written to; None if the row is only needed for blending.
     """
 
     def __init__(
@@ -103,14 +103,14 @@ class RowOfTiles:
         self._grid, self._row, self._predictor = grid, row, predictor
         self._blender, self._file = blender, file
 
-    def __call__(self, batch: Sequence[Tile], made: dict[str, jax.Array]) -> None:
-        """Waits for a batch's results and writes them; in the writer's thread.
+    def __call__(self, batch: Sequence[Tile], results: dict[str, jax.Array]) -> None:
+        """Waits for the results of a batch and writes them; runs in the writer thread.
 
         Args:
             batch: the tiles.
-            made: what the predictor gives of those with an image.
+            results: the predictor's results for the tiles with an image.
         """
-        arrays = jax.device_get(made)
+        arrays = jax.device_get(results)
         computed = 0
         for column, image, valid in batch:
             of_tile = None
@@ -136,28 +136,28 @@ class RowOfTiles:
         within: tuple[slice, slice],
     ) -> dict[str, np.ndarray] | None:
         done = blender.add(self._row, column, of_tile["scores"] if of_tile else None)
-        # What the blender gives begins with the tile; what a row takes, with the raster.
+        # The blender's arrays begin at the tile's first pixel, those of the row at the raster's.
         return None if done is None or not self._file else self._predictor.finish(done[within])
 
 
 def _tiles(source: Source, grid: Grid, rows: Iterable[int], depth: int) -> Tiles:
-    """The tiles of some rows, read ahead by a thread."""
+    """The tiles of some rows, read in advance by a thread."""
     vertical, horizontal = grid.vertical, grid.horizontal
 
     def read(row: int, column: int) -> Tile:
         image, valid = source.read(vertical.pixels(row), horizontal.pixels(column))
-        # With blending, a tile is of use to all of its pixels; else only to those of its core.
+        # With blending, all pixels of a tile are used; otherwise only those of its core.
         used = valid if horizontal.blended else valid[grid.within_tile(row, column)]
         return column, image if used.any() else None, valid
 
-    places = ((row, column) for row in rows for column in range(horizontal.count))
-    return _ahead(read, places, depth)
+    indices = ((row, column) for row in rows for column in range(horizontal.count))
+    return _ahead(read, indices, depth)
 
 
 def _ahead(
     call: Callable[..., T], arguments: Iterable[tuple], depth: int
 ) -> Generator[T, None, None]:
-    """Results of calls made by one thread, up to `depth` of them before they are asked for."""
+    """Results of calls in one thread, which computes up to `depth` of them in advance."""
     with ThreadPoolExecutor(1, "reader") as pool:
         waiting: collections.deque[Future] = collections.deque()
         try:
@@ -173,7 +173,7 @@ def _ahead(
 
 
 def _batches(tiles: Iterator[Tile], columns: int, batch_size: int) -> Iterator[list[Tile]]:
-    """One row's tiles in batches of `batch_size` tiles with an image; the last may have fewer."""
+    """Batches of a row's tiles with `batch_size` images each; the last may have fewer."""
     batch: list[Tile] = []
     for _ in range(columns):
         batch.append(next(tiles))
@@ -185,6 +185,6 @@ def _batches(tiles: Iterator[Tile], columns: int, batch_size: int) -> Iterator[l
 
 
 def _stack(batch: Sequence[Tile], batch_size: int) -> np.ndarray:
-    """The images of a batch, the last one again where there are too few."""
+    """The images of a batch, filled up by repeating the last one."""
     images = [image for _, image, _ in batch if image is not None]
     return np.stack(images + images[-1:] * (batch_size - len(images)))

@@ -1,8 +1,8 @@
-"""Where tiles lie on a raster, and how they overlap: geometry, without pixels of images.
+"""Layout and blending of the overlapping tiles of a raster.
 
-Tiles overlap by two margins. The part of a tile without its margins is its core; the cores lie
-beside each other and cover the raster. What they cover beyond it is shared out to both ends, so
-that a flipped raster has flipped tiles where its sides are even.
+Neighbouring tiles overlap by two margins. A tile without its margins is its core; the cores are
+adjacent and cover the raster. The surplus is divided between both ends, so that a flipped raster
+has flipped tiles if its sides are even.
 """
 
 import dataclasses
@@ -12,13 +12,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """The tiles along one side of a raster.
+    """The tiles along one axis of a raster.
 
     Attributes:
-        length: of the side, in pixels.
+        length: of the raster along the axis, in pixels.
         tile: side of a tile.
-        margin: of a tile at each end, less than half of it.
-        blended: whether overlapping tiles are averaged, which needs a margin of at most a quarter.
+        margin: at each end of a tile, less than half a tile.
+        blended: whether overlapping tiles are averaged; the margin is then at most a quarter of a
+            tile.
     """
 
     length: int
@@ -37,14 +38,14 @@ class Axis:
         return -(-self.length // self.core)
 
     def start(self, k: int) -> int:
-        """First pixel of tile `k`; below 0 or beyond the end where it is reflected."""
+        """First pixel of tile `k`; negative where the tile begins before the raster."""
         surplus = self.count * self.core - self.length
         return k * self.core - surplus // 2 - self.margin
 
     def done(self, k: int) -> tuple[int, int]:
-        """First pixel, and the one after the last, that are known once tile `k` is.
+        """Begin and end of the pixels that tile `k` completes.
 
-        These are the pixels of its core; with blending, those which no later tile overlaps.
+        These are the pixels of its core; with blending, those that no later tile overlaps.
         """
         begin = self.start(k) + (0 if self.blended else self.margin)
         end = begin + self.core
@@ -53,17 +54,17 @@ class Axis:
         return max(begin, 0), min(end, self.length)
 
     def pixels(self, k: int) -> np.ndarray:
-        """(tile,) int: the raster's pixels of tile `k`, reflected at both ends as often as needed.
+        """(tile,) int: pixel indices of tile `k`, reflected at both ends of the raster.
 
-        The last pixel comes twice, as with `np.pad(mode="symmetric")`: so a single one will do.
+        The end pixel is repeated, as by `np.pad(mode="symmetric")`, so a single pixel is enough.
         """
-        place = np.arange(self.start(k), self.start(k) + self.tile) % (2 * self.length)
-        return np.where(place < self.length, place, 2 * self.length - 1 - place)
+        index = np.arange(self.start(k), self.start(k) + self.tile) % (2 * self.length)
+        return np.where(index < self.length, index, 2 * self.length - 1 - index)
 
     def weights(self, k: int) -> np.ndarray:
-        """(tile,) float32: weight of each pixel of tile `k` in a blend, 1 in all over its tiles.
+        """(tile,) float32: blending weight of each pixel of tile `k`; the tiles' weights sum to 1.
 
-        Raised cosines (von Hann's window) over the overlaps, 1 between and at the raster's ends.
+        A Hann window (raised cosine) over the overlaps, 1 between them and at the raster's ends.
         """
         overlap = 2 * self.margin
         rise = np.sin(np.pi / 2 * (np.arange(overlap) + 0.5) / max(overlap, 1)) ** 2
@@ -88,11 +89,11 @@ class Grid:
         return cls(Axis(height, tile, margin, blended), Axis(width, tile, margin, blended))
 
     def done(self, row: int, column: int) -> tuple[slice, slice]:
-        """Rows and columns of the raster that are known once this tile is."""
+        """Rows and columns of the raster that this tile completes."""
         return slice(*self.vertical.done(row)), slice(*self.horizontal.done(column))
 
     def within_tile(self, row: int, column: int) -> tuple[slice, slice]:
-        """The same pixels as `done`, counted from the tile's first row and column."""
+        """The same pixels as `done`, relative to the tile's first row and column."""
         parts = []
         for axis, k in ((self.vertical, row), (self.horizontal, column)):
             begin, end = axis.done(k)
@@ -101,7 +102,7 @@ class Grid:
 
 
 class Blender:
-    """Adds up overlapping tiles, row by row from left to right, in the memory of one overlap.
+    """Sums overlapping tiles, row by row from left to right, keeping only the current overlaps.
 
     Scores are integers, so that their sum does not depend on the order, and a flipped raster has
     the flipped sum.
@@ -119,15 +120,14 @@ class Blender:
         self._left = np.zeros((tile, 2 * margin, classes), np.int32)
 
     def add(self, row: int, column: int, scores: np.ndarray | None) -> np.ndarray | None:
-        """Adds a tile to what its left and upper neighbours left.
+        """Adds a tile to the overlaps with its left and upper neighbours.
 
         Args:
-            row, column: of the tile; tiles must come in order, and a row after the one above.
-            scores: (tile, tile, classes) int32, weighted; None for a tile without a valid pixel,
-                whose pixels get no scores.
+            row, column: of the tile; tiles must come in row-major order.
+            scores: (tile, tile, classes) int32, weighted; None for a tile without valid pixels.
 
         Returns:
-            The sums of the pixels that no later tile overlaps, from the tile's first row and
+            The sums of the pixels that no later tile overlaps, relative to the tile's first row and
             column; None if there were no scores.
         """
         axis = self._grid.horizontal

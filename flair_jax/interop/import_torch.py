@@ -1,10 +1,5 @@
-"""PyTorch weights -> a checkpoint of ours.
+"""Import of PyTorch weights into a checkpoint of this package."""
 
-flair-jax import-torch --weights=PATH --out=DIR [--bands=red,green,blue,nir,height]
-    [--nomenclature=NAME] [--normalization=scaling|custom]
-"""
-
-import argparse
 import dataclasses
 import pathlib
 import re
@@ -13,7 +8,7 @@ import numpy as np
 
 from flair_jax import config as configuration
 from flair_jax.data.bands import BANDS, band_indices
-from flair_jax.data.nomenclature import FULL, NOMENCLATURES, Nomenclature
+from flair_jax.data.nomenclature import FULL, Nomenclature
 from flair_jax.data.nomenclature import nomenclature as named
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import save_model
@@ -33,7 +28,7 @@ def spec_for(
     nomenclature: str | None = None,
     normalization: str | None = None,
 ) -> ModelSpec:
-    """The spec of a file of weights: from what is given, else from a FLAIR-INC file's name.
+    """The spec of a file of weights: from the arguments, else from a FLAIR-INC file's name.
 
     Args:
         weights: the file's path.
@@ -52,7 +47,7 @@ def spec_for(
     except KeyError as error:
         if "layer1.0.conv1.weight" in tensors:
             raise UserError(
-                f"{weights} is a bare ResNet, which predicts no land cover: train from it, with "
+                f"{weights} is a bare ResNet, which predicts no land cover: train from it with "
                 f"--config.encoder_weights={weights}"
             ) from error
         raise UserError(
@@ -71,7 +66,7 @@ def spec_for(
         unknown.append("--nomenclature")
     if bands is None or normalization is None or unknown:
         raise UserError(
-            f"{weights} is no FLAIR-INC file by its name, so {' and '.join(unknown)} must be "
+            f"{weights} is not named like a FLAIR-INC file, so {' and '.join(unknown)} must be "
             f"given: the weights have {channels} input bands and {outputs} classes"
         )
     if len(bands) != channels:
@@ -102,7 +97,7 @@ def spec_for(
 
 
 def published_spec(weights: str, state_dict: dict[str, np.ndarray]) -> ModelSpec | None:
-    """The spec of a FLAIR-INC file, by its name; None of any other file."""
+    """The spec of a FLAIR-INC file by its name; None for any other file."""
     if not _FLAIR_INC.search(pathlib.PurePath(weights).name):
         return None
     return spec_for(weights, state_dict)
@@ -116,7 +111,7 @@ def _flair_inc_classes(state_dict: dict[str, np.ndarray], outputs: int, count: s
     if weights is None or len(weights) != outputs or outputs != len(FULL):
         raise UserError(
             f"the file has {outputs} outputs and no {torch_weights.CLASS_WEIGHTS} for 19 classes, "
-            "so which classes it tells apart is not known: give --nomenclature"
+            "so its classes are not known: give --nomenclature"
         )
     enabled = tuple(
         dataclasses.replace(c, weight=float(w)) for c, w in zip(FULL.classes, weights, strict=True)
@@ -125,11 +120,11 @@ def _flair_inc_classes(state_dict: dict[str, np.ndarray], outputs: int, count: s
 
 
 def import_weights(weights: str, out: str, **choices: object) -> ModelSpec:
-    """Turns a file of PyTorch weights into a checkpoint with its spec.
+    """Converts a file of PyTorch weights into a checkpoint with its spec.
 
     Args:
         weights: see `torch_weights.read`.
-        out: folder to make; `checkpoints/` in it gets the checkpoint, as step 0.
+        out: folder to create; `checkpoints/` in it gets the checkpoint, as step 0.
         choices: `bands`, `nomenclature`, `normalization`, see `spec_for`.
 
     Returns:
@@ -148,33 +143,3 @@ def import_weights(weights: str, out: str, **choices: object) -> ModelSpec:
     _, params, batch_stats = split_model(model)
     save_model(target, spec, params, batch_stats)
     return spec
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Turns PyTorch weights into a checkpoint.")
-    parser.add_argument("--weights", required=True, help=".safetensors, .pth, .ckpt or hf://...")
-    parser.add_argument("--out", required=True, help="folder to make")
-    parser.add_argument("--bands", help=f"in the weights' order, from {','.join(BANDS)}")
-    parser.add_argument("--nomenclature", help=" or ".join(sorted(NOMENCLATURES)))
-    parser.add_argument("--normalization", choices=("scaling", "custom"))
-    args = parser.parse_args()
-    bands = tuple(args.bands.split(",")) if args.bands else None
-    try:
-        spec = import_weights(
-            args.weights, args.out, bands=bands, nomenclature=args.nomenclature,
-            normalization=args.normalization,
-        )  # fmt: skip
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
-    enabled = [c.name for c in spec.nomenclature.classes if c.weight]
-    print(f"written to {args.out}/checkpoints")
-    print(f"  bands          {', '.join(spec.bands)}")
-    print(f"  classes        {len(spec.nomenclature)} outputs, {len(enabled)} enabled")
-    print(f"  normalization  {spec.normalization}")
-    print(f"  metadata       {spec.metadata_encoding or 'none'}")
-    print("  first class    0 (mask values start at 1)")
-
-
-if __name__ == "__main__":
-    main()

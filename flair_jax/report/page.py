@@ -1,16 +1,10 @@
-"""One or several runs -> a page to look at: one HTML file with everything inside.
+"""HTML report of one or several runs: one self-contained file."""
 
-python -m flair_jax.report.page WORKDIR... [--output=index.html] [--split=test] [--gallery=3]
-"""
-
-import argparse
 import datetime
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jinja2
-from absl import logging
 from etils import epath
 
 import flair_jax
@@ -33,7 +27,7 @@ def write_report(
     gallery: int | None = None,
     no_gallery_because: str = "",
 ) -> epath.Path:
-    """Writes the page of some runs, whole or not at all.
+    """Writes the page of some runs, atomically.
 
     Args:
         workdirs: folders of runs, in whatever state.
@@ -42,13 +36,13 @@ def write_report(
         split: whose scores to show.
         gallery: patches of each kind (best, most typical, worst) to show of each run; by default 3
             for a single run and 1 for several. 0: no gallery.
-        no_gallery_because: why there is no gallery, if one is wanted and must not be made.
+        no_gallery_because: reason to show in place of a gallery.
 
     Returns:
         Where the page is.
 
     Raises:
-        UserError: one of the workdirs is none, or the file there is not a page of ours.
+        UserError: a path is not a workdir, or the existing file is not a report of this package.
     """
     runs = read_runs(workdirs, split)
     if output is None:
@@ -56,8 +50,7 @@ def write_report(
     output = epath.Path(output).expanduser()
     if output.exists() and GENERATOR.encode() not in output.read_bytes()[:2000]:
         raise UserError(
-            f"{output} is there already, and is not a page of ours: give another --output, or "
-            "remove it"
+            f"{output} exists and is not a report of flair-jax: give another --output, or remove it"
         )
     count = (3 if len(runs) == 1 else 1) if gallery is None else gallery
     galleries: list[Gallery | None]
@@ -82,17 +75,15 @@ def update_report(workdir: epath.PathLike) -> None:
     sources = [workdir / "metrics.jsonl", *workdir.glob("evaluation/*/metrics.json")]
     changed = max((path.stat().mtime for path in sources if path.exists()), default=0)
     if page.exists() and page.stat().mtime >= changed:
-        console.log(f"the page has been written: {page}")
+        console.log(f"the report is up to date: {page}")
         return
-    # The gallery's model would wait for the other hosts, which have nothing to do with it.
+    # The gallery's model would wait for the other processes, which do not take part.
     alone = jax.process_count() == 1
-    because = "" if alone else f"write it on one host: python -m flair_jax.report.page {workdir}"
+    reason = "" if alone else f"write it on one host: flair-jax report {workdir}"
     try:
-        console.log(f"a page to look at: {write_report([workdir], no_gallery_because=because)}")
-    except Exception as error:  # whatever it is, the training is done, and must not seem to fail
-        console.log(
-            f"no page was written: {error!r}\nTry python -m flair_jax.report.page {workdir}"
-        )
+        console.log(f"report: {write_report([workdir], no_gallery_because=reason)}")
+    except Exception as error:  # whatever it is, the training is done and must not appear to fail
+        console.log(f"the report could not be written: {error!r}\nTry flair-jax report {workdir}")
 
 
 def render(runs: list[RunFacts], galleries: Sequence[Gallery | None]) -> str:
@@ -147,28 +138,3 @@ def duration(seconds: float | None) -> str:
         parts.append((amount, unit))
     first = next((i for i, (amount, _) in enumerate(parts) if amount), len(parts) - 1)
     return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2])
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Writes the page of one or several runs.")
-    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
-    parser.add_argument(
-        "--output", help="the file; index.html in the workdir, or here for several runs"
-    )
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
-    parser.add_argument(
-        "--gallery", type=int, metavar="N",
-        help="best, typical and worst patches to show of a run; 0: none (3; 1 for several runs)",
-    )  # fmt: skip
-    args = parser.parse_args()
-    logging.set_verbosity(logging.ERROR)  # Orbax says that it reads only
-    options: dict[str, Any] = {"split": args.split, "gallery": args.gallery}
-    try:
-        print(f"written to {write_report(args.workdirs, args.output, **options)}")
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
-
-
-if __name__ == "__main__":
-    main()

@@ -4,7 +4,7 @@ from golden_arrays import golden
 
 from flair_jax.data.nomenclature import BASELINE
 from flair_jax.evaluation import tables
-from flair_jax.evaluation.grouped_metrics import breakdown
+from flair_jax.evaluation.grouped_metrics import grouped_scores
 from flair_jax.evaluation.metrics import summary
 from flair_jax.viz import figures
 
@@ -20,7 +20,7 @@ GROUPS = {
 def scores():
     confusions = np.stack([golden("iou")[f"cm{i}"] for i in range(3)])
     metrics = summary(CONFUSION, BASELINE.names, BASELINE.weights)
-    return metrics | breakdown(confusions, GROUPS, BASELINE)
+    return metrics | grouped_scores(confusions, GROUPS, BASELINE)
 
 
 def test_score_table():
@@ -51,11 +51,11 @@ def test_part_tables():
     assert lines[-1].split()[:3] == ["11", "1", "1"]
 
 
-def test_confusion_matrix_picture(tmp_path):
+def test_confusion_matrix_image(tmp_path):
     path = tmp_path / "confusion_matrix.png"
     figures.plot_confusion_matrix(np.eye(13, dtype=np.int64) * 9, BASELINE, path)
-    with rasterio.open(path) as picture:
-        pixels = picture.read()
+    with rasterio.open(path) as raster:
+        pixels = raster.read()
     assert pixels.shape[1] > 900
     assert len(np.unique(pixels.reshape(len(pixels), -1), axis=1).T) > 20
     assert [p.name for p in tmp_path.iterdir()] == ["confusion_matrix.png"]

@@ -1,4 +1,4 @@
-"""Overlapping tiles averaged, and the eight symmetries."""
+"""Blending of overlapping tiles, and test-time augmentation."""
 
 import numpy as np
 import pytest
@@ -17,13 +17,13 @@ from detecting import (
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
-    """96 x 130 pixels: several tiles each way, and a rim of the last ones beyond the raster."""
+    """96 x 130 pixels: several tiles on each axis, the outer ones exceeding the raster."""
     pixels = patches(96, 130)
     return write(tmp_path_factory.mktemp("large") / "large.tif", pixels), pixels
 
 
 def steps(probabilities, axis, at):
-    """Mean difference of neighbouring pixels across some borders, by that across all others."""
+    """Ratio of the mean difference between neighbours across some borders to that elsewhere."""
     difference = np.abs(np.diff(probabilities.astype(float), axis=axis)).mean((0, 3 - axis))
     across = np.isin(np.arange(1, len(difference) + 1), at)
     return difference[across].mean() / difference[~across].mean()
@@ -31,7 +31,7 @@ def steps(probabilities, axis, at):
 
 def test_hann_has_no_step_at_tile_borders(model, tmp_path):
     path = write(tmp_path / "in.tif", patches(200, 220, side=1))
-    # Of this margin, borders lie at all phases of the network's strides, which show in its output.
+    # With this margin, borders fall on all phases of the network's strides, which are visible.
     margin = 11
     core = TILE - 2 * margin
     for blend in ("crop", "hann"):
@@ -61,12 +61,12 @@ def test_hann_is_the_weighted_mean_of_plain_tiles(model, large, tmp_path):
         for n in (height, width)
     ]
     padded = np.moveaxis(np.pad(pixels, [(0, 0), (TILE, TILE), (TILE, TILE)], "symmetric"), 0, -1)
-    places = [(top, left) for top in starts[0] for left in starts[1]]
-    windows = [np.s_[y + TILE : y + 2 * TILE, x + TILE : x + 2 * TILE] for y, x in places]
+    corners = [(top, left) for top in starts[0] for left in starts[1]]
+    windows = [np.s_[y + TILE : y + 2 * TILE, x + TILE : x + 2 * TILE] for y, x in corners]
     tiles = in_batches(model, [padded[window] for window in windows])
-    for place, window, of_tile in zip(places, windows, tiles, strict=True):
+    for corner, window, of_tile in zip(corners, windows, tiles, strict=True):
         sides = []
-        for start, along in zip(place, starts, strict=True):
+        for start, along in zip(corner, starts, strict=True):
             side = rise.copy()
             if start == along[0]:
                 side[: TILE // 2] = 1
@@ -84,13 +84,13 @@ def test_hann_is_the_weighted_mean_of_plain_tiles(model, large, tmp_path):
     assert (read(tmp_path / "map.tif")[0] == mean.argmax(-1) + 1).mean() > 0.999
 
 
-# Larger tiles: at this size, one takes little longer than one of 64 pixels.
+# Larger tiles, which take little longer than tiles of 64 pixels.
 TTA = {"tta": True, "probabilities": True, "tile": 128, "margin": 16, "batch_size": 1}
 
 
 @pytest.fixture(scope="module")
 def averaged(model, tmp_path_factory):
-    """130 x 140 pixels detected with --tta: the pixels, and the folder with the maps."""
+    """130 x 140 pixels detected with --tta: the pixels, and the folder of the results."""
     folder = tmp_path_factory.mktemp("averaged")
     pixels = patches(130, 140)
     path = write(folder / "in.tif", pixels)

@@ -1,4 +1,4 @@
-"""The command: flags, several devices, a kill, a huge raster."""
+"""The command: flags, several devices, resuming after a kill, memory with a huge raster."""
 
 import json
 import pathlib
@@ -21,7 +21,7 @@ from detecting import (
 )
 from rio_cogeo.cogeo import cog_validate
 
-from flair_jax import detect as detect_command
+from flair_jax.cli.commands import main
 
 
 def test_the_command_on_several_devices(checkpoint, scene, detected, tmp_path):
@@ -29,10 +29,10 @@ def test_the_command_on_several_devices(checkpoint, scene, detected, tmp_path):
         f"--checkpoint={checkpoint}", f"--input={scene[0]}", f"--output={tmp_path / 'map.tif'}",
         f"--tile={TILE}", f"--margin={MARGIN}", "--bands=1,2,3,4,5", "--batch_size=4", devices=2,
     )  # fmt: skip
-    said, _ = run.communicate()
-    assert run.returncode == 0, said
-    assert "8 of 64 pixels, margin 16, crop, 4 at a time on 2 x cpu" in said
-    assert f"written  {tmp_path / 'map.tif'}" in said
+    printed, _ = run.communicate()
+    assert run.returncode == 0, printed
+    assert "8 of 64 pixels, margin 16, crop, 4 at a time on 2 x cpu" in printed
+    assert f"written  {tmp_path / 'map.tif'}" in printed
     np.testing.assert_array_equal(read(tmp_path / "map.tif"), read(detected[0]))
 
 
@@ -40,32 +40,34 @@ def test_the_command_on_several_devices(checkpoint, scene, detected, tmp_path):
     ("flags", "message"),
     [
         ([], "required: --checkpoint, --input, --output"),
-        (["--bands=red"], "argument --bands: 'red' are not numbers of bands"),
+        (["--bands=red"], "argument --bands: 'red' is not a list such as 1,2,3"),
         (["--first_class=2"], "argument --first_class: invalid choice"),
-        (["--colour=red"], "unrecognized arguments: --colour=red"),
+        (["--colour=red"], "unknown flag --colour; see flair-jax detect --help"),
+        (["--confidenc"], "unknown flag --confidenc; did you mean --confidence?"),
+        (["--blend=han"], "'han' is none of crop, hann; did you mean hann?"),
     ],
 )
 def test_wrong_flags_are_one_message(flags, message, capsys):
     given = ["--checkpoint=x", "--input=a.tif", "--output=b.tif", *flags] if flags else []
-    with pytest.raises(SystemExit):
-        detect_command.main(given)
+    assert main(["detect", *given]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_checkpoint_that_is_none_is_an_error(scene, tmp_path):
+def test_a_missing_checkpoint_is_an_error(scene, tmp_path, capsys):
     output = tmp_path / "b.tif"
-    with pytest.raises(SystemExit, match="error: there is no checkpoint at none"):
-        detect_command.main(["--checkpoint=none", f"--input={scene[0]}", f"--output={output}"])
+    flags = ["--checkpoint=none", f"--input={scene[0]}", f"--output={output}"]
+    assert main(["detect", *flags]) == 1
+    assert capsys.readouterr().err.startswith("error: there is no checkpoint at none")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
-def test_a_killed_job_goes_on_to_the_same_bytes(checkpoint, tmp_path):
+def test_a_killed_job_resumes_to_the_same_bytes(checkpoint, tmp_path):
     path = write(tmp_path / "in.tif", patches(2500, 250))
     flags = [f"--checkpoint={checkpoint}", f"--input={path}", "--tile=256"]
-    run = command(*flags, f"--output={tmp_path / 'whole.tif'}")
-    said, _ = run.communicate()
-    assert run.returncode == 0, said
+    run = command(*flags, f"--output={tmp_path / 'reference.tif'}")
+    printed, _ = run.communicate()
+    assert run.returncode == 0, printed
     output = tmp_path / "map.tif"
     run = command(*flags, f"--output={output}")
     partial = pathlib.Path(f"{output}.partial")
@@ -78,19 +80,19 @@ def test_a_killed_job_goes_on_to_the_same_bytes(checkpoint, tmp_path):
     finished = len(list(partial.glob("row_*.tif")))
     assert 5 <= finished < 20
     run = command(*flags, f"--output={output}", "--resume")
-    said, _ = run.communicate()
-    assert run.returncode == 0, said
-    assert f"goes on after {finished} of 20 rows of tiles" in said
+    printed, _ = run.communicate()
+    assert run.returncode == 0, printed
+    assert f"resuming after {finished} of 20 rows of tiles" in printed
     for name in ("map.tif", "map.tif.aux.xml", "map.qml", "map.png"):
-        whole = tmp_path / name.replace("map", "whole")
-        assert (tmp_path / name).read_bytes() == whole.read_bytes()
+        reference = tmp_path / name.replace("map", "reference")
+        assert (tmp_path / name).read_bytes() == reference.read_bytes()
 
 
 MEASURED = """
 import json, resource, runpy, sys
 sys.argv = json.loads(sys.argv[1])
 try:
-    runpy.run_module("flair_jax.detect", run_name="__main__")
+    runpy.run_module("flair_jax", run_name="__main__")
 finally:
     print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -111,8 +113,8 @@ def test_a_huge_raster_needs_little_memory(checkpoint, tmp_path, blend):
             window = rasterio.windows.Window(column, row, 1000, 1000)
             raster.write(patches(1000, 1000, side=16), window=window)
     output = tmp_path / "map.tif"
-    flags = ["detect", f"--checkpoint={checkpoint}", f"--input={path}", f"--output={output}",
-             f"--blend={blend}"]  # fmt: skip
+    flags = ["flair-jax", "detect", f"--checkpoint={checkpoint}", f"--input={path}",
+             f"--output={output}", f"--blend={blend}"]  # fmt: skip
     run = subprocess.run(
         [sys.executable, "-c", MEASURED, json.dumps(flags)], capture_output=True, text=True
     )

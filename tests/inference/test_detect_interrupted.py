@@ -1,4 +1,4 @@
-"""Detections that end before time, and go on."""
+"""Preempted detections that are resumed."""
 
 import os
 import signal
@@ -10,11 +10,11 @@ from detecting import detect, patches, read, write
 from flair_jax.errors import UserError
 from flair_jax.inference import geotiff, tile_rows
 from flair_jax.inference.resume import PartialJob
-from flair_jax.runtime.preemption import Interrupted
+from flair_jax.runtime.preemption import Preempted
 
 
 def interrupt_after(monkeypatch, row):
-    """Ctrl-C as soon as a row of tiles is begun."""
+    """Sends SIGINT when a given row of tiles begins."""
     begin = PartialJob.writing
 
     def writing(self, number, *args):
@@ -26,17 +26,17 @@ def interrupt_after(monkeypatch, row):
 
 
 @pytest.mark.parametrize("blend", ["crop", "hann"])
-def test_an_interrupted_job_goes_on_to_the_same_bytes(model, tmp_path, monkeypatch, blend):
+def test_an_interrupted_job_resumes_to_the_same_bytes(model, tmp_path, monkeypatch, blend):
     path = write(tmp_path / "in.tif", patches(200, 30))
     options = {"blend": blend, "probabilities": True, "batch_size": 1}
-    detect(model, path, tmp_path / "whole.tif", **options)
+    detect(model, path, tmp_path / "reference.tif", **options)
     output = tmp_path / "map.tif"
     with monkeypatch.context() as patch:
         interrupt_after(patch, 4)
-        with pytest.raises(Interrupted, match=r"SIGINT with 4 of 7 rows .*--resume goes on"):
+        with pytest.raises(Preempted, match=r"SIGINT with 4 of 7 rows .*--resume continues"):
             detect(model, path, output, **options)
     assert not output.exists()
-    with pytest.raises(UserError, match="interrupted detection: go on with it with --resume"):
+    with pytest.raises(UserError, match="interrupted detection: continue it with --resume"):
         detect(model, path, output, **options)
     with pytest.raises(UserError, match=r"another detection:(.|\n)*'tta': True"):
         detect(model, path, output, **options, tta=True, resume=True)
@@ -49,16 +49,16 @@ def test_an_interrupted_job_goes_on_to_the_same_bytes(model, tmp_path, monkeypat
     written = detect(model, path, output, **options, resume=True)
     assert done == ([4, 5, 6] if blend == "crop" else [3, 4, 5, 6])
     for file in written:
-        whole = file.with_name(file.name.replace("map", "whole"))
-        assert file.read_bytes() == whole.read_bytes(), file.name
+        reference = file.with_name(file.name.replace("map", "reference"))
+        assert file.read_bytes() == reference.read_bytes(), file.name
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_left_over_job_can_be_started_afresh(model, scene, detected, tmp_path, monkeypatch):
+def test_a_left_over_job_can_be_started_over(model, scene, detected, tmp_path, monkeypatch):
     output = tmp_path / "map.tif"
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Preempted):
             detect(model, scene[0], output)
     detect(model, scene[0], output, overwrite=True)
     np.testing.assert_array_equal(read(output), read(detected[0]))

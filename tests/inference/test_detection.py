@@ -1,11 +1,11 @@
-"""Rasters of all kinds through the whole detection, with a network of random weights."""
+"""Detection of many kinds of rasters, with a network of random weights."""
 
 from xml.etree import ElementTree as xml
 
 import numpy as np
 import pytest
 import rasterio
-from detecting import PLACE, detect, one_by_one, patches, random_card, read, tile_by_tile, write
+from detecting import PLACE, detect, one_by_one, patches, random_spec, read, tile_by_tile, write
 from PIL import Image
 from rasterio.transform import Affine, from_origin
 from rio_cogeo.cogeo import cog_validate
@@ -44,7 +44,7 @@ def test_probabilities_and_confidence_are_rounded(detected, scene, model):
             assert len(set(raster.descriptions)) == count
 
 
-def test_everything_is_there_and_a_valid_cog(detected):
+def test_all_files_are_written_and_valid_cogs(detected):
     output, written = detected
     names = ["map.tif", "map.tif.aux.xml", "map.qml", "map.png", "map_probabilities.tif",
              "map_confidence.tif"]  # fmt: skip
@@ -80,16 +80,16 @@ def test_the_qgis_style_has_all_classes(detected):
     ]
 
 
-def test_the_quick_look_shows_the_classes(detected):
+def test_the_preview_shows_the_classes(detected):
     classes = read(detected[0])[0]
-    picture = np.asarray(Image.open(detected[0].with_suffix(".png")))
-    assert picture.shape[1] > 200  # twice as large, and the legend
-    shown = picture[:120:2, :200:2]
+    preview = np.asarray(Image.open(detected[0].with_suffix(".png")))
+    assert preview.shape[1] > 200  # twice as large, and the legend
+    shown = preview[:120:2, :200:2]
     for label, rgb in enumerate(BASELINE.rgb, 1):
         np.testing.assert_array_equal((shown == rgb).all(-1), classes == label)
 
 
-def test_first_class_0_and_unasked_products(model, scene, detected, tmp_path):
+def test_first_class_0_and_only_the_default_products(model, scene, detected, tmp_path):
     written = detect(model, scene[0], tmp_path / "zero.tif", first_class=0)
     assert len(written) == 4
     classes, before = read(tmp_path / "zero.tif")[0], read(detected[0])[0]
@@ -118,9 +118,9 @@ def test_one_pixel(model, tmp_path):
         ("EPSG:2154", Affine(0.2, 0, 900_000, 0, 0.2, 6_500_000)),  # from the south
         (None, Affine.identity()),
     ],
-    ids=["degrees", "rotated", "south up", "nowhere"],
+    ids=["degrees", "rotated", "south up", "not georeferenced"],
 )
-def test_the_place_is_kept(model, detected, scene, tmp_path, crs, transform):
+def test_georeferencing_is_kept(model, detected, scene, tmp_path, crs, transform):
     path = write(tmp_path / "moved.tif", scene[1], nodata=0, crs=crs, transform=transform)
     detect(model, path, tmp_path / "map.tif")
     np.testing.assert_array_equal(read(tmp_path / "map.tif"), read(detected[0]))
@@ -171,18 +171,18 @@ def test_a_truncated_raster_leaves_nothing(model, tmp_path):
 
 
 def test_a_model_with_metadata_is_refused(scene, tmp_path):
-    random_card(metadata_encoding="corrected", metadata_fusion="channels").save(tmp_path)
+    random_spec(metadata_encoding="corrected", metadata_fusion="channels").save(tmp_path)
     with pytest.raises(UserError, match=r"takes metadata .*config\.metadata\.use=False"):
         detect(tmp_path, scene[0], tmp_path / "map.tif")
 
 
-def test_nothing_is_replaced_unasked(model, scene, detected, tmp_path):
+def test_nothing_is_replaced_without_overwrite(model, scene, detected, tmp_path):
     output = tmp_path / "map.tif"
     for name in ("map.png", "map.tif"):
-        (tmp_path / name).write_text("mine")
+        (tmp_path / name).write_text("other")
         with pytest.raises(UserError, match=rf"{name} exists: .*--overwrite"):
             detect(model, scene[0], output)
-    assert output.read_text() == "mine"
+    assert output.read_text() == "other"
     with pytest.raises(UserError, match="would replace the input"):
         detect(model, output, output, overwrite=True)
     detect(model, scene[0], output, overwrite=True)

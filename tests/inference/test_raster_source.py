@@ -1,3 +1,5 @@
+"""Opening, checking, mosaicking and reading of input rasters."""
+
 import numpy as np
 import pytest
 import rasterio
@@ -34,8 +36,8 @@ def noise(bands, height=20, width=30, seed=0):
     return np.random.default_rng(seed).integers(1, 256, (bands, height, width), dtype=np.uint8)
 
 
-def whole(source):
-    """Image (bands, H, W) and valid pixels of all of a source."""
+def read_all(source):
+    """Image (bands, H, W) and valid pixels of an entire source."""
     image, valid = source.read(np.arange(source.height), np.arange(source.width))
     return None if image is None else np.moveaxis(image, -1, 0), valid
 
@@ -61,11 +63,11 @@ def test_inputs_by_comma_glob_url_and_list(tmp_path, monkeypatch):
 def test_bands_by_number_and_by_description(tmp_path):
     pixels = noise(4)
     plain = write(tmp_path / "plain.tif", pixels)
-    chosen, valid = whole(Source([plain], RGB, bands=(4, 1, 2)))
+    chosen, valid = read_all(Source([plain], RGB, bands=(4, 1, 2)))
     np.testing.assert_array_equal(chosen, pixels[[3, 0, 1]])
     assert valid.all()
     described = write(tmp_path / "named.tif", pixels, descriptions=["Blue", "nir", "green", "Red"])
-    np.testing.assert_array_equal(whole(Source([described], RGB))[0], pixels[[3, 2, 0]])
+    np.testing.assert_array_equal(read_all(Source([described], RGB))[0], pixels[[3, 2, 0]])
 
 
 def test_a_wrong_number_of_bands_names_both_lists(tmp_path):
@@ -75,9 +77,9 @@ def test_a_wrong_number_of_bands_names_both_lists(tmp_path):
         match=r"model takes 3 bands \(red, green, blue\).* has 1 \(gray\), 2 .*--bands=1,2,3",
     ):
         Source([path], RGB)
-    with pytest.raises(UserError, match="--bands=1,2 are 2 bands"):
+    with pytest.raises(UserError, match="--bands=1,2 names 2 bands"):
         Source([path], RGB, bands=(1, 2))
-    with pytest.raises(UserError, match="--bands names band 5, which is not there"):
+    with pytest.raises(UserError, match="--bands names band 5, which does not exist"):
         Source([path], RGB, bands=(1, 2, 5))
 
 
@@ -88,43 +90,43 @@ def test_other_pixels_than_bytes_are_refused_with_the_remedy(tmp_path, dtype):
         Source([path], RGB)
 
 
-def test_an_alpha_band_is_a_mask_unless_asked_for(tmp_path):
+def test_an_alpha_band_is_a_mask_unless_requested(tmp_path):
     pixels = noise(4)
     pixels[3, :5] = 0
     path = write(tmp_path / "rgba.tif", pixels, photometric="rgb", alpha="yes")
-    image, valid = whole(Source([path], RGB))
+    image, valid = read_all(Source([path], RGB))
     np.testing.assert_array_equal(valid, pixels[3] > 0)
     np.testing.assert_array_equal(image, np.where(valid, pixels[:3], 0))
-    image, valid = whole(Source([path], (*RGB, "nir"), bands=(1, 2, 3, 4)))
+    image, valid = read_all(Source([path], (*RGB, "nir"), bands=(1, 2, 3, 4)))
     np.testing.assert_array_equal(image, pixels)
     assert valid.all()
     with pytest.raises(UserError, match=r"4 bands .* has .*4 \(alpha\)"):
         Source([path], (*RGB, "nir"))
 
 
-def test_nodata_counts_where_all_bands_have_it(tmp_path):
+def test_a_pixel_is_nodata_if_all_bands_have_the_value(tmp_path):
     pixels = noise(3)
     pixels[:, 3:6, 3:6] = 7
     pixels[0, 10] = 7
     path = write(tmp_path / "holes.tif", pixels, nodata=7)
-    image, valid = whole(Source([path], RGB))
+    image, valid = read_all(Source([path], RGB))
     expected = (pixels != 7).any(0)
     assert (~expected).sum() == 9
     np.testing.assert_array_equal(valid, expected)
     np.testing.assert_array_equal(image, np.where(expected, pixels, 0))
-    assert whole_of_hole(path) is None
+    assert image_of_hole(path) is None
 
 
-def whole_of_hole(path):
+def image_of_hole(path):
     return Source([path], RGB).read(np.arange(3, 6), np.arange(3, 6))[0]
 
 
-def test_an_internal_mask_is_heeded(tmp_path):
+def test_an_internal_mask_is_used(tmp_path):
     pixels = noise(3)
     mask = np.full((20, 30), 255, np.uint8)
     mask[5:9, 20:] = 0
     path = write(tmp_path / "masked.tif", pixels, mask=mask)
-    image, valid = whole(Source([path], RGB))
+    image, valid = read_all(Source([path], RGB))
     np.testing.assert_array_equal(valid, mask > 0)
     np.testing.assert_array_equal(image, np.where(valid, pixels, 0))
 
@@ -152,17 +154,17 @@ def test_touching_rasters_are_one(tmp_path, kind):
     assert source.transform.almost_equals(PLACE)
     assert source.crs.to_epsg() == 2154
     valid[20:, :25] = False
-    image, found = whole(source)
+    image, found = read_all(source)
     np.testing.assert_array_equal(found, valid)
     np.testing.assert_array_equal(image, np.where(valid, pixels[::-1], 0))
 
 
-def test_where_rasters_overlap_the_last_valid_pixel_counts(tmp_path):
+def test_where_rasters_overlap_the_last_valid_pixel_is_used(tmp_path):
     below, above = noise(3), noise(3, seed=1)
     mask = np.full((20, 30), 255, np.uint8)
     mask[:10] = 0
     paths = [write(tmp_path / "below.tif", below), write(tmp_path / "above.tif", above, mask=mask)]
-    image, valid = whole(Source(paths, RGB))
+    image, valid = read_all(Source(paths, RGB))
     assert valid.all()
     np.testing.assert_array_equal(image, np.where(mask > 0, above, below))
 
@@ -172,8 +174,8 @@ def test_rasters_that_do_not_fit_together_are_named(tmp_path):
     moved = PLACE @ Affine.translation(30, 0)
     for name, profile, message in (
         ("crs", {"crs": "EPSG:32631"}, "is in EPSG:32631, .*first.tif in EPSG:2154"),
-        ("size", {"transform": moved @ Affine.scale(2)}, "has other pixels .*0.4 x 0.4"),
-        ("turned", {"transform": moved @ Affine.rotation(3)}, "has other pixels"),
+        ("size", {"transform": moved @ Affine.scale(2)}, "has another pixel size .*0.4 x 0.4"),
+        ("turned", {"transform": moved @ Affine.rotation(3)}, "has another pixel size"),
         ("grid", {"transform": PLACE @ Affine.translation(30.5, 0)}, "but 0.50 pixels off"),
         ("nodata", {"transform": moved, "nodata": 3}, "different NoData values"),
     ):
@@ -184,7 +186,7 @@ def test_rasters_that_do_not_fit_together_are_named(tmp_path):
     with pytest.raises(UserError, match=r"bands\.tif"):
         Source([first, other], RGB)
     nowhere = write(tmp_path / "nowhere.tif", noise(3), transform=Affine.identity(), crs=None)
-    with pytest.raises(UserError, match=r"nowhere\.tif has no place on the ground"):
+    with pytest.raises(UserError, match=r"nowhere\.tif is not georeferenced"):
         Source([nowhere, first], RGB)
 
 
@@ -197,7 +199,7 @@ def test_resampling_to_metres(tmp_path):
     assert (source.height, source.width) == (40, 60)
     assert source.pixel_size == pytest.approx(0.2)
     assert source.scale_warning() == ""
-    image, valid = whole(source)
+    image, valid = read_all(source)
     assert valid[:, :50].all()
     assert not valid[:, 51:].any()
     # A bilinear kernel keeps a slope of 4 digital numbers a pixel: 2 a pixel of half the size.
@@ -205,7 +207,7 @@ def test_resampling_to_metres(tmp_path):
     np.testing.assert_allclose(image[0, 2:-2, 2:48], slope[2:-2, 2:48], atol=1)
 
 
-@pytest.mark.parametrize("kind", ["mask", "alpha", "nothing known", "feet"])
+@pytest.mark.parametrize("kind", ["mask", "alpha", "unknown", "feet"])
 def test_resampling_keeps_masks_and_knows_units(tmp_path, kind):
     pixels = noise(4 if kind == "alpha" else 3)
     mask = np.full((20, 30), 255, np.uint8)
@@ -213,22 +215,22 @@ def test_resampling_keeps_masks_and_knows_units(tmp_path, kind):
     transform, crs = from_origin(0, 0, 0.1, 0.1), "EPSG:2154"
     if kind == "feet":
         transform, crs = from_origin(0, 0, 0.1 / 0.3048006096, 0.1 / 0.3048006096), "EPSG:2263"
-    profile = {"transform": transform, "crs": None if kind == "nothing known" else crs}
+    profile = {"transform": transform, "crs": None if kind == "unknown" else crs}
     if kind == "alpha":
         pixels[3] = mask
         profile |= {"photometric": "rgb", "alpha": "yes"}
     path = write(tmp_path / "in.tif", pixels, mask=mask if kind == "mask" else None, **profile)
     source = Source([path], RGB, resolution=0.2)
     assert (source.height, source.width) == (10, 15)
-    image, valid = whole(source)
+    image, valid = read_all(source)
     masked = kind in ("mask", "alpha")
     assert valid[:, 5:].all()
     assert valid[:, :4].any() != masked
-    # Halving by a bilinear kernel is an average that looks a little beyond the two by two pixels.
+    # The bilinear kernel extends a little beyond the 2 x 2 pixels that are averaged here.
     rough = pixels[:3].reshape(3, 10, 2, 15, 2).mean((2, 4))
     assert np.abs(image - rough)[:, 1:-1, 6:-1].mean() < 25
     np.testing.assert_allclose(image[:, :, 6:].mean(), rough[:, :, 6:].mean(), atol=3)
-    assert source.crs == (None if kind == "nothing known" else rasterio.crs.CRS.from_string(crs))
+    assert source.crs == (None if kind == "unknown" else rasterio.crs.CRS.from_string(crs))
 
 
 def test_degrees_and_unknown_sizes_cannot_be_resampled(tmp_path):
@@ -241,14 +243,14 @@ def test_degrees_and_unknown_sizes_cannot_be_resampled(tmp_path):
     # 0.2 m from north to south, and less from west to east
     assert Source([degrees], RGB).pixel_size == pytest.approx(0.2 * np.sqrt(np.cos(0.8526)), 1e-3)
     nowhere = write(tmp_path / "nowhere.tif", noise(3), transform=Affine.identity(), crs=None)
-    with pytest.raises(UserError, match="how large its pixels are, so --resolution cannot"):
+    with pytest.raises(UserError, match="is unknown, so --resolution cannot"):
         Source([nowhere], RGB, resolution=0.2)
-    assert "taken as 0.2 m" in Source([nowhere], RGB).scale_warning()
+    assert "assumed to be 0.2 m" in Source([nowhere], RGB).scale_warning()
 
 
-def test_a_pixel_size_far_from_the_models_is_said(tmp_path):
+def test_a_sample_distance_far_from_the_models_gives_a_warning(tmp_path):
     path = write(tmp_path / "coarse.tif", noise(3), transform=from_origin(0, 0, 0.5, 0.5))
-    assert "are 0.5 m, and the model was trained on 0.2 m" in Source([path], RGB).scale_warning()
+    assert "is 0.5 m, and the model was trained on 0.2 m" in Source([path], RGB).scale_warning()
     near = write(tmp_path / "near.tif", noise(3), transform=from_origin(0, 0, 0.25, 0.25))
     assert Source([near], RGB).scale_warning() == ""
 
@@ -268,7 +270,7 @@ def test_a_truncated_file_is_named_with_the_window(tmp_path, several):
         source.read(np.arange(100, 200), np.arange(10, 60))
 
 
-def test_what_is_no_raster_is_named(tmp_path):
+def test_a_file_that_is_not_a_raster_is_named(tmp_path):
     (tmp_path / "notes.tif").write_text("nothing")
     for name in ("notes.tif", "missing.tif"):
         with pytest.raises(UserError, match=rf"{name} cannot be opened as a raster \(--input\)"):

@@ -1,3 +1,5 @@
+"""Files of finished rows of tiles."""
+
 import resource
 
 import numpy as np
@@ -16,19 +18,19 @@ def pixels(height=300, width=400):
 def test_a_row_holds_classes_from_1_and_0_for_no_data(tmp_path):
     job = PartialJob(epath.Path(tmp_path) / "map.tif")
     job.begin({}, resume=False, overwrite=False)
-    made, valid = pixels()
+    results, valid = pixels()
     with job.writing(0, 300, 1000, 1) as row:
-        row.write(500, made, valid)
+        row.write(500, results, valid)
         assert job.finished(1) == 0
     assert job.finished(1) == 1
     with rasterio.open(job.row_path(0)) as raster:
         found = raster.read(1)
-    np.testing.assert_array_equal(found[:, 500:900], np.where(valid, made["classes"] + 1, 0))
+    np.testing.assert_array_equal(found[:, 500:900], np.where(valid, results["classes"] + 1, 0))
     assert not found[:, :500].any()
 
 
 def test_a_full_disk_is_noticed(tmp_path):
-    """A limit on the size of files stands in for it: GDAL says nothing of it when it closes."""
+    """Simulated by a limit on the file size: GDAL does not report it when it closes a file."""
     job = PartialJob(epath.Path(tmp_path) / "map.tif")
     job.begin({}, resume=False, overwrite=False)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,3 +1,5 @@
+"""Layout and blending of tiles; checks of the options."""
+
 import numpy as np
 import pytest
 
@@ -10,10 +12,10 @@ LENGTHS = [1, 2, 31, 32, 33, 64, 100, 257]
 
 @pytest.mark.parametrize("blended", [False, True])
 @pytest.mark.parametrize("length", LENGTHS)
-def test_every_pixel_becomes_known_once(length, blended):
+def test_every_pixel_is_completed_once(length, blended):
     axis = Axis(length, tile=64, margin=16, blended=blended)
-    known = np.concatenate([np.arange(*axis.done(k)) for k in range(axis.count)])
-    np.testing.assert_array_equal(known, np.arange(length))
+    completed = np.concatenate([np.arange(*axis.done(k)) for k in range(axis.count)])
+    np.testing.assert_array_equal(completed, np.arange(length))
     for k in range(axis.count):
         begin, end = axis.done(k)
         np.testing.assert_array_equal(
@@ -46,13 +48,13 @@ def test_weights_sum_to_one_over_the_raster(tile, margin):
         total[begin : begin + tile] += axis.weights(k)
     np.testing.assert_allclose(total[2 * tile : 2 * tile + 250], 1, atol=1e-6)
     np.testing.assert_array_equal(axis.weights(1), axis.weights(1)[::-1])
-    if (tile, margin) == (64, 16):  # the whole of von Hann's window
+    if (tile, margin) == (64, 16):  # a full Hann window
         hann = np.sin(np.pi * (np.arange(64) + 0.5) / 64) ** 2
         np.testing.assert_allclose(axis.weights(1), hann, atol=1e-6)
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 60), (33, 200), (5, 7)])
-def test_the_blender_adds_up_what_overlaps(height, width):
+def test_the_blender_sums_overlapping_tiles(height, width):
     grid = Grid.over(height, width, tile=32, margin=6, blended=True)
     rng = np.random.default_rng(0)
     total = np.zeros((height + 64, width + 64, 3), np.int32)
@@ -70,7 +72,7 @@ def test_the_blender_adds_up_what_overlaps(height, width):
             done = blender.add(row, column, scores.copy())
             found[grid.done(row, column)] = done[grid.within_tile(row, column)]
     total = total[32 : 32 + height, 32 : 32 + width]
-    if grid.vertical.count > 1 and grid.horizontal.count > 1:  # what lies under the skipped tile
+    if grid.vertical.count > 1 and grid.horizontal.count > 1:  # the pixels of the skipped tile
         top, left = grid.vertical.start(1), grid.horizontal.start(1)
         hole = np.s_[max(top, 0) : top + 32, max(left, 0) : left + 32]
         total[hole], found[hole] = 0, 0
@@ -105,7 +107,7 @@ def test_default_tiles(options, size, expected):
         ({"resolution": -1}, r"--resolution=-1"),
     ],
 )
-def test_options_that_cannot_be(options, message):
+def test_invalid_options(options, message):
     def check():
         Options(**options).check()
         Options(**options).tile_and_margin(500, 500)

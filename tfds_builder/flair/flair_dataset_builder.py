@@ -13,6 +13,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder
 
+from tfds_builder.flags import SHARD_MB
 from tfds_builder.flair import fingerprint as fingerprint_lib
 from tfds_builder.flair import source as source_lib
 from tfds_builder.flair.faults import BuildError, Fault, printable, report, write_skipped
@@ -38,7 +39,6 @@ from tfds_builder.flair.shards import (
 from tfds_builder.flair.workers import available_cpus
 
 SKIPPED = "skipped.csv"
-SHARD_MB = 256.0
 SHUFFLE_SEED = 0
 PATCHES_OF_A_WORKER = 32  # at least: a process takes seconds to start
 DOMAINS_NAMED = 5

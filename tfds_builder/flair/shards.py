@@ -25,6 +25,7 @@ import tqdm
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import file_adapters, writer
 
+from tfds_builder.flags import FORMATS
 from tfds_builder.flair.faults import BuildError, Fault
 from tfds_builder.flair.patches import Size, gdal, read_patch
 from tfds_builder.flair.records import Serializer
@@ -33,7 +34,6 @@ from tfds_builder.flair.selection import Patch
 from tfds_builder.flair.workers import follow_parent
 
 WRITE, CHECK_ONLY, STOP = range(3)
-FORMATS = tuple(file_format.value for file_format in file_adapters.FileFormat)
 # What TFDS needs to write them.
 _MODULES = {"tfrecord": ("tensorflow",), "riegeli": ("tensorflow", "riegeli")}
 # Bytes of a record besides its pixels and the headers of the mask's rows; of the block headers of
