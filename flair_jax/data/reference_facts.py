@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from tfds_builder.flair.reference import TEST_PATCHES as TEST_PATCHES  # of which the scores are
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
