@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import rasterio
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import Affine
 
 from tfds_builder.flair.faults import Fault
@@ -60,7 +60,7 @@ def _opened(content: bytes) -> Iterator[rasterio.DatasetReader]:
             memory.open(driver="GTiff") as src,
         ):
             yield src
-    except RasterioError as error:
+    except (RasterioError, CRSError) as error:
         # rasterio's own message is often only "Read failed. See previous exception for details."
         reason = str(error.__cause__ or error)
         raise Unreadable(re.sub(rf"'?\S*{_NAME}'?[,:]?\s*", "", reason)) from error
@@ -80,13 +80,13 @@ def common_size(patches: Sequence[Patch], sample: int = 24) -> Size | None:
 
 
 class Header(NamedTuple):
-    """The header of an image or a mask."""
+    """The header of an image or a mask; `crs` is WKT, `EPSG:<code>` or ""."""
 
     shape: Size
     bands: int
     dtypes: tuple[str, ...]
     transform: Affine
-    crs: CRS | None
+    crs: str
 
     @property
     def has_position(self) -> bool:
@@ -177,7 +177,8 @@ def read_files(patch: Patch, size: Size | None) -> Read:
 
 
 def _header(src: rasterio.DatasetReader) -> Header:
-    return Header(src.shape, src.count, src.dtypes, src.transform, src.crs)
+    crs = src.crs.to_wkt() if src.crs else ""
+    return Header(src.shape, src.count, src.dtypes, src.transform, crs)
 
 
 def _displacement(image: Header, mask: Header) -> tuple[str, str] | None:
@@ -196,7 +197,7 @@ def _displacement(image: Header, mask: Header) -> tuple[str, str] | None:
     of_image = [image.transform @ corner for corner in corners]
     of_mask = [mask.transform @ corner for corner in corners]
     offset = max(hypot(a[0] - b[0], a[1] - b[1]) for a, b in zip(of_image, of_mask, strict=True))
-    if offset <= pixel_size(image.transform) / 2:
+    if offset <= pixel_width(image.transform) / 2:
         return None
     upper_left = "{:.10g}, {:.10g}"
     return "mask at another position than the image", (
@@ -243,7 +244,7 @@ def read_patch(patch: Patch, size: Size | None) -> Outcome:
     if entry["date"][:4] != patch.key.domain[-4:]:
         warned.append(Fault(patch.split, "date outside the domain's year", name, entry["date"]))
     metres = distance(read.header, centroid)
-    if metres is not None and is_outside(metres, read.header.transform, read.header.shape):
+    if metres is not None and is_outside(read.header, metres):
         detail = f"{metres:,.1f} m from the image's centre"
         warned.append(Fault(patch.split, "centroid outside the image", name, detail))
     example = {
@@ -280,7 +281,7 @@ def centre(transform: Sequence[float], shape: Sequence[int]) -> tuple[float, flo
     return a * column + b * row + c, d * column + e * row + f
 
 
-def pixel_size(transform: Sequence[float]) -> float:
+def pixel_width(transform: Sequence[float]) -> float:
     """Returns the width of a pixel, in units of the CRS."""
     return hypot(transform[0], transform[3])
 
@@ -296,9 +297,9 @@ def distance(header: Header, centroid: Sequence[float]) -> float | None:
     return hypot(x - centroid[0], y - centroid[1])
 
 
-def is_outside(metres: float, transform: Sequence[float], shape: Sequence[int]) -> bool:
-    """Returns whether a point so far from an image's centre is outside the image."""
-    return metres > pixel_size(transform) * min(shape[:2]) / 2
+def is_outside(header: Header, metres: float | None) -> bool:
+    """Returns whether a point so far from the centre of an image is outside the image."""
+    return metres is not None and metres > pixel_width(header.transform) * min(header.shape) / 2
 
 
 def metadata_faults(patch: Patch) -> Iterator[str]:
@@ -360,16 +361,17 @@ UNNAMED, NONE = "unnamed", "none"
 
 
 @functools.lru_cache(maxsize=64)
-def crs_name(crs: CRS | None) -> str:
+def crs_name(crs: str) -> str:
     """Returns `EPSG:<code>`, the name of another CRS, "unnamed" for a local one, or "none"."""
     if not crs:
         return NONE
-    code = crs.to_epsg()
+    parsed = CRS.from_user_input(crs)
+    code = parsed.to_epsg()
     if code:
         return f"EPSG:{code}"
-    if not (crs.is_projected or crs.is_geographic):
+    if not (parsed.is_projected or parsed.is_geographic):
         return UNNAMED
-    name = re.search(r'"([^"]+)"', crs.to_wkt())
+    name = re.search(r'"([^"]+)"', crs)
     return name[1] if name else "other"
 
 
@@ -387,4 +389,4 @@ def _crs_text(header: Header, centroid: Sequence[float]) -> str:
         pixel = max(abs(header.transform.a), abs(header.transform.e))
         if abs(x - centroid[0]) <= pixel and abs(y - centroid[1]) <= pixel:
             return LAMBERT_93
-    return header.crs.to_wkt() if header.crs else ""
+    return header.crs
