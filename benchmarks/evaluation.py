@@ -31,9 +31,9 @@ from record import write_record
 
 from flair_jax import config
 from flair_jax.data import input_pipeline
-from flair_jax.data.bands import band_places
+from flair_jax.data.bands import band_indices
 from flair_jax.evaluation import evaluate
-from flair_jax.evaluation.grouped_metrics import breakdown, groups
+from flair_jax.evaluation.grouped_metrics import grouped_scores, groups
 from flair_jax.inference.loading import load
 from flair_jax.models import functional
 from flair_jax.runtime import compilation_cache
@@ -81,7 +81,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     def read() -> list[input_pipeline.Batch]:
         return list(
             input_pipeline.split_batches(
-                split, args.batch_size, bands=band_places(spec.bands), keep=evaluate.FIELDS
+                split, args.batch_size, bands=band_indices(spec.bands), keep=evaluate.FIELDS
             )
         )
 
@@ -127,7 +127,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
                 params, batch_stats, on_device[0]
             )
         ),
-        "intervals and parts": lambda: breakdown(
+        "intervals and parts": lambda: grouped_scores(
             evaluation.confusions, groups(evaluation.fields), spec.nomenclature
         ),
         "the plot": lambda: figures.plot_confusion_matrix(

@@ -4,7 +4,7 @@
     python benchmarks/loading.py --source=DOWNLOAD --data_dir=BUILT [--output=FILE.json]
 
 Ours: shuffled records of the built data set, read, decoded and batched as uint8, ready for the
-device, where augmentation takes place. The peer: image and mask of the same patches by rasterio,
+device, where augmentation is done. The peer: image and mask of the same patches by rasterio,
 13 one-hot masks, albumentations, float32. Every file is read once before, so that both find it in
 the page cache. They take turns, `--rounds` times, in this process and with one and more workers;
 then ours alone with one and more threads in this process. Processor time is that of all processes.
@@ -47,12 +47,12 @@ def main() -> None:
     for path in [*map(Path, directory.iterdir()), *(Path(p) for pair in pairs for p in pair)]:
         path.read_bytes()
 
-    def ours(patches: int, workers: int, threads: int | None = None) -> Iterable[int]:
+    def our_batches(patches: int, workers: int, threads: int | None = None) -> Iterable[int]:
         order = first_steps(split, args.batch_size, 0, patches // args.batch_size)
         for batch in input_pipeline.batches(split, order, num_workers=workers, num_threads=threads):
             yield len(batch["image"])
 
-    def theirs(patches: int, workers: int) -> Iterable[int]:
+    def peer_batches(patches: int, workers: int) -> Iterable[int]:
         chosen = (pairs * -(-patches // len(pairs)))[:patches]
         for batch in peer.batches(chosen, args.batch_size, augment=True, workers=workers):
             yield len(batch["img"])
@@ -63,14 +63,14 @@ def main() -> None:
     for workers in range(args.workers + 1):
         rates: dict[str, list[Rates]] = {OURS: [], PEER: []}
         for _ in range(args.rounds):
-            rates[OURS].append(measure(ours(many, workers), many))
-            rates[PEER].append(measure(theirs(few, workers), few))
+            rates[OURS].append(measure(our_batches(many, workers), many))
+            rates[PEER].append(measure(peer_batches(few, workers), few))
         for kind in KINDS:
             values = {name: median(of_side, kind) for name, of_side in rates.items()}
             values["ratio"] = values[OURS] / values[PEER]
             found[f"{kind}, {workers} worker processes"] = values
     for threads in (1, 2, 4):
-        alone = [measure(ours(many, 0, threads), many) for _ in range(args.rounds)]
+        alone = [measure(our_batches(many, 0, threads), many) for _ in range(args.rounds)]
         for kind in KINDS:
             found[f"{kind}, {threads} threads"] = {OURS: median(alone, kind)}
     for what, figures in found.items():
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def pairs_of(source: Path, numbers: set[str]) -> list[tuple[str, str]]:
-    """Paths of image and mask of the patches of these numbers, wherever they lie."""
+    """Paths of image and mask of the patches of these numbers, in any folder."""
     files = {path.name: str(path) for path in source.rglob("*.tif")}
     return [(files[f"IMG_{number}.tif"], files[f"MSK_{number}.tif"]) for number in sorted(numbers)]
 
@@ -92,7 +92,7 @@ def measure(loaded: Iterable[int], patches: int) -> Rates:
         count += size
         if not started:
             first, started, busy = size, time.perf_counter(), processor_time()
-        elif count == patches:  # before the end, after which workers are gone
+        elif count == patches:  # before the end, after which the workers have exited
             break
     return {
         WALL: (count - first) / (time.perf_counter() - started),

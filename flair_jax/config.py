@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
-from flair_jax.data.bands import BANDS, band_places
+from flair_jax.data.bands import BANDS, band_indices
 from flair_jax.data.metadata import SIZES
 from flair_jax.data.nomenclature import nomenclature
 from flair_jax.errors import UserError
@@ -121,7 +121,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if not holds:
             raise UserError(f"config.{key} is {flat(config)[key]!r}; expected {expected}")
 
-    band_places(config.bands)
+    band_indices(config.bands)
     for key in ("normalization_means", "normalization_stds"):
         require(key, len(flat(config)[key]) == len(BANDS), f"{len(BANDS)} numbers, one a band")
     nomenclature(config.nomenclature, config.classes, config.disabled_classes)

@@ -12,7 +12,7 @@ from absl import logging
 
 from flair_jax.errors import UserError
 from flair_jax.runtime import huge_pages
-from flair_jax.runtime.preemption import Interrupted
+from flair_jax.runtime.preemption import Preempted
 
 
 def parser() -> argparse.ArgumentParser:
@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--ema",
         action="store_true",
-        dest="averaged",
+        dest="ema",
         help="use the moving average of the weights",
     )
     return made  # fmt: skip
@@ -140,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         console.log("written  " + "\n         ".join(map(str, written)))
     except UserError as error:
         sys.exit(f"error: {error}")
-    except Interrupted as stop:
+    except Preempted as stop:
         sys.exit(str(stop))
     except KeyboardInterrupt:
         sys.exit("stopped; what is finished is kept: --resume goes on from there")

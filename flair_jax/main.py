@@ -13,7 +13,7 @@ from absl import app, flags, logging
 from flair_jax import command_line
 from flair_jax.errors import UserError
 from flair_jax.runtime import distributed, huge_pages
-from flair_jax.runtime.preemption import Interrupted
+from flair_jax.runtime.preemption import Preempted
 
 flags.declare_key_flag("config")
 _WORKDIR = flags.DEFINE_string(
@@ -38,9 +38,9 @@ _OVERLAYS = flags.DEFINE_string(
     "over 'all'; into predictions_overlays/OVERLAY_<number>.png.",
 )  # fmt: skip
 distributed.define_flags()
-_LOST = (
-    "error: this host ends, and the others will within two minutes. If it has lost another one, "
-    "see what that one said; the same command on every host goes on from what is saved"
+_LOST_PROCESS = (
+    "error: this host ends, and the others will within two minutes. If another host was lost, "
+    "see its messages; the same command on every host resumes from what is saved"
 )
 
 
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> None:
     elif _MODE.value == "eval":
         evaluate.evaluate_run(config, workdir, _SPLIT.value, _AVERAGE.value)
     else:
-        overlays = predict.overlay_number(_OVERLAYS.value)
+        overlays = predict.overlay_count(_OVERLAYS.value)
         predict.predict_run(
             config, workdir, _SPLIT.value, _AVERAGE.value, overlays, _SUBMISSION.value
         )
@@ -116,10 +116,10 @@ def run() -> None:
         app.run(main, flags_parser=parse_flags)
     except UserError as error:
         distributed.leave(f"error: {error}")
-    except Interrupted as stop:
+    except Preempted as stop:
         print(stop)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from what is saved")
+        print("\nstopped; the same command resumes from what is saved")
         distributed.leave(0)
     except Exception as error:
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -128,7 +128,7 @@ def run() -> None:
                 "make room, and give the same command again"
             )
         traceback.print_exc()
-        distributed.leave(_LOST if distributed.joined() else 1)
+        distributed.leave(_LOST_PROCESS if distributed.joined() else 1)
 
 
 if __name__ == "__main__":

@@ -43,15 +43,15 @@ def put(value):
     return change
 
 
-def mend_metadata(root, change):
+def edit_metadata(root, change):
     path = root / synthetic.METADATA_FILE
     entries = json.loads(path.read_text())
     change(entries)
     path.write_text(json.dumps(entries))
 
 
-def found(checks, verdict):
-    return {check.found: check for check in checks if check.verdict == verdict}
+def found(findings, severity):
+    return {f.message: f for f in findings if f.severity == severity}
 
 
 def remove(path):

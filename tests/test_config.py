@@ -49,7 +49,7 @@ def test_baseline_is_the_published_recipe():
             ("red", "swir"),
             "are not a choice from red, green, blue, nir, height: 'swir' is",
         ),
-        ("bands", ("red", "red"), "'red' is unknown or there twice"),
+        ("bands", ("red", "red"), "'red' is unknown or given twice"),
         ("normalization_means", (1.0, 2.0, 3.0), "expected 5 numbers, one a band"),
     ],
 )

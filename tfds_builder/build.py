@@ -39,12 +39,12 @@ def build(
     beam_options: str | None = None,
     progress: bool = True,
 ) -> pathlib.Path:
-    """Builds the data set, or finds it built.
+    """Builds the data set, unless it is already built.
 
     Args:
       source: the folder of the download, whose zips may be unopened.
       data_dir: where data sets go; None takes TFDS's own, `~/tensorflow_datasets`.
-      config: "published" or "d077"; with lists, a name of one's own, by default "lists".
+      config: "published" or "d077"; with lists, any other name, by default "lists".
       train_csv: a list of image and mask paths, as published; takes just these patches.
       val_csv: the same for val.
       test_csv: the same for test.
@@ -53,15 +53,15 @@ def build(
       shard_mb: the size of a shard's pixels, in MiB.
       beam_runner: writes with this runner of Apache Beam, in place of processes of this machine.
       beam_options: the runner's options, `key=value,...`.
-      progress: whether to say on stdout what is done, with a progress bar on stderr.
+      progress: whether to log to stdout, with a progress bar on stderr.
 
     Returns:
       The folder of the data set, `<data_dir>/flair/<config>/1.0.0`.
 
     Raises:
-      BuildError: if it cannot be built; then nothing is left behind.
+      BuildError: if it cannot be built; no file is left then.
     """
-    say = print if progress else _say_nothing
+    log = print if progress else _no_log
     if on_error not in ("fail", "skip"):
         raise BuildError(f"on_error is {on_error!r}, neither 'fail' nor 'skip'")
     if not shard_mb > 0 or (num_workers is not None and num_workers < 1):
@@ -79,13 +79,13 @@ def build(
     name = builder_config if isinstance(builder_config, str) else builder_config.name
     folder = data_dir / flair.Flair.name / name / str(flair.Flair.VERSION)
     if folder.exists():
-        _say_built(say, folder, source)
+        _log_built(log, folder, source)
         return folder
 
     started = time.monotonic()
-    with _quiet(), _interruptible(), _tidy(folder):
-        for note in _left_overs(folder):
-            say(note)
+    with _quiet(), _interruptible(), _cleanup(folder):
+        for note in _remove_incomplete(folder):
+            log(note)
         builder = flair.Flair(
             data_dir=data_dir,
             config=builder_config,
@@ -95,17 +95,17 @@ def build(
             shard_mb=shard_mb,
             progress=progress,
         )
-        say(f"looking through {os.path.abspath(source)}")
+        log(f"scanning {os.path.abspath(source)}")
         plan = builder.plan()
-        say(f"found {_counts(plan.num_patches)} of {_by(plan.patch_size)} pixels")
+        log(f"found {_counts(plan.num_patches)} of {_by(plan.patch_size)} pixels")
         for note in plan.notes:
-            say(f"note: {note}")
+            log(f"note: {note}")
         free = shutil.disk_usage(folder.parent).free
         if plan.nbytes() > free:
-            say(f"note: {_size(plan.nbytes())} of pixels, and {_size(free)} free in {data_dir}")
+            log(f"note: {_size(plan.nbytes())} of pixels, and {_size(free)} free in {data_dir}")
         if beam_runner:
             count = sum(map(len, plan.shards.values()))
-            say(f"writing {count:,} shards with Beam's {beam_runner}")
+            log(f"writing {count:,} shards with Beam's {beam_runner}")
         sys.stdout.flush()
         try:
             # TFDS makes a folder for downloads, of which there are none.
@@ -115,11 +115,11 @@ def build(
                 )
         except OSError as error:
             raise BuildError(f"cannot write in {data_dir}: {error}") from error
-    _say_done(say, builder, folder, time.monotonic() - started)
+    _log_done(log, builder, folder, time.monotonic() - started)
     return folder
 
 
-def _say_nothing(*_: Any) -> None:
+def _no_log(*_: Any) -> None:
     pass
 
 
@@ -139,18 +139,20 @@ def _config(name: str | None, lists: dict[str, Any]) -> str | flair.FlairConfig:
         return name
     name = name or "lists"
     if name in known:
-        raise BuildError(f"config {name!r} is split by domain; name the one with lists otherwise")
+        raise BuildError(
+            f"config {name!r} is split by domain; choose another name for the one with lists"
+        )
     if not name.replace("_", "").replace("-", "").isalnum():
-        raise BuildError(f"config {name!r} is to be a folder: use letters, digits, _ and -")
+        raise BuildError(f"config {name!r} names a folder: use letters, digits, _ and -")
     return flair.FlairConfig(
-        name=name, lists=given, description="Split by lists of the user's own."
+        name=name, lists=given, description="Split by lists given by the user."
     )
 
 
 def _beam(
     runner: str | None, options: str | None, num_workers: int | None
 ) -> tfds.download.DownloadConfig:
-    """Returns TFDS's way to name a Beam runner, or none."""
+    """Returns the configuration by which TFDS takes a Beam runner."""
     if not runner:
         if options:
             raise BuildError("beam_options are given, but no beam_runner")
@@ -175,7 +177,7 @@ def _beam(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps TFDS's own log lines off the console."""
+    """Keeps the log lines of TFDS off the console."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -187,7 +189,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Makes SIGTERM end a build as Ctrl-C does, so that it tidies up."""
+    """Makes SIGTERM end a build as Ctrl-C does, so that it cleans up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -203,8 +205,8 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _tidy(folder: pathlib.Path) -> Iterator[None]:
-    """Makes the folder's parents, and removes on failure those that were not there."""
+def _cleanup(folder: pathlib.Path) -> Iterator[None]:
+    """Makes the folder's parents; on failure removes those that it made."""
     made = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -226,29 +228,33 @@ def _tidy(folder: pathlib.Path) -> Iterator[None]:
         raise
 
 
-def _left_overs(folder: pathlib.Path) -> list[str]:
-    """Removes what killed builds left beside the folder; returns what to say about it.
+def _remove_incomplete(folder: pathlib.Path) -> list[str]:
+    """Removes the incomplete folders of killed builds; returns a message for each.
 
     Raises:
       BuildError: if another process is building the same data set.
     """
     notes = []
-    for left in sorted(folder.parent.glob(INCOMPLETE.format(version=folder.name))):
-        size = _size(sum(path.stat().st_size for path in left.rglob("*") if path.is_file()))
+    for incomplete in sorted(folder.parent.glob(INCOMPLETE.format(version=folder.name))):
+        size = _size(sum(path.stat().st_size for path in incomplete.rglob("*") if path.is_file()))
         try:
-            with open(left / flair.LOCK) as file:
+            with open(incomplete / flair.LOCK) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise BuildError(f"another process is building this data set, in {left}") from None
+            raise BuildError(
+                f"another process is building this data set, in {incomplete}"
+            ) from None
         except OSError:
-            notes.append(f"note: an unfinished build of {size} is in {left}; remove it if unused")
+            notes.append(
+                f"note: an unfinished build of {size} is in {incomplete}; remove it if unused"
+            )
             continue
-        shutil.rmtree(left)
-        notes.append(f"removed {size} that a build which was killed left in {left}")
+        shutil.rmtree(incomplete)
+        notes.append(f"removed {size} left by a killed build in {incomplete}")
     return notes
 
 
-def _say_built(say: Any, folder: pathlib.Path, source: str | os.PathLike[str]) -> None:
+def _log_built(log: Any, folder: pathlib.Path, source: str | os.PathLike[str]) -> None:
     try:
         info = tfds.builder_from_directory(folder).info
     except Exception as error:
@@ -256,25 +262,25 @@ def _say_built(say: Any, folder: pathlib.Path, source: str | os.PathLike[str]) -
             f"{folder} exists, but is not a data set that TFDS can read: remove it"
         ) from error
     counts = {name: split.num_examples for name, split in info.splits.items()}
-    say(f"already built in {folder}: {_counts(counts)}. Nothing was done.")
+    log(f"already built in {folder}: {_counts(counts)}. Nothing was done.")
     built_from = (info.metadata or {}).get("source")
     if built_from and built_from != os.path.abspath(source):
-        say(f"It was built from {built_from}. Remove it to build it anew.")
+        log(f"It was built from {built_from}. Remove it to build it anew.")
 
 
-def _say_done(say: Any, builder: flair.Flair, folder: pathlib.Path, seconds: float) -> None:
+def _log_done(log: Any, builder: flair.Flair, folder: pathlib.Path, seconds: float) -> None:
     splits = builder.info.splits
     shards = ", ".join(f"{split.num_shards} {name}" for name, split in splits.items())
-    say(f"built {folder}")
-    say(f"  patches: {_counts(builder.info.metadata['num_patches'])}")
-    say(f"  shards:  {shards}, {_size(builder.info.dataset_size)}, in {seconds:.0f} s")
+    log(f"built {folder}")
+    log(f"  patches: {_counts(builder.info.metadata['num_patches'])}")
+    log(f"  shards:  {shards}, {_size(builder.info.dataset_size)}, in {seconds:.0f} s")
     if builder.faults:
-        say(f"  left out for {len(builder.faults):,} faults, listed in {folder / flair.SKIPPED}:")
-        say(report(builder.faults))
+        log(f"  left out for {len(builder.faults):,} faults, listed in {folder / flair.SKIPPED}:")
+        log(report(builder.faults))
     name = folder.parent.name
     config = "" if name == "published" else f" --config.data_config={name}"
-    say("train with:")
-    say(
+    log("train with:")
+    log(
         "  python -m flair_jax.main --config=configs/baseline.py"
         f" --config.data_dir={folder.parents[2]}{config}"
     )
@@ -295,9 +301,11 @@ def _size(nbytes: float) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tfds_builder.build", description=__doc__)
-    parser.add_argument("--source", required=True, help="folder of the download; zips may stay so")
+    parser.add_argument(
+        "--source", required=True, help="folder of the download; zips need not be unpacked"
+    )
     parser.add_argument("--data_dir", help="where data sets go (default: TFDS's own)")
-    parser.add_argument("--config", help="published (default), d077, or a name for own lists")
+    parser.add_argument("--config", help="published (default), d077, or a name for your lists")
     for split in ("train", "val", "test"):
         parser.add_argument(f"--{split}_csv", help=f"image and mask paths of {split}, as published")
     parser.add_argument("--num_workers", type=int, help="processes (default: one for each CPU)")

@@ -1,1 +1,1 @@
-"""The data set: classes, metadata, the input pipeline, what IGN published of it."""
+"""The data set: classes, metadata, the input pipeline, and published reference figures."""

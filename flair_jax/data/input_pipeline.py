@@ -1,7 +1,7 @@
-"""ArrayRecord -> global batches of uint8, on every host its share.
+"""Input pipeline: ArrayRecord records -> each process's share of global batches of uint8.
 
-Which samples make up a batch is a pure function of (seed, epoch, step): nothing of an iterator
-needs saving, and one device, eight, or several hosts train on the same batches.
+The samples of a batch are a pure function of (seed, epoch, step): no iterator state needs saving,
+and one device, eight, or several hosts train on the same batches.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from flair_jax.runtime.storage import check_reachable
 Batch = dict[str, np.ndarray]
 PADDING = -1  # the index that stands for no sample
 
-# The fields that go to the device; the others stay with the host.
+# The fields that are copied to the device; the others stay on the host.
 DEVICE_FIELDS = ("image", "mask", "metadata", "valid")
 
 
@@ -51,14 +51,14 @@ class Split:
 
 
 def dataset_directory(data_dir: str, data_config: str) -> epath.Path:
-    """Where the built data set lies.
+    """The directory of the built data set.
 
     Args:
-        data_dir: the `--data_dir` of the build ("" is TFDS's own), or a version directory itself.
+        data_dir: the `--data_dir` of the build ("" is TFDS's default), or a version directory.
         data_config: the `--config` of the build, such as "published".
 
     Raises:
-        UserError: it has not been built; the message has the command that builds it.
+        UserError: it has not been built; the message gives the command.
     """
     import tensorflow_datasets as tfds
 
@@ -99,7 +99,7 @@ def open_split(directory: epath.Path, name: str) -> Split:
 
 
 def check_bands(split: Split) -> None:
-    """Raises a UserError unless a split's patches have FLAIR's bands, from which models choose."""
+    """Raises a UserError unless the patches have FLAIR's bands, of which models use a selection."""
     if split.bands != len(BANDS):
         raise UserError(
             f"the patches of {split.directory} have {split.bands} bands, not FLAIR's {len(BANDS)}: "
@@ -108,7 +108,7 @@ def check_bands(split: Split) -> None:
 
 
 class _ReadPatch:
-    """Index of a sample -> what the training and scoring steps need of it."""
+    """Index of a sample -> the fields that the training and scoring steps need."""
 
     def __init__(
         self,
@@ -136,8 +136,8 @@ class _ReadPatch:
         if self._refused.any() and record["has_mask"]:
             self._check_values(record)
         if self._metadata_encoding:
-            when_and_how = (as_text(record[key]) for key in ("date", "time", "camera"))
-            numbers = metadata.encode(self._metadata_encoding, record["centroid"], *when_and_how)
+            texts = (as_text(record[key]) for key in ("date", "time", "camera"))
+            numbers = metadata.encode(self._metadata_encoding, record["centroid"], *texts)
             patch["metadata"] = numbers.astype(np.float32)
         for key in self._keep:
             value = record[key]
@@ -149,9 +149,9 @@ class _ReadPatch:
         if refused.any():
             values = np.unique(record["mask"][refused]).tolist()
             raise UserError(
-                f"the mask MSK_{as_text(record['id'])}.tif has the values {values}, which no class "
-                "of the nomenclature gathers: add them to a class of config.classes, or set "
-                "config.unlisted_values='ignore' to count such pixels nowhere"
+                f"the mask MSK_{as_text(record['id'])}.tif has the values {values}, which map to "
+                "no class of the nomenclature: add them to a class of config.classes, or set "
+                "config.unlisted_values='ignore' to ignore such pixels"
             )
 
 
@@ -202,20 +202,21 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[Batch]:
-    """This host's share of the batches in `order`.
+    """This process's share of the batches in `order`.
 
     Args:
         split: where to read.
         order: (steps, batch_size) sample indices; `PADDING` makes a sample with `valid` False.
         metadata_encoding: add `metadata` (n, numbers) float32, see `metadata.encode`.
-        refused_values: mask values that end the reading with an error.
-        keep: further features of the data set to add as they are, such as `id` or `transform`.
-        bands: places of the bands to take, in this order; all if None.
+        refused_values: mask values that raise an error.
+        keep: further features of the data set to add unchanged, such as `id` or `transform`.
+        bands: indices of the bands to take, in this order; all if None.
         num_workers: processes that read; 0 reads in threads of this one.
         num_threads: threads of each process that read; one per core, but four at most, if None.
             The interpreter's lock is held for about a quarter of the work, so that more than four
             are of use with slow disks only.
-        process_index, process_count: this host's number, and how many hosts share each batch.
+        process_index, process_count: this process's index, and the number of processes, which
+            share each batch.
 
     Raises:
         UserError: a mask has one of the refused values; the message names it.
@@ -226,17 +227,17 @@ def batches(
         n = batch_size / process_count.
     """
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # Grain reads flags, and in a notebook nobody parses them
+        flags.FLAGS.mark_as_parsed()  # Grain reads flags, which are not parsed in a notebook
     steps, batch_size = order.shape
-    share = batch_size // process_count
-    mine = order.reshape(steps, process_count, share)[:, process_index].reshape(-1)
+    local_batch_size = batch_size // process_count
+    indices = order.reshape(steps, process_count, local_batch_size)[:, process_index].reshape(-1)
     bands = range(split.bands) if bands is None else bands
     threads = num_threads or min(4, os.cpu_count() or 1)
     read = _ReadPatch(split, metadata_encoding, refused_values, keep, bands)
     data = (
-        grain.MapDataset.source(mine)
+        grain.MapDataset.source(indices)
         .map(read)
-        .batch(share)
+        .batch(local_batch_size)
         .to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=max(8, threads)))
     )
     if num_workers:
@@ -250,7 +251,7 @@ def split_batches(split: Split, batch_size: int, **options: Any) -> Iterable[Bat
     Args:
         split: where to read.
         batch_size: the global batch.
-        options: of `batches`, by name.
+        options: keyword arguments of `batches`.
     """
     order = eval_order(len(split), batch_size)
     data = batches(
@@ -264,6 +265,6 @@ def split_batches(split: Split, batch_size: int, **options: Any) -> Iterable[Bat
 
 
 def on_device(batch: Batch, stop: bool = False) -> Batch:
-    """The fields of a batch that the device gets; `stop` tells all hosts that this one would."""
+    """The fields of a batch for the device; `stop` tells all processes that this one is to stop."""
     fields = {key: batch[key] for key in DEVICE_FIELDS if key in batch}
     return fields | {"stop": np.full(len(batch["valid"]), stop)}

@@ -1,4 +1,4 @@
-"""Patch metadata -> numbers for the model, as the FLAIR #1 baseline does it, or better."""
+"""Encodings of patch metadata for the model: the FLAIR #1 baseline's, and a corrected one."""
 
 import datetime
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from flair_jax.errors import UserError
 SIZES = {"reference": 45, "corrected": 40}  # numbers of a patch, by encoding
 HIGHEST_ALTITUDE = 3164.9099121094  # metres; the highest patch of FLAIR #1
 YEARS = (2018, 2019, 2020, 2021)
-# Metres: from more than twice France's extent, so that no two places share an angle, to 10 km.
+# Metres: from more than twice France's extent, so that no two locations share an angle, to 10 km.
 WAVELENGTHS = np.geomspace(2_400_000, 10_000, 8)
 
 
 def encode(
     encoding: str, centroid: Sequence[float], date: str, time: str, camera: str
 ) -> np.ndarray:
-    """The numbers of a patch, by the encoding of this name.
+    """The encoding, of this name, of a patch's metadata.
 
     Args:
         encoding: "reference" (see `encode_reference`) or "corrected" (see `encode_corrected`).
@@ -43,8 +43,8 @@ def _reference_coordinate(value: float) -> np.ndarray:
 def encode_reference(centroid: Sequence[float], date: str, time: str, camera: str) -> np.ndarray:
     """The reference's 45 numbers of a patch (Garioud et al. 2022, and the baseline's code).
 
-    Its faults are kept, so that results compare: the coordinates hardly move over France, and
-    the month's angle, 2 pi (month - 1/12), is the same for every month.
+    Its faults are kept, so that results are comparable: the coordinates hardly vary over
+    France, and the month's angle, 2 pi (month - 1/12), is the same for every month.
 
     Args:
         centroid: x and y in Lambert-93 metres, z (altitude) in metres.
@@ -57,13 +57,13 @@ def encode_reference(centroid: Sequence[float], date: str, time: str, camera: st
         of day (2 each).
 
     Raises:
-        UserError: the year is outside 2018 to 2021, which this encoding has no place for.
+        UserError: the year is outside 2018 to 2021, which this encoding does not cover.
     """
     day = datetime.date.fromisoformat(date)
     if day.year not in YEARS:
         raise UserError(
-            f"the reference's metadata encoding knows the years {YEARS[0]} to {YEARS[-1]}, "
-            f"and a patch is of {date}: set config.metadata.encoding='corrected'"
+            f"the reference's metadata encoding covers the years {YEARS[0]} to {YEARS[-1]}, "
+            f"and a patch is dated {date}: set config.metadata.encoding='corrected'"
         )
     x, y, z = (float(v) for v in centroid)
     uce = "UCE" in camera
@@ -76,13 +76,13 @@ def encode_reference(centroid: Sequence[float], date: str, time: str, camera: st
             [float(day.year == year) for year in YEARS],
             _cycle(day.month - 1 / 12),
             _cycle(day.day / 31),
-            _cycle(_share_of_day(time)),
+            _cycle(_fraction_of_day(time)),
         ]
     )
 
 
 def encode_corrected(centroid: Sequence[float], date: str, time: str, camera: str) -> np.ndarray:
-    """40 numbers that say what the reference's 45 mean to say.
+    """40 numbers that encode what the reference's 45 were meant to encode.
 
     Position as sine and cosine at wavelengths from 2,400 km down to 10 km; the season as an angle
     that closes over the year; any year.
@@ -106,21 +106,21 @@ def encode_corrected(centroid: Sequence[float], date: str, time: str, camera: st
             np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(-1),
             [z / 1000, float(uce), float(not uce), (day.year - 2020) / 10],
             _circle(day.timetuple().tm_yday / 365.25),
-            _circle(_share_of_day(time)),
+            _circle(_fraction_of_day(time)),
         ]
     )
 
 
-def _share_of_day(time: str) -> float:
+def _fraction_of_day(time: str) -> float:
     hours, minutes = (int(part) for part in time.split("h"))
     return (hours * 3600 + minutes * 60) / 86400
 
 
 def _circle(turns: float) -> np.ndarray:
-    """Sine and cosine of a full circle's share."""
+    """Sine and cosine of an angle in turns."""
     return np.array([np.sin(2 * np.pi * turns), np.cos(2 * np.pi * turns)])
 
 
 def _cycle(turns: float) -> np.ndarray:
-    """The same, mapped from [-1, 1] to [0, 1] as the reference does."""
+    """`_circle` mapped from [-1, 1] to [0, 1], as the reference does."""
     return (_circle(turns) + 1) / 2

@@ -1,4 +1,4 @@
-"""Nomenclatures: the classes a model tells apart, and which mask values each one gathers."""
+"""Nomenclatures: the classes of a model, and the mask values that map to each."""
 
 import dataclasses
 import re
@@ -8,7 +8,7 @@ import numpy as np
 
 from flair_jax.errors import UserError
 
-IGNORED = 255  # the label of pixels that no class claims: they count in no loss and no score
+IGNORED = 255  # label of mask values that map to no class: they count in no loss and no score
 
 # The 19 values of FLAIR's masks: name and colour (FLAIR #1 data paper, table 1).
 FLAIR = {
@@ -36,7 +36,7 @@ FLAIR = {
 
 @dataclasses.dataclass(frozen=True)
 class LandCover:
-    """One class: its name, its colour, its weight in the loss, the mask values it gathers."""
+    """One class: its name, its colour, its weight in the loss, the mask values that map to it."""
 
     name: str
     colour: str
@@ -46,7 +46,7 @@ class LandCover:
 
 @dataclasses.dataclass(frozen=True)
 class Nomenclature:
-    """An ordered list of classes; the label of a class is its place in the list, from 0."""
+    """An ordered list of classes; the label of a class is its index in the list, from 0."""
 
     name: str
     classes: tuple[LandCover, ...]
@@ -66,15 +66,15 @@ class Nomenclature:
 
     @property
     def labels(self) -> np.ndarray:
-        """(256,) uint8: the label of every mask value, `IGNORED` where no class claims it."""
+        """(256,) uint8: the label of every mask value, `IGNORED` for unlisted values."""
         table = np.full(256, IGNORED, np.uint8)
         for label, land_cover in enumerate(self.classes):
             table[list(land_cover.values)] = label
         return table
 
     @property
-    def unclaimed(self) -> tuple[int, ...]:
-        """The mask values that no class gathers."""
+    def unlisted(self) -> tuple[int, ...]:
+        """The mask values that map to no class."""
         return tuple(value for value in FLAIR if self.labels[value] == IGNORED)
 
     @property
@@ -94,7 +94,7 @@ BASELINE = Nomenclature(
     "baseline",
     (*_flair(13, {}), LandCover(*FLAIR[19], weight=0.0, values=tuple(range(13, 20)))),
 )
-# All 19 values as classes of their own.
+# Each of the 19 values is a class.
 FULL = Nomenclature("full", _flair(20, {}))
 
 NOMENCLATURES = {n.name: n for n in (BASELINE, FULL)}
@@ -105,17 +105,17 @@ def nomenclature(
     classes: Sequence[tuple[str, str, float, Sequence[int]]] = (),
     disabled: Sequence[str] = (),
 ) -> Nomenclature:
-    """The nomenclature of a name, or one of one's own.
+    """The nomenclature of this name, or a custom one.
 
     Args:
-        name: of a known nomenclature; with `classes`, any other.
-        classes: (name, colour, weight, mask values) of each class of one's own, in the order of
-            their labels: `(("built", "#db0e9a", 1.0, (1, 18)), ...)`.
+        name: of a known nomenclature; with `classes`, any other name.
+        classes: (name, colour, weight, mask values) of each class of a custom nomenclature, in the
+            order of their labels: `(("built", "#db0e9a", 1.0, (1, 18)), ...)`.
         disabled: names of classes that get weight 0: they count neither in the loss nor in the
             mean of the scores.
 
     Raises:
-        UserError: there is none of this name, or the classes cannot be; the message says why.
+        UserError: there is none of this name, or the classes are invalid; the message says why.
     """
     if classes:
         if name in NOMENCLATURES:
@@ -129,14 +129,14 @@ def nomenclature(
     else:
         raise UserError(
             f"unknown nomenclature {name!r} (config.nomenclature): "
-            f"the known ones are {', '.join(sorted(NOMENCLATURES))}; for one of your own, give its "
+            f"the known ones are {', '.join(sorted(NOMENCLATURES))}; for your own, give "
             "config.classes"
         )
     unknown = [n for n in disabled if n not in chosen.names]
     if unknown:
         raise UserError(
-            f"config.disabled_classes names {unknown[0]!r}, which {name!r} has not; its classes "
-            f"are {', '.join(chosen.names)}"
+            f"config.disabled_classes names {unknown[0]!r}, which {name!r} does not have; its "
+            f"classes are {', '.join(chosen.names)}"
         )
     if disabled:
         chosen = Nomenclature(
@@ -164,17 +164,18 @@ def _checked(name: str, colour: str, weight: float, values: Sequence[int]) -> La
 
 
 def _check(chosen: Nomenclature) -> None:
-    """Raises a UserError for what cannot be said of a single class."""
+    """Raises a UserError for faults of the classes taken together."""
     if len(chosen) < 2 or not chosen.weights.any():
         raise UserError(
-            f"the nomenclature {chosen.name!r} needs two classes, and one with a weight above 0"
+            f"the nomenclature {chosen.name!r} needs at least two classes, "
+            "one of them with a weight above 0"
         )
     if len(set(chosen.names)) < len(chosen):
-        raise UserError(f"the nomenclature {chosen.name!r} has two classes of one name")
-    claims: dict[int, str] = {}
+        raise UserError(f"the nomenclature {chosen.name!r} has two classes of the same name")
+    class_of: dict[int, str] = {}
     for land_cover in chosen.classes:
         for value in land_cover.values:
-            other = claims.setdefault(value, land_cover.name)
+            other = class_of.setdefault(value, land_cover.name)
             if other is not land_cover.name:
                 raise UserError(
                     f"the nomenclature {chosen.name!r} puts the mask value {value} in "

@@ -1,16 +1,16 @@
-"""What IGN published of FLAIR #1 and of its PyTorch baseline (Garioud et al. 2022)."""
+"""Published figures of FLAIR #1 and of its PyTorch baseline (Garioud et al. 2022)."""
 
 import dataclasses
 
-TEST_PATCHES = 15_700  # patches of the test split that the scores are of
+TEST_PATCHES = 15_700  # patches of the test split, of which the scores are
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A published test mIoU by the challenge's definition: mean and deviation of five runs."""
+    """Published test mIoU by the challenge's definition: mean and standard deviation of 5 runs."""
 
     mean: float
-    deviation: float
+    std: float
 
 
 # By (metadata as configured here, augmentation).
@@ -35,8 +35,8 @@ RECALL = {
     "plowed land": 0.44,
 }
 
-# Patches of the domains by split, from the published path lists; of those of train only the sum
-# is known, TRAIN_PATCHES.
+# Patches of the domains by split, from the published path lists; for train only the sum is known,
+# TRAIN_PATCHES.
 # fmt: off
 DOMAIN_PATCHES = {
     "val": {
@@ -60,7 +60,7 @@ TRAIN_DOMAINS = frozenset({
 TRAIN_PATCHES = 47_587
 PATCHES = 77_412  # of all splits
 
-# By mask value: per cent of the pixels of train and val together, and of test; 0: none.
+# By mask value: percentage of the pixels of train and val together, and of test; 0: none.
 CLASS_PERCENT = {
     1: (8.14, 8.60),
     2: (8.25, 7.34),
@@ -83,7 +83,7 @@ CLASS_PERCENT = {
     19: (0.14, 0.0),
 }
 
-# Mean and deviation of each band in digital numbers, as published with the weights.
+# Mean and standard deviation of each band in digital numbers, as published with the weights.
 BANDS = {
     "red": (105.08, 52.17),
     "green": (110.87, 45.38),
@@ -91,7 +91,7 @@ BANDS = {
     "nir": (106.38, 39.69),
     "height": (53.26, 79.3),
 }
-# The height band in steps of 0.2 m: mean and deviation that participants of the challenge computed
-# from its images and normalised with. The published 53.26 +- 79.3 can only be of heights that were
-# stretched about fivefold and clipped at 255.
+# The height band in steps of 0.2 m: mean and standard deviation that participants of the challenge
+# computed from its images and normalised with. The published 53.26 +- 79.3 can only be of heights
+# that were stretched about fivefold and clipped at 255.
 HEIGHT_IN_STEPS_OF_20_CM = (17.5, 30.3)

@@ -1,10 +1,10 @@
-"""A small made-up data set in FLAIR's own file layout.
+"""Synthetic data set in the file layout of FLAIR #1.
 
 python -m flair_jax.data.synthetic --out=DIR
 
 Landscapes of parcels, roads and buildings: all 19 mask values occur, each class has its colour,
 texture and height, vegetation changes with the month, and every domain has its own radiometry, so
-that domains never seen in training are a little harder. Nothing of it is real.
+that domains never seen in training are a little harder. None of it is real.
 """
 
 import argparse
@@ -35,8 +35,8 @@ FOLDERS = {
 }
 METADATA_FILE = "flair-1_metadata_aerial.json"
 
-# value: red, green, blue, near infrared, height (1 = 0.2 m), texture's strength, stripes' period
-LOOKS = {
+# value: red, green, blue, near infrared, height (1 = 0.2 m), strength of texture, period of stripes
+APPEARANCE = {
     1: (165, 105, 95, 105, 42, 8, 0),
     2: (185, 175, 155, 150, 1, 6, 0),
     3: (105, 105, 110, 85, 1, 4, 0),
@@ -90,14 +90,14 @@ def _landscape(rng: np.random.Generator, size: int) -> np.ndarray:
 def _bands(
     rng: np.random.Generator, mask: np.ndarray, month: int, gain: np.ndarray, offset: np.ndarray
 ) -> np.ndarray:
-    """The image (size, size, 5) uint8 that a label map has in a month, by a domain's camera."""
-    looks = np.zeros((20, 7), np.float32)
-    for value, look in LOOKS.items():
-        looks[value] = look
+    """Renders a label map as an image (size, size, 5) uint8, for a month and a domain."""
+    appearance = np.zeros((20, 7), np.float32)
+    for value, numbers in APPEARANCE.items():
+        appearance[value] = numbers
     ripeness = math.cos(2 * math.pi * (month - 6) / 12)  # 1 in June, -1 in December
     for value in VEGETATION:
-        looks[value, :4] += np.array([-10, 4, -3, 12]) * ripeness
-    pixel = looks[mask]
+        appearance[value, :4] += np.array([-10, 4, -3, 12]) * ripeness
+    pixel = appearance[mask]
     size = len(mask)
     rows, columns = np.mgrid[:size, :size]
     grain = rng.standard_normal(mask.shape, np.float32)
@@ -137,7 +137,7 @@ def generate(
         out: folder to write to.
         patch_size: side of the patches in pixels, at least 64.
         train, val, test: number of patches of each split.
-        seed: of everything random.
+        seed: of the random generators.
 
     Returns:
         The number of patches.
@@ -152,20 +152,20 @@ def generate(
         for i in range(count):
             number += 1
             domain = DOMAINS[split][i % len(DOMAINS[split])]
-            look = np.random.default_rng((seed, int(domain[1:4])))
-            gain = look.uniform(0.92, 1.08, 4).astype(np.float32)
-            offset = look.uniform(-8, 8, 4).astype(np.float32)
-            corner = look.uniform((2e5, 6.2e6), (1e6, 7e6)).round(1)
+            domain_rng = np.random.default_rng((seed, int(domain[1:4])))
+            gain = domain_rng.uniform(0.92, 1.08, 4).astype(np.float32)
+            offset = domain_rng.uniform(-8, 8, 4).astype(np.float32)
+            corner = domain_rng.uniform((2e5, 6.2e6), (1e6, 7e6)).round(1)
             rng = np.random.default_rng((seed, 1000 + number))
             zone = f"Z{1 + i // len(DOMAINS[split]) % 4}_{'UA' if i % 2 else 'NF'}"
             month = int(rng.integers(4, 12))
             left, top = corner + np.array([i * 300.0, rng.integers(0, 50) * 200.0])
             half = patch_size * RESOLUTION / 2
             mask = _landscape(rng, patch_size)
-            if split == "train":  # every mask value occurs, whatever the chance
+            if split == "train":  # so that every mask value occurs
                 mask[:8, :8] = 1 + i % 19
-            name, place = f"{number:06d}", Path(domain) / zone
-            images, masks = (out / folder / place for folder in FOLDERS[split])
+            name, subfolder = f"{number:06d}", Path(domain) / zone
+            images, masks = (out / folder / subfolder for folder in FOLDERS[split])
             _write(
                 images / "img" / f"IMG_{name}.tif",
                 _bands(rng, mask, month, gain, offset),
@@ -188,15 +188,15 @@ def generate(
 
 
 def prepare(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Makes and builds the data set that `config.synthetic` describes, unless that was done.
+    """Generates and builds the data set of `config.synthetic`, unless it is already built.
 
-    It lies in `config.data_dir`, or in the user's cache if that is "".
+    It is written to `config.data_dir`, or to the user's cache if that is "".
 
     Returns:
         The configuration with `data_dir` set to the built data set.
     """
     if config.data_dir and _is_built(Path(config.data_dir)):
-        return config  # from a workdir, which names the data set it was trained on
+        return config  # from a workdir's configuration
     settings = config.synthetic.to_dict()
     del settings["use"]
     digest = hashlib.sha256(
@@ -215,7 +215,7 @@ def prepare(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
     source = root / f"source.{os.getpid()}"
     try:
-        log(f"making a synthetic data set in {root}")
+        log(f"generating a synthetic data set in {root}")
         root.mkdir(parents=True, exist_ok=True)
         generate(source, **settings)
         build(source, data_dir=root / "built", num_workers=1, progress=False)

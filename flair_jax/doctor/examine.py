@@ -1,10 +1,9 @@
-"""Looks at a download or a built data set before a long build or training.
+"""Checks of a download or a built data set before a long build or training.
 
 flair-jax doctor --source=DIR | --data_dir=DIR [--data_config=published] [--sample=3000]
 """
 
 import argparse
-import dataclasses
 import json
 import signal
 import sys
@@ -17,56 +16,56 @@ from etils import epath
 from flair_jax.data import reference_facts
 from flair_jax.data.nomenclature import FLAIR
 from flair_jax.doctor import file_checks, metadata_checks, statistics
-from flair_jax.doctor.findings import Survey
-from flair_jax.doctor.scan import survey_built, survey_source
-from flair_jax.doctor.severity import VERDICTS, Check, worst
+from flair_jax.doctor.findings import Scan
+from flair_jax.doctor.scan import scan_built, scan_source
+from flair_jax.doctor.severity import SEVERITIES, Finding, worst
 from flair_jax.errors import UserError
 from flair_jax.runtime.atomic_io import atomic_write
 
 CHECKS = (
     file_checks.layout, file_checks.splits, file_checks.domains, file_checks.pairs,
-    file_checks.forms, file_checks.places, metadata_checks.entries,
+    file_checks.formats, file_checks.georeference, metadata_checks.entries,
     statistics.bands, statistics.height, statistics.classes,
 )  # fmt: skip
-WIDTH = 100  # of what the console shows, where a file's name is not longer
+WIDTH = 100  # of lines on the console, but for longer file names
 
 
-def examine(survey: Survey) -> list[Check]:
-    """Every check of a survey."""
-    return [found for check in CHECKS for found in check(survey)]
+def examine(scan: Scan) -> list[Finding]:
+    """The findings of all checks of a scan."""
+    return [finding for check in CHECKS for finding in check(scan)]
 
 
-def as_text(survey: Survey, checks: Sequence[Check]) -> str:
-    """What the console shows: a line a check with what to do, then bands and classes in tables."""
+def as_text(scan: Scan, findings: Sequence[Finding]) -> str:
+    """The report on the console: findings with remedies, then tables of bands and classes."""
     lines = []
     indent = " " * 19
-    for check in checks:
-        head = f"{check.verdict:<8} {check.about:<9} "
-        lines += textwrap.wrap(head + check.found, WIDTH, subsequent_indent=indent)
-        if check.verdict in ("warning", "fault"):
-            below = f"{survey.root}/"
-            lines += [f"{indent}  {example.replace(below, '')}" for example in check.examples]
-            if check.count > len(check.examples) > 0:
-                lines.append(f"{indent}  ... and {check.count - len(check.examples):,} more")
-        if check.remedy:
-            arrow = f"{indent}-> {check.remedy}"
+    for finding in findings:
+        head = f"{finding.severity:<8} {finding.topic:<9} "
+        lines += textwrap.wrap(head + finding.message, WIDTH, subsequent_indent=indent)
+        if finding.severity in ("warning", "fault"):
+            below = f"{scan.root}/"
+            lines += [f"{indent}  {example.replace(below, '')}" for example in finding.examples]
+            if finding.count > len(finding.examples) > 0:
+                lines.append(f"{indent}  ... and {finding.count - len(finding.examples):,} more")
+        if finding.remedy:
+            arrow = f"{indent}-> {finding.remedy}"
             lines += textwrap.wrap(arrow, WIDTH, subsequent_indent=indent + "   ")
-    return "\n".join([*lines, "", _band_table(survey), "", _class_table(survey)]).rstrip()
+    return "\n".join([*lines, "", _band_table(scan), "", _class_table(scan)]).rstrip()
 
 
-def _band_table(survey: Survey) -> str:
-    lines = ["band       mean  deviation  min  max  one value   published mean  deviation"]
-    for name, band in statistics.bands_of(survey).items():
-        mean, deviation = reference_facts.BANDS[name]
+def _band_table(scan: Scan) -> str:
+    lines = ["band       mean   std dev.  min  max  one value   published mean   std dev."]
+    for name, band in statistics.bands_of(scan).items():
+        mean, std = reference_facts.BANDS[name]
         lines.append(
-            f"{name:<7}{band.mean:>8.2f}{band.deviation:>11.2f}{band.lowest:>5}{band.highest:>5}"
-            f"{band.flat:>11.1%}{mean:>17.2f}{deviation:>11.2f}"
+            f"{name:<7}{band.mean:>8.2f}{band.std:>11.2f}{band.lowest:>5}{band.highest:>5}"
+            f"{band.flat:>11.1%}{mean:>17.2f}{std:>11.2f}"
         )
     return "\n".join(lines) if len(lines) > 1 else "no image could be read"
 
 
-def _class_table(survey: Survey) -> str:
-    shares = statistics.class_percent(survey)
+def _class_table(scan: Scan) -> str:
+    shares = statistics.class_percent(scan)
     if not shares:
         return "no mask could be read"
     lines = ["class                     train and val %  published      test %  published"]
@@ -81,32 +80,48 @@ def _class_table(survey: Survey) -> str:
     return "\n".join(lines)
 
 
-def as_json(survey: Survey, checks: Sequence[Check]) -> dict[str, Any]:
-    """What `doctor.json` holds: the verdict, every check, and the numbers behind them."""
-    pixels = survey.pixels
-    bands = statistics.bands_of(survey)
-    shares = statistics.class_percent(survey)
+def as_json(scan: Scan, findings: Sequence[Finding]) -> dict[str, Any]:
+    """The content of `doctor.json`: the worst severity, every finding, and the figures."""
+    pixels = scan.pixels
+    bands = statistics.bands_of(scan)
+    shares = statistics.class_percent(scan)
     height = bands.get("height")
     return {
-        "verdict": worst(checks),
-        "root": survey.root,
-        "built": survey.built,
-        "layouts": dict(survey.layouts),
-        "patches": survey.total,
-        "domains": {split: dict(sorted(d.items())) for split, d in survey.patches.items()},
+        "verdict": worst(findings),
+        "root": scan.root,
+        "built": scan.built,
+        "layouts": dict(scan.layouts),
+        "patches": scan.total,
+        "domains": {split: dict(sorted(d.items())) for split, d in scan.patches.items()},
         "opened": pixels.patches,
-        "seed": survey.seed,
-        "checks": [dataclasses.asdict(check) for check in checks],
+        "seed": scan.seed,
+        "checks": [
+            {
+                "about": finding.topic,
+                "verdict": finding.severity,
+                "found": finding.message,
+                "remedy": finding.remedy,
+                "count": finding.count,
+                "examples": finding.examples,
+            }
+            for finding in findings
+        ],
         "sizes": {f"{rows} x {columns}": n for (rows, columns), n in pixels.sizes.items()},
         "bands_per_image": {str(n): count for n, count in pixels.bands.items()},
         "dtypes": dict(pixels.dtypes),
         "crs": dict(pixels.crs),
         "pixel_widths": dict(pixels.resolutions),
         "bands": {
-            name: dataclasses.asdict(band)
-            | {"published_mean": mean, "published_deviation": deviation}
+            name: {
+                "mean": band.mean,
+                "deviation": band.std,
+                "lowest": band.lowest,
+                "highest": band.highest,
+                "flat": band.flat,
+                "published_mean": reference_facts.BANDS[name][0],
+                "published_deviation": reference_facts.BANDS[name][1],
+            }
             for name, band in bands.items()
-            for mean, deviation in [reference_facts.BANDS[name]]
         },
         "height": height
         and {
@@ -133,15 +148,15 @@ def doctor(
     seed: int = 0,
     num_workers: int = 0,
     progress: bool = False,
-) -> tuple[Survey, list[Check]]:
+) -> tuple[Scan, list[Finding]]:
     """Examines a download, or a built data set.
 
     Args:
         source: the download's folder; or "", for a built data set.
-        data_dir: the `--data_dir` of the build; "" is TFDS's own.
+        data_dir: the `--data_dir` of the build; "" is TFDS's default.
         data_config: the `--config` of the build.
-        sample: how many patches to open; 0 for all. Names, pairs and, of a download, metadata are
-            looked at of all patches.
+        sample: how many patches to open; 0 for all. Names, pairs and, of a download, metadata
+            are checked for all patches.
         seed: of the sample.
         num_workers: processes that read, at most; 0 for one a CPU.
         progress: whether to show a bar.
@@ -154,13 +169,13 @@ def doctor(
     if sample < 0 or num_workers < 0:
         raise UserError("--sample and --num_workers are numbers from 0 (all patches, all CPUs)")
     if source:
-        survey = survey_source(source, sample, seed, num_workers, progress)
+        scan = scan_source(source, sample, seed, num_workers, progress)
     else:
         from flair_jax.data.input_pipeline import dataset_directory
 
         directory = dataset_directory(data_dir or "", data_config)
-        survey = survey_built(directory, sample, seed, num_workers, progress)
-    return survey, examine(survey)
+        scan = scan_built(directory, sample, seed, num_workers, progress)
+    return scan, examine(scan)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -181,11 +196,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     output, strict = epath.Path(args.pop("output")), args.pop("strict")
     try:
-        survey, checks = doctor(**args, progress=True)
-        print(as_text(survey, checks))
+        scan, findings = doctor(**args, progress=True)
+        print(as_text(scan, findings))
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(output, json.dumps(as_json(survey, checks), indent=1) + "\n")
+            atomic_write(output, json.dumps(as_json(scan, findings), indent=1) + "\n")
         except OSError as error:
             raise UserError(f"--output: {output} cannot be written ({error})") from error
     except UserError as error:
@@ -195,11 +210,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("stopped; nothing was written", file=sys.stderr)
         return 130
     counts = ", ".join(
-        f"{verdict} {sum(c.verdict == verdict for c in checks)}" for verdict in reversed(VERDICTS)
+        f"{severity} {sum(f.severity == severity for f in findings)}"
+        for severity in reversed(SEVERITIES)
     )
-    verdict = worst(checks)
-    print(f"\n{counts}; worst: {verdict}. Written to {output}")
-    return int(verdict == "fault" or (strict and verdict == "warning"))
+    severity = worst(findings)
+    print(f"\n{counts}; worst: {severity}. Written to {output}")
+    return int(severity == "fault" or (strict and severity == "warning"))
 
 
 if __name__ == "__main__":

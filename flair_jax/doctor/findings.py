@@ -1,4 +1,4 @@
-"""What is gathered of a download or a built data set, without any judgement."""
+"""Data collected from a download or a built data set, on which the checks are made."""
 
 import collections
 import dataclasses
@@ -13,7 +13,7 @@ BUILDING = 1  # mask value
 
 
 class Entry(NamedTuple):
-    """A patch's metadata that has the right form."""
+    """Well-formed metadata of a patch."""
 
     file: str
     domain: str
@@ -23,26 +23,26 @@ class Entry(NamedTuple):
 
 
 class Misplaced(NamedTuple):
-    """An image whose centre is not where its metadata says."""
+    """An image whose centre differs from the centroid in its metadata."""
 
     file: str
     metres: float
-    outside: bool  # the image altogether
+    outside: bool  # the centroid is outside the image
 
 
 @dataclasses.dataclass
 class Pixels:
-    """What was counted in the files of some patches; two of them can be added.
+    """Counts over the files of some patches; two of them can be added.
 
     Attributes:
-        patches: number of patches looked at.
-        entries: their metadata, of built data sets only: of sources it is known of all patches.
+        patches: number of patches opened.
+        entries: their metadata, of built data sets only: of sources it is known for all patches.
         sizes, bands, dtypes: images by rows and columns, number of bands, type.
         crs: images by coordinate system: "EPSG:2154", "unnamed", "none", ...
         resolutions: images by the width of a pixel in units of the CRS, or "none".
         odd_crs: files in neither Lambert-93, nor an unnamed system, nor none, with its name.
-        misplaced: see `Misplaced`; those of one pixel off and less are not listed.
-        compared: number of images whose place could be compared with their metadata.
+        misplaced: see `Misplaced`; offsets of up to one pixel are not listed.
+        compared: number of images whose position could be compared with their metadata.
         images: number of images whose pixels were counted.
         values: {split: (bands, 256) int64}: how often each band has each value.
         masks: {split: (256,) int64}: how often masks have each value.
@@ -50,7 +50,7 @@ class Pixels:
         heights: (256,) int64: values of the height band on buildings.
         constant: images whose bands, but for height, all have one value each.
         flat: images by band which has one value in all of the image.
-        faults: what was found wrong with files.
+        faults: of the files.
     """
 
     patches: int = 0
@@ -74,12 +74,12 @@ class Pixels:
 
     def __iadd__(self, other: "Pixels") -> "Pixels":
         for field in dataclasses.fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if isinstance(mine, dict) and not isinstance(mine, collections.Counter):
-                for key, counts in theirs.items():
-                    mine[key] = mine[key] + counts if key in mine else counts
+            value, added = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(value, dict) and not isinstance(value, collections.Counter):
+                for key, counts in added.items():
+                    value[key] = value[key] + counts if key in value else counts
             else:
-                setattr(self, field.name, mine + theirs)
+                setattr(self, field.name, value + added)
         return self
 
     def count_image(self, file: str, split: str, image: np.ndarray) -> None:
@@ -102,20 +102,20 @@ class Pixels:
 
 
 @dataclasses.dataclass
-class Survey:
-    """All that is known of a download or a built data set.
+class Scan:
+    """Everything known of a download or a built data set.
 
     Attributes:
         root: its folder.
         built: whether it is a built data set.
-        layouts: number of files by the layout that their paths are of.
+        layouts: number of files by layout.
         patches: {split: {domain: number of patches}}; of built data sets, domains of the sample.
         total: {split: number of patches}.
-        notes: what the builder would say, or said.
+        notes: the builder's notes.
         damaged: archives and metadata files that cannot be read, with the reason.
-        faults: of patches that cannot be paired or have no right metadata.
+        faults: of patches that cannot be paired or whose metadata is missing or malformed.
         orphans: metadata entries without an image.
-        entries: the metadata of the patches whose entry has the right form.
+        entries: the metadata of the patches whose entry is well-formed.
         pixels: of the sampled patches.
         seed: of the sample.
     """

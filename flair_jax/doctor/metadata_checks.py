@@ -1,11 +1,11 @@
-"""The metadata of the patches: whether all have it, and whether it can be true."""
+"""Checks of metadata: coverage and plausibility."""
 
 import collections
 from collections.abc import Iterator
 
 from flair_jax.data.metadata import YEARS
-from flair_jax.doctor.findings import Entry, Survey
-from flair_jax.doctor.severity import Check, by_kind, counted, listed, of_faults
+from flair_jax.doctor.findings import Entry, Scan
+from flair_jax.doctor.severity import Finding, by_kind, counted, listed, of_faults
 
 # What metropolitan France spans in Lambert-93, in metres: x and y, lowest and highest.
 FRANCE = ((99_000, 1_243_000), (6_046_000, 7_111_000))
@@ -13,27 +13,27 @@ MONTHS = range(4, 12)  # of FLAIR's acquisitions
 CAMERAS = ("UCE", "CAMERA#")
 
 
-def entries(survey: Survey) -> Iterator[Check]:
-    """Coverage, dates, cameras and places."""
-    for kind, faults in by_kind(survey.faults).items():
+def entries(scan: Scan) -> Iterator[Finding]:
+    """Coverage, dates, cameras and positions."""
+    for kind, faults in by_kind(scan.faults).items():
         if kind in ("no metadata", "malformed metadata"):
             yield of_faults("metadata", kind, faults)
-    if survey.orphans:
+    if scan.orphans:
         yield listed(
-            "metadata", "warning", f"entries of absent patches: {len(survey.orphans):,}",
-            "images may be lacking; harmless if only a part of FLAIR #1 is meant", survey.orphans,
+            "metadata", "warning", f"entries of absent patches: {len(scan.orphans):,}",
+            "images may be missing; harmless if only a part of FLAIR #1 is meant", scan.orphans,
         )  # fmt: skip
-    if not survey.entries:
+    if not scan.entries:
         return
-    dates = [entry.date for entry in survey.entries]
-    cameras = collections.Counter(entry.camera for entry in survey.entries)
-    found = f"{len(dates):,} entries: {min(dates)} to {max(dates)}; cameras {counted(cameras)}"
-    yield Check("metadata", "ok", found)
+    dates = [entry.date for entry in scan.entries]
+    cameras = collections.Counter(entry.camera for entry in scan.entries)
+    message = f"{len(dates):,} entries: {min(dates)} to {max(dates)}; cameras {counted(cameras)}"
+    yield Finding("metadata", "ok", message)
     low, high = min(YEARS), max(YEARS)
-    for verdict, fits, field, what, remedy in (
+    for severity, fits, field, what, remedy in (
         (
             "warning", _year_known, "date", f"of a year outside {low} to {high}",
-            "the reference's metadata encoding refuses such years: mend these, or set "
+            "the reference's metadata encoding refuses such years: correct these, or set "
             "config.metadata.encoding='corrected'",
         ),
         (
@@ -47,10 +47,10 @@ def entries(survey: Survey) -> Iterator[Check]:
             "x and y are Lambert-93 (EPSG:2154), in metres, in this order",
         ),
     ):  # fmt: skip
-        wrong = [entry for entry in survey.entries if not fits(entry)]
+        wrong = [entry for entry in scan.entries if not fits(entry)]
         if wrong:
             yield listed(
-                "metadata", verdict, f"entries {what}: {len(wrong):,}", remedy,
+                "metadata", severity, f"entries {what}: {len(wrong):,}", remedy,
                 (f"{entry.file}: {getattr(entry, field)}" for entry in wrong),
             )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Looks through a download or a built data set: names of all patches, pixels of a sample."""
+"""Scan of a download or a built data set: names of all patches, pixels of a sample."""
 
 import collections
 import functools
@@ -15,8 +15,9 @@ import numpy as np
 from rasterio.crs import CRS
 from tqdm import tqdm
 
-from flair_jax.doctor.findings import Entry, Misplaced, Pixels, Survey
+from flair_jax.doctor.findings import Entry, Misplaced, Pixels, Scan
 from flair_jax.errors import UserError
+from tfds_builder.flair import source as source_files
 from tfds_builder.flair.faults import BuildError, Fault
 from tfds_builder.flair.patches import (
     BANDS,
@@ -27,13 +28,13 @@ from tfds_builder.flair.patches import (
     metadata_faults,
     read_files,
 )
-from tfds_builder.flair.source import File, Patch, Source, scan, select
+from tfds_builder.flair.source import File, Patch, Source
 from tfds_builder.flair.workers import follow_parent
 
 UNNAMED, NONE = "unnamed", "none"
 LAMBERT_93 = "EPSG:2154"
-CHUNK = 32  # patches that are read before the bar moves
-PROCESS_FROM = 256  # patches that are worth a process of their own
+CHUNK = 32  # patches between two updates of the progress bar
+PROCESS_FROM = 256  # patches for each process at least
 
 _LAYOUTS = (  # the first that fits any part of a path
     ("toy data set", re.compile(r"flair_1_toy_.*", re.IGNORECASE)),
@@ -43,9 +44,9 @@ _LAYOUTS = (  # the first that fits any part of a path
 
 
 def sampled(total: int, count: int, seed: int) -> np.ndarray:
-    """Indices of a sample: one drawn from each of `count` equal parts of 0..total - 1, in order.
+    """Stratified sample: a random index from each of `count` equal parts of 0..total - 1.
 
-    Patches are in the order of their domains and zones, so that each has its share. A count of 0,
+    Patches are in the order of domains and zones, so that each is represented. A count of 0,
     or one above the total, takes all.
     """
     if not 0 < count < total:
@@ -54,10 +55,10 @@ def sampled(total: int, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(edges[:-1], edges[1:])
 
 
-def survey_source(
+def scan_source(
     root: str, sample: int, seed: int, num_workers: int, progress: bool = False
-) -> Survey:
-    """Surveys a download: any layout that the builder knows.
+) -> Scan:
+    """Scans a download, in any layout that the builder knows.
 
     Args:
         root: its folder.
@@ -70,25 +71,25 @@ def survey_source(
         UserError: there are no FLAIR patches in the folder.
     """
     try:
-        source = scan(root, only_look=True)
-        splits, faults = select(source, only_look=True)
+        source = source_files.scan(root, inspect=True)
+        splits, faults = source_files.select(source, inspect=True)
     except BuildError as error:
         raise UserError(f"--source: {error}") from error
     patches = [patch for of_split in splits.values() for patch in of_split]
     entries = []
     for patch in patches:
-        wrong = list(metadata_faults(patch))
+        details = list(metadata_faults(patch))
         kind = "no metadata" if patch.metadata is None else "malformed metadata"
-        faults += [Fault(patch.split, kind, str(patch.image), detail) for detail in wrong]
-        if not wrong:
+        faults += [Fault(patch.split, kind, str(patch.image), detail) for detail in details]
+        if not details:
             entries.append(_entry(str(patch.image), patch.metadata))
         if patch.mask is None:
             faults.append(Fault(patch.split, "mask missing", str(patch.image), "no mask was found"))
-    chosen = [patches[i] for i in sampled(len(patches), sample, seed)]
+    sample_patches = [patches[i] for i in sampled(len(patches), sample, seed)]
     read = functools.partial(read_source, size=common_size(patches))
-    pixels = _read_all(read, _chunks(chosen), len(chosen), num_workers, progress)
+    pixels = _read_all(read, _chunks(sample_patches), len(sample_patches), num_workers, progress)
     files = (*source.images.values(), *source.masks.values())
-    return Survey(
+    return Scan(
         root=source.root,
         built=False,
         layouts=collections.Counter(layout(file, source.root) for one in files for file in one),
@@ -107,14 +108,14 @@ def survey_source(
     )
 
 
-def survey_built(
+def scan_built(
     directory: Any, sample: int, seed: int, num_workers: int, progress: bool = False
-) -> Survey:
-    """Surveys a built data set.
+) -> Scan:
+    """Scans a built data set.
 
     Args:
         directory: its version directory, see `input_pipeline.dataset_directory`.
-        sample, seed, num_workers, progress: see `survey_source`.
+        sample, seed, num_workers, progress: see `scan_source`.
 
     Raises:
         UserError: TFDS cannot read it.
@@ -124,22 +125,22 @@ def survey_built(
     try:
         info = tfds.builder_from_directory(directory).info
         total = {name: split.num_examples for name, split in info.splits.items()}
-    except Exception as error:  # of many kinds, by what is damaged
+    except Exception as error:  # its kind depends on the damage
         raise UserError(
             f"--data_dir: {directory} is not a data set that TFDS can read ({error}): build it anew"
         ) from error
     where = [(split, index) for split, count in total.items() for index in range(count)]
-    chosen = [where[i] for i in sampled(len(where), sample, seed)]
+    sample_patches = [where[i] for i in sampled(len(where), sample, seed)]
     built = info.metadata or {}
     size = tuple(built.get("patch_size") or ())
     read = functools.partial(read_built, str(directory), size=size)
-    pixels = _read_all(read, _chunks(chosen), len(chosen), num_workers, progress)
+    pixels = _read_all(read, _chunks(sample_patches), len(sample_patches), num_workers, progress)
     domains: dict[str, collections.Counter[str]] = {split: collections.Counter() for split in total}
     for entry in pixels.entries:
         domains[entry.file.split("/")[0]][entry.domain] += 1
     skipped = built.get("num_faults_skipped", 0)
     left_out = f"{skipped:,} faults were left out when it was built: see skipped.csv in it"
-    return Survey(
+    return Scan(
         root=str(directory),
         built=True,
         layouts=collections.Counter({"built data set": sum(total.values())}),
@@ -156,7 +157,7 @@ def survey_built(
 
 
 def layout(file: File, root: str) -> str:
-    """Which layout a file's path is of, from the source's folder on, and whether it is zipped."""
+    """The layout that a file's path matches, and whether it is zipped."""
     above = os.path.dirname(root)
     parts = os.path.relpath(file.archive or file.path, above).removesuffix(".zip").split("/")
     parts += file.path.split("/") if file.archive else []
@@ -180,7 +181,7 @@ def read_source(patches: Sequence[Patch], size: Size | None) -> Pixels:
                 crs = crs_name(raster.crs)
                 known = patch.metadata is not None and not any(metadata_faults(patch))
                 centroid = _entry(name, patch.metadata).centroid if known else None
-                _place(pixels, name, crs, raster.transform, raster.shape, centroid)
+                _locate(pixels, name, crs, raster.transform, raster.shape, centroid)
             if image is not None:
                 pixels.count_image(name, patch.split, image)
             if mask is not None:
@@ -201,7 +202,7 @@ def read_built(directory: str, where: Sequence[tuple[str, int]], size: Size) -> 
             if split not in records:
                 records[split] = builder.as_data_source(split=split)
             record = records[split][index]
-        except Exception as error:  # of many kinds, by what is damaged
+        except Exception as error:  # its kind depends on the damage
             name = f"{split}, record {index}"
             pixels.faults.append(Fault(split, "record unreadable", name, str(error).split("\n")[0]))
             continue
@@ -217,11 +218,11 @@ def read_built(directory: str, where: Sequence[tuple[str, int]], size: Size) -> 
         pixels.bands[image.shape[2]] += 1
         pixels.dtypes[str(image.dtype)] += 1
         if size and image.shape[:2] != size:
-            detail = f"{image.shape[:2]}, where the data set says {size}"
+            detail = f"{image.shape[:2]}, where the data set has {size}"
             pixels.faults.append(Fault(split, "size not the data set's", name, detail))
         crs = text["crs"] or NONE
         crs = crs if crs == NONE else crs_name(CRS.from_user_input(crs))
-        _place(pixels, name, crs, record["transform"], image.shape, centroid)
+        _locate(pixels, name, crs, record["transform"], image.shape, centroid)
         if image.shape[2] == BANDS:
             pixels.count_image(name, split, image)
         if record["has_mask"]:
@@ -243,7 +244,7 @@ def crs_name(crs: CRS | None) -> str:
     return name[1] if name else "other"
 
 
-def _place(
+def _locate(
     pixels: Pixels,
     name: str,
     crs: str,
@@ -251,7 +252,7 @@ def _place(
     shape: Sequence[int],
     centroid: Sequence[float] | None,
 ) -> None:
-    """Notes where an image lies, and how far from there its metadata is."""
+    """Records the position of an image and its distance to the centroid of the metadata."""
     pixels.crs[crs] += 1
     if crs not in (LAMBERT_93, UNNAMED, NONE):
         pixels.odd_crs.append((name, crs))
@@ -290,7 +291,7 @@ def _read_all(
     num_workers: int,
     progress: bool,
 ) -> Pixels:
-    """Adds up what was read of all chunks, in processes where there is enough to read."""
+    """Sums the counts of all chunks, in worker processes if there are many patches."""
     pixels = Pixels()
     workers = min(num_workers or os.cpu_count() or 1, total // PROCESS_FROM)
     hidden = not (progress and sys.stderr.isatty())
@@ -317,6 +318,6 @@ def _read_all(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-    for result in results:  # in order, so that the same files are named whatever ran when
+    for result in results:  # in order, so that examples do not depend on timing
         pixels += result
     return pixels

@@ -1,4 +1,4 @@
-"""Pixels beside what is published: bands, the height's scaling, classes."""
+"""Checks of pixels against published figures: bands, scaling of the height, classes."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ import numpy as np
 
 from flair_jax.data import reference_facts
 from flair_jax.data.nomenclature import FLAIR
-from flair_jax.doctor.findings import Survey
-from flair_jax.doctor.severity import Check, listed
+from flair_jax.doctor.findings import Scan
+from flair_jax.doctor.severity import Finding, listed
 
-FAR = 0.5  # a mean is far from the published one from this many published deviations on
-UNLIKE = 10  # per cent of the pixels that are of other classes than published
+FAR = 0.5  # a mean is far from the published one beyond this many published standard deviations
+UNLIKE = 10  # percentage of pixels that differ in class from the published frequencies
 LEARNT = range(1, 13)  # mask values of the baseline's scored classes
-SPLITS = {"train and val": ("train", "val"), "test": ("test",)}  # as statistics are published
+SPLITS = {"train and val": ("train", "val"), "test": ("test",)}  # as the statistics are published
 STEPS, STRETCHED = "steps of 0.2 m", "stretched"
 
 
@@ -22,7 +22,7 @@ class Band:
     """One band of the sampled images, in digital numbers; `flat`: share of images of one value."""
 
     mean: float
-    deviation: float
+    std: float
     lowest: int
     highest: int
     flat: float
@@ -37,60 +37,58 @@ def of_counts(counts: np.ndarray, flat: float = 0.0) -> Band:
     """The statistics of how often each value occurs, (256,) integers, not all 0."""
     values = np.arange(256)
     mean = float(np.average(values, weights=counts))
-    deviation = float(np.sqrt(np.average((values - mean) ** 2, weights=counts)))
+    std = float(np.sqrt(np.average((values - mean) ** 2, weights=counts)))
     seen = np.flatnonzero(counts)
-    return Band(mean, deviation, int(seen[0]), int(seen[-1]), flat)
+    return Band(mean, std, int(seen[0]), int(seen[-1]), flat)
 
 
-def bands_of(survey: Survey) -> dict[str, Band]:
+def bands_of(scan: Scan) -> dict[str, Band]:
     """By band; of train and val, as the published ones are, or of all if there is neither."""
-    values = survey.pixels.values
+    values = scan.pixels.values
     of_train = [values[split] for split in SPLITS["train and val"] if split in values]
     counted = of_train or list(values.values())
     if not counted:
         return {}
     totals = zip(reference_facts.BANDS, np.sum(counted, axis=0), strict=True)
     return {
-        name: of_counts(counts, survey.pixels.flat[i] / survey.pixels.images)
+        name: of_counts(counts, scan.pixels.flat[i] / scan.pixels.images)
         for i, (name, counts) in enumerate(totals)
     }
 
 
-def bands(survey: Survey) -> Iterator[Check]:
-    """Radiometry beside the published one, and images without content."""
-    found = bands_of(survey)
+def bands(scan: Scan) -> Iterator[Finding]:
+    """Radiometry against the published one, and images of one colour."""
+    measured = bands_of(scan)
     far = []
-    for name, band in found.items():
-        mean, deviation = reference_facts.BANDS[name]
-        off = (band.mean - mean) / deviation
-        if name != "height" and (abs(off) > FAR or not 0.5 < band.deviation / deviation < 2):
-            far.append(
-                f"{name}: {band.mean:.1f} +- {band.deviation:.1f}, published {mean:g} +- "
-                f"{deviation:g}"
-            )
+    for name, band in measured.items():
+        mean, std = reference_facts.BANDS[name]
+        off = (band.mean - mean) / std
+        if name != "height" and (abs(off) > FAR or not 0.5 < band.std / std < 2):
+            far.append(f"{name}: {band.mean:.1f} +- {band.std:.1f}, published {mean:g} +- {std:g}")
     if far:
-        yield Check(
-            "bands", "warning", f"far from what is published: {len(far)} of 4 bands besides height",
+        yield Finding(
+            "bands", "warning", f"far from published values: {len(far)} of 4 bands besides height",
             "are these FLAIR's images, in the order red, green, blue, near infrared, height? "
-            "Published weights may do badly on them; a training of one's own need not", len(far),
+            "Published weights may do badly on them; a model trained on them need not", len(far),
             tuple(far),
         )  # fmt: skip
-    elif found:
-        yield Check("bands", "ok", "red, green, blue and nir are near what is published")
-    if constant := survey.pixels.constant:
-        share = len(constant) / survey.pixels.patches
+    elif measured:
+        yield Finding("bands", "ok", "red, green, blue and nir are near the published values")
+    if constant := scan.pixels.constant:
+        share = len(constant) / scan.pixels.patches
         yield listed(
             "bands", "warning", f"images of one colour: {len(constant):,} ({share:.1%})",
-            "empty images teach nothing: look at them, and download them again", constant,
+            "inspect these images, and download them again", constant,
         )  # fmt: skip
 
 
 def height_scaling(mean: float) -> str:
-    """Which scaling a mean of the height band speaks for; "" for neither.
+    """The scaling that a mean of the height band indicates; "" for neither.
 
     Heights are known in steps of 0.2 m, as the images are described, and stretched, as the
-    published mean and deviation are: see `published`. The border is the geometric mean of both
-    means. Below 8, and above 100, neither is plausible for as mixed a landscape as FLAIR's.
+    published mean and standard deviation are: see `reference_facts`. The threshold is the geometric
+    mean of both means. Below 8, and above 100, neither is plausible for a landscape as
+    mixed as FLAIR's.
     """
     if not 8 <= mean <= 100:
         return ""
@@ -101,43 +99,43 @@ def height_scaling(mean: float) -> str:
     return STEPS if mean < np.sqrt(steps * stretched) else STRETCHED
 
 
-def height(survey: Survey) -> Iterator[Check]:
+def height(scan: Scan) -> Iterator[Finding]:
     """The scaling of the height band."""
-    band = bands_of(survey).get("height")
+    band = bands_of(scan).get("height")
     if band is None:
         return
-    mean, deviation = reference_facts.BANDS["height"]
+    mean, std = reference_facts.BANDS["height"]
     scaling = height_scaling(band.mean)
-    on = of_counts(survey.pixels.heights) if survey.pixels.heights.any() else None
-    evidence = f"mean {band.mean:.2f} +- {band.deviation:.2f}, {band.mean / mean:.2f} of the "
-    evidence += f"published {mean} +- {deviation}"
+    on = of_counts(scan.pixels.heights) if scan.pixels.heights.any() else None
+    evidence = f"mean {band.mean:.2f} +- {band.std:.2f}, {band.mean / mean:.2f} of the "
+    evidence += f"published {mean} +- {std}"
     if on is not None:
         evidence += f"; buildings average {on.mean:.1f}, {on.metres:.1f} m in steps of 0.2 m"
     if scaling == STEPS:
-        yield Check(
+        yield Finding(
             "height", "note", f"height seems to be in {STEPS}, not in the published statistics' "
             f"stretched scaling: {evidence}",
-            "with config.normalization='custom', give this data's own mean and deviation in "
-            "config.normalization_means and normalization_deviations; published weights with a "
+            "with config.normalization='custom', give the mean and standard deviation of this data "
+            "in config.normalization_means and normalization_stds; published weights with a "
             "height band come with those of the stretched scaling",
         )  # fmt: skip
     elif scaling == STRETCHED:
-        yield Check(
+        yield Finding(
             "height", "note", f"height seems to be {STRETCHED}, as in the published statistics, "
             f"not in {STEPS}: {evidence}",
             "do not mix it with data, or with weights, of the other scaling",
         )  # fmt: skip
     else:
         guess = "is it empty, or in whole metres?" if band.mean < 8 else "is it above sea level?"
-        yield Check(
+        yield Finding(
             "height", "warning", f"height is in neither known scaling: {evidence}",
             f"{guess} Without it, train with config.bands=('red', 'green', 'blue', 'nir')",
         )  # fmt: skip
 
 
-def class_percent(survey: Survey) -> dict[str, np.ndarray]:
+def class_percent(scan: Scan) -> dict[str, np.ndarray]:
     """{"train and val" | "test": (19,) per cent of the pixels by class}, where there are masks."""
-    masks = survey.pixels.masks
+    masks = scan.pixels.masks
     shares = {}
     for name, splits in SPLITS.items():
         counts = sum((masks[s][1:20] for s in splits if s in masks), np.zeros(19, np.int64))
@@ -146,23 +144,23 @@ def class_percent(survey: Survey) -> dict[str, np.ndarray]:
     return shares
 
 
-def classes(survey: Survey) -> Iterator[Check]:
-    """Class frequencies beside the published ones."""
-    whole = sum(survey.total.values()) >= reference_facts.PATCHES
-    for place, (name, shares) in enumerate(class_percent(survey).items()):
+def classes(scan: Scan) -> Iterator[Finding]:
+    """Class frequencies against the published ones."""
+    whole = sum(scan.total.values()) >= reference_facts.PATCHES
+    for i, (name, shares) in enumerate(class_percent(scan).items()):
         column = list(SPLITS).index(name)
         known = np.array([reference_facts.CLASS_PERCENT[value][column] for value in FLAIR])
         unlike = float(np.abs(shares - known).sum() / 2)
-        verdict = "ok" if unlike <= UNLIKE else "warning" if whole else "note"
-        part = "" if whole or verdict == "ok" else "; a part of FLAIR #1 need not be like the whole"
-        yield Check(
-            "classes", verdict, f"{name}: {unlike:.1f} % of the pixels would have to be of other "
+        severity = "ok" if unlike <= UNLIKE else "warning" if whole else "note"
+        part = "" if whole or severity == "ok" else "; a part of FLAIR #1 may differ from the whole"
+        yield Finding(
+            "classes", severity, f"{name}: {unlike:.1f} % of the pixels would have to be of other "
             f"classes to have the published frequencies{part}",
-            "look at the table below" if verdict == "warning" else "",
+            "see the table below" if severity == "warning" else "",
         )  # fmt: skip
         absent = [FLAIR[value][0] for value in LEARNT if not shares[value - 1]]
-        if absent and place == 0 and name == "train and val":
-            yield Check(
+        if absent and i == 0 and name == "train and val":
+            yield Finding(
                 "classes", "warning", f"{name}: no pixel of {', '.join(absent)}",
-                "what does not occur cannot be learnt", len(absent), tuple(absent),
+                "a class that does not occur cannot be learnt", len(absent), tuple(absent),
             )  # fmt: skip

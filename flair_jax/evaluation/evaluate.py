@@ -1,4 +1,4 @@
-"""A split -> confusion matrices, loss and scores."""
+"""Evaluation: confusion matrices, loss and scores of a split."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from flair_jax.data.bands import band_places
+from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
     Batch,
     Split,
@@ -26,7 +26,7 @@ from flair_jax.data.input_pipeline import (
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.errors import UserError
 from flair_jax.evaluation import tables
-from flair_jax.evaluation.grouped_metrics import FIELDS, breakdown, by_patch, groups
+from flair_jax.evaluation.grouped_metrics import FIELDS, by_patch, grouped_scores, groups
 from flair_jax.evaluation.metrics import DEFINITIONS, challenge_scores, confusion_matrices, summary
 from flair_jax.inference.loading import load
 from flair_jax.models.functional import Arrays, folded_forward
@@ -54,24 +54,24 @@ class NoMasksError(UserError):
 
 
 class StopRequestedError(Exception):
-    """A host asked for an end before all was counted."""
+    """A process was told to stop before the evaluation was complete."""
 
 
 @dataclasses.dataclass
 class Evaluation:
-    """What is counted over a split; patches without mask are not.
+    """Counts over a split, without the patches that have no mask.
 
     Attributes:
         confusions: (patches, classes, classes) int32, rows are the truth.
         loss: mean over the split by the configuration's normalisation.
-        fields: (patches,) str arrays by name: what the batches kept of `breakdown.FIELDS`.
-        places: (patches,) int64, where each patch lies in the order that was scored, from 0.
+        fields: (patches,) str arrays by name: what the batches kept of `grouped_metrics.FIELDS`.
+        indices: (patches,) int64, index of each patch in the split, from 0.
     """
 
     confusions: np.ndarray
     loss: float
     fields: dict[str, np.ndarray]
-    places: np.ndarray
+    indices: np.ndarray
 
     @property
     def confusion(self) -> np.ndarray:
@@ -130,9 +130,9 @@ def accumulate(
     Args:
         eval_step: see `make_eval_step`.
         params, batch_stats: of the model.
-        data: this host's share of the batches.
+        data: this process's share of the batches.
         mesh: the devices.
-        stop: asked before each batch; if it is true on any host, all hosts stop.
+        stop: called before each batch; if it is true on any process, all of them stop.
 
     Raises:
         NoMasksError: no patch has a mask.
@@ -156,13 +156,13 @@ def accumulate(
         confusions.append(np.asarray(counts["confusions"])[valid[-1]])
     if not any(map(np.any, valid)):
         raise NoMasksError("no patch of this split has a mask: it can be predicted, but not scored")
-    places = np.flatnonzero(np.concatenate(valid))
+    indices = np.flatnonzero(np.concatenate(valid))
     fields = {
-        name: gather_hosts(np.stack(values))[places]
+        name: gather_hosts(np.stack(values))[indices]
         for name, values in zip(FIELDS, zip(*kept, strict=True), strict=False)
     }
     loss = loss_sum / max(loss_count, 1e-12)
-    return Evaluation(np.concatenate(confusions), loss, fields, places)
+    return Evaluation(np.concatenate(confusions), loss, fields, indices)
 
 
 def _one_behind(results: Iterable[dict]) -> Iterable[dict]:
@@ -190,22 +190,22 @@ def evaluate_checkpoint(
     """Scores a checkpoint on a split; writes `metrics.json` and `confusion_matrix.png`.
 
     And `patches.json`, which has the `step`, the `split`, and in `patches` the scores of every
-    patch (see `breakdown.by_patch`), one a line.
+    patch (see `grouped_metrics.by_patch`), one a line.
 
     Args:
-        checkpoint: see `checkpoint.find`; of a run, its best one is taken.
+        checkpoint: see `loading.find`; of a run, its best one is taken.
         split: what to score.
         mesh: the devices.
         batch_size: global batch.
         loss_normalization: see `losses.cross_entropy_sums`.
         num_workers: see `input_pipeline.batches`.
         output: folder to write to, or None.
-        ema: score the moving average of the weights.
+        ema: score the exponential moving average of the weights.
 
     Returns:
         What `metrics.json` holds: `definitions`, `challenge`, `main`, `intervals`, `by_domain`,
-        `by_camera`, `by_month` (see `breakdown.breakdown`), `confusion_matrix` (rows are the
-        truth), `loss`, `num_patches`, `split`, `step`, `classes`.
+        `by_camera`, `by_month` (see `grouped_metrics.grouped_scores`), `confusion_matrix` (rows
+        are the truth), `loss`, `num_patches`, `split`, `step`, `classes`.
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
     spec, params, batch_stats, step = load(checkpoint, mesh, ema=ema)
@@ -214,14 +214,14 @@ def evaluate_checkpoint(
     eval_step = make_eval_step(graphdef, spec, loss_normalization, mesh)
     data = split_batches(
         split, batch_size, metadata_encoding=spec.metadata_encoding,
-        bands=band_places(spec.bands), num_workers=num_workers,
+        bands=band_indices(spec.bands), num_workers=num_workers,
         refused_values=spec.refused_values, keep=FIELDS,
     )  # fmt: skip
     evaluation = accumulate(eval_step, params, batch_stats, data, mesh)
     metrics = {
         "definitions": DEFINITIONS,
         **evaluation.scores(spec.nomenclature),
-        **breakdown(evaluation.confusions, groups(evaluation.fields), spec.nomenclature),
+        **grouped_scores(evaluation.confusions, groups(evaluation.fields), spec.nomenclature),
         "confusion_matrix": evaluation.confusion.tolist(),
         "classes": spec.nomenclature.names,
         "loss": evaluation.loss,
@@ -236,7 +236,7 @@ def evaluate_checkpoint(
             evaluation.confusion, spec.nomenclature, folder / "confusion_matrix.png"
         )
         patches = by_patch(
-            evaluation.confusions, evaluation.fields, evaluation.places, spec.nomenclature
+            evaluation.confusions, evaluation.fields, evaluation.indices, spec.nomenclature
         )
         lines = ",\n".join(map(json.dumps, patches))
         head = f'"step": {step}, "split": "{split.name}", "patches"'
@@ -262,10 +262,10 @@ def evaluate_run(
         ema=ema,
     )
     console.log(tables.all_tables(metrics))
-    console.log(f"written to {output}")
+    console.log(f"scores written to {output}")
     return metrics
 
 
 def output_folder(workdir: epath.Path, split: str, ema: bool = False) -> epath.Path:
-    """Where the scores of a run lie: `evaluation/<split>`, or `evaluation/<split>_ema`."""
+    """The folder of a run's scores: `evaluation/<split>`, or `evaluation/<split>_ema`."""
     return workdir / "evaluation" / (f"{split}_ema" if ema else split)

@@ -1,4 +1,4 @@
-"""Scores by domain, camera, month and patch, and how sure a score is: a bootstrap over zones.
+"""Scores by domain, camera, month and patch, and bootstrap intervals over zones.
 
 Patches of one zone are neighbours on the ground, taken in the same minutes, so they are not
 independent: the bootstrap draws whole zones.
@@ -20,7 +20,7 @@ FIELDS = ("id", "domain", "zone", "camera", "date")
 
 
 def groups(fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What each patch belongs to.
+    """The groups that each patch belongs to.
 
     Args:
         fields: (patches,) str arrays by the names of `FIELDS`, `id` apart; dates as YYYY-MM-DD.
@@ -37,10 +37,10 @@ def groups(fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     }
 
 
-def breakdown(
+def grouped_scores(
     confusions: np.ndarray, groups: Mapping[str, np.ndarray], nomenclature: Nomenclature
 ) -> dict[str, Any]:
-    """Scores of the parts of a split, and intervals for the whole.
+    """Scores of the groups of a split, and intervals of the overall scores.
 
     Args:
         confusions: (patches, classes, classes) counts, rows are the truth.
@@ -55,7 +55,7 @@ def breakdown(
     scores: dict[str, Any] = {"intervals": intervals(confusions, groups["zone"], nomenclature)}
     for kind in ("domain", "camera", "month"):
         scores[f"by_{kind}"] = {
-            str(name): _part(confusions, groups["zone"], groups[kind] == name, nomenclature)
+            str(name): _group(confusions, groups["zone"], groups[kind] == name, nomenclature)
             for name in np.unique(groups[kind])
         }
     return scores
@@ -64,7 +64,7 @@ def breakdown(
 def by_patch(
     confusions: np.ndarray,
     fields: Mapping[str, np.ndarray],
-    places: np.ndarray,
+    indices: np.ndarray,
     nomenclature: Nomenclature,
 ) -> list[dict[str, Any]]:
     """Scores of every patch, to find those that a model does well or badly.
@@ -72,16 +72,16 @@ def by_patch(
     Args:
         confusions: (patches, classes, classes) counts, rows are the truth.
         fields: (patches,) str arrays by the names of `FIELDS`.
-        places: (patches,) where each patch lies in its split, from 0.
+        indices: (patches,) index of each patch in its split, from 0.
         nomenclature: the classes.
 
     Returns:
-        Of each patch its fields, `place`, `classes` (how many of the scored ones its truth has),
-        `miou` (mean IoU over these; what is taken for a class that the truth lacks shows in the
-        class it was taken from) and `accuracy` (share of the scored classes' pixels that are
+        For each patch its fields, `place` (its index), `classes` (number of scored classes in its
+        mask), `miou` (mean IoU over these; a confusion with a class that the mask lacks lowers the
+        IoU of the true class) and `accuracy` (share of the scored classes' pixels that are
         right). Both are None where the truth has no scored class.
     """
-    found = []
+    patches = []
     for i, confusion in enumerate(confusions):
         truth = confusion.sum(1)
         present = (truth > 0) & (nomenclature.weights > 0)
@@ -91,11 +91,11 @@ def by_patch(
             hit = np.diag(confusion)[present].sum()
             scores["accuracy"] = float(hit / truth[present].sum())
         names = {name: str(fields[name][i]) for name in FIELDS}
-        found.append({**names, "place": int(places[i]), **scores})
-    return found
+        patches.append({**names, "place": int(indices[i]), **scores})
+    return patches
 
 
-def _part(
+def _group(
     confusions: np.ndarray, zones: np.ndarray, chosen: np.ndarray, nomenclature: Nomenclature
 ) -> dict[str, Any]:
     total = confusions[chosen].sum(0, dtype=np.int64)
@@ -114,8 +114,8 @@ def intervals(
 ) -> dict[str, Any]:
     """Percentile intervals of the scores over zones drawn with replacement (Efron 1979).
 
-    They say how far a score depends on which places were scored, not how it varies from one
-    training to the next.
+    They show how far a score depends on which zones were scored, not how it varies from one
+    training run to another.
 
     Args:
         confusions: (patches, classes, classes) counts, rows are the truth.
@@ -132,15 +132,15 @@ def intervals(
     count = len(distinct)
     by_zone = np.zeros((count, *confusions.shape[1:]), np.int64)
     np.add.at(by_zone, zone, confusions)
-    found: dict[str, Any] = {"level": LEVEL, "resamples": RESAMPLES, "zones": count}
+    result: dict[str, Any] = {"level": LEVEL, "resamples": RESAMPLES, "zones": count}
     if count < 2:
         none = dict.fromkeys(names)
-        return found | {"challenge_miou": None, "main_miou": None, "challenge_iou": none}
+        return result | {"challenge_miou": None, "main_miou": None, "challenge_iou": none}
     draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    drawn = np.tensordot(draws, by_zone, axes=1)
-    iou = intersection_over_union(drawn)
-    challenge, main = _mious(drawn, weights)
-    return found | {
+    resampled = np.tensordot(draws, by_zone, axes=1)
+    iou = intersection_over_union(resampled)
+    challenge, main = _mious(resampled, weights)
+    return result | {
         "challenge_miou": _interval(challenge),
         "main_miou": _interval(main),
         "challenge_iou": {name: _interval(iou[:, i]) for i, name in enumerate(names)},
@@ -150,7 +150,7 @@ def intervals(
 def _mious(confusions: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What `challenge_scores` and `main_scores` call `miou`, of many matrices at once, to the bit.
 
-    Numbers are copied to lie beside each other before they are averaged: how NumPy adds them up
+    Numbers are copied to contiguous memory before they are averaged: the order in which NumPy adds
     depends on it.
     """
     scored = np.asarray(weights) > 0

@@ -1,4 +1,4 @@
-"""A split -> one georeferenced PRED_<number>.tif for each patch, and pictures of some."""
+"""Prediction of a split: one georeferenced PRED_<number>.tif per patch, and overlay images."""
 
 import json
 import warnings
@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
-from flair_jax.data.bands import band_places
+from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
     Split,
     check_bands,
@@ -26,7 +26,7 @@ from flair_jax.data.input_pipeline import (
 )
 from flair_jax.data.reference_facts import TEST_PATCHES
 from flair_jax.errors import UserError
-from flair_jax.evaluation.submission import check_wish, write_submission
+from flair_jax.evaluation.submission import check_submittable, write_submission
 from flair_jax.inference.loading import load
 from flair_jax.models.functional import Arrays, folded_forward
 from flair_jax.models.ops import tpu
@@ -52,7 +52,7 @@ def make_predict_step(
 ) -> PredictStep:
     """A jitted function: parameters, statistics, batch -> classes (N, H, W) uint8, from 0.
 
-    The devices share the classes as they do the batch, or with `everywhere` all have all of them.
+    The result is sharded like the batch, or with `everywhere` replicated on all devices.
     """
 
     def predict_step(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> jax.Array:
@@ -102,32 +102,32 @@ def overlay(image: np.ndarray, classes: np.ndarray, spec: ModelSpec) -> np.ndarr
     Returns:
         (height, width, 3) uint8, at least as large as the image.
     """
-    picture = images.composite(image, spec.bands, "colour")
-    if picture is None:
-        picture = images.composite(image, spec.bands, "infrared")
-    if picture is None:
-        picture = images.grey(image[..., 0] / 255)
-    mixed = images.overlay(picture, classes, spec.nomenclature)
+    background = images.composite(image, spec.bands, "colour")
+    if background is None:
+        background = images.composite(image, spec.bands, "infrared")
+    if background is None:
+        background = images.grey(image[..., 0] / 255)
+    mixed = images.overlay(background, classes, spec.nomenclature)
     return images.with_legend(mixed, spec.nomenclature, np.unique(classes).tolist())
 
 
 def overlay_folder(predictions: epath.PathLike) -> epath.Path:
-    """Where the overlays of a folder of predictions lie: beside it, `<its name>_overlays`."""
+    """The folder of the overlays of a folder of predictions: beside it, `<its name>_overlays`."""
     predictions = epath.Path(predictions)
     return predictions.with_name(predictions.name + "_overlays")
 
 
-def overlay_number(wish: str) -> int | None:
+def overlay_count(text: str) -> int | None:
     """How many overlays `--overlays` asks for; None: one of each patch.
 
     Raises:
         UserError: it is neither "all" nor a number from 0.
     """
-    if wish == "all":
+    if text == "all":
         return None
-    if not wish.isdecimal():
-        raise UserError(f"--overlays={wish}: expected a number of patches, or 'all'")
-    return int(wish)
+    if not text.isdecimal():
+        raise UserError(f"--overlays={text}: expected a number of patches, or 'all'")
+    return int(text)
 
 
 def predict_checkpoint(
@@ -144,54 +144,54 @@ def predict_checkpoint(
 ) -> int:
     """Predicts a split with a checkpoint and writes `PRED_<number>.tif` files.
 
-    They are written into a folder of another name, which gets its own when all are there;
+    They are written into a temporary folder, which is renamed when all are complete;
     `<output>.json` beside it names the step, the split and the classes. Overlays,
     `OVERLAY_<number>.png`, are written in the same way, see `overlay_folder`; those of earlier
     predictions go with them.
 
     Args:
-        checkpoint: see `checkpoint.find`; of a run, its best one is taken.
+        checkpoint: see `loading.find`; of a run, its best one is taken.
         split: what to predict; masks are not needed.
         mesh: the devices.
         batch_size: global batch.
-        output: folder to make; an earlier one of that name is replaced.
+        output: folder to create; an earlier one of that name is replaced.
         num_workers: see `input_pipeline.batches`.
-        ema: predict with the moving average of the weights.
-        overlays: of how many patches, spread over the split, a picture is made; None: of all.
+        ema: predict with the exponential moving average of the weights.
+        overlays: number of patches, spread over the split, to write an overlay of; None: all.
         submission: a zip to write for the challenge, see `submission.write_submission`.
 
     Returns:
-        The number of predictions, over all hosts.
+        The number of predictions, over all processes.
 
     Raises:
-        UserError: two patches have one number, or there can be no such submission.
+        UserError: two patches have the same number, or no submission can be made.
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
     spec, params, batch_stats, step = load(checkpoint, mesh, ema=ema)
     check_bands(split)
     if submission is not None:
-        check_wish(submission, split.name, spec.nomenclature)
+        check_submittable(submission, split.name, spec.nomenclature)
     output = epath.Path(output)
     partial = _partial(output)
-    drawn = _partial(overlay_folder(output))
-    shown = _spread(len(split), overlays)
+    overlay_partial = _partial(overlay_folder(output))
+    with_overlay = _spread(len(split), overlays)
     first = jax.process_index() == 0
     if first:
-        for folder in (partial, drawn):
+        for folder in (partial, overlay_partial):
             if folder.exists():
                 folder.rmtree()
         partial.mkdir(parents=True)
-        if shown:
-            drawn.mkdir()
+        if with_overlay:
+            overlay_partial.mkdir()
     wait_for_hosts("predictions: folder made")
     predict_step = make_predict_step(nnx.split(spec.abstract_model())[0], spec, mesh)
-    place = ("id", "transform", "crs")
+    georeference = ("id", "transform", "crs")
     data = split_batches(
         split, batch_size, metadata_encoding=spec.metadata_encoding,
-        bands=band_places(spec.bands), num_workers=num_workers, keep=place,
+        bands=band_indices(spec.bands), num_workers=num_workers, keep=georeference,
     )  # fmt: skip
     for number, batch in enumerate(data):
-        mine = number * batch_size + jax.process_index() * len(batch["sample"])  # in the split
+        first_index = number * batch_size + jax.process_index() * len(batch["sample"])
         classes = local_rows(predict_step(params, batch_stats, to_global(on_device(batch), mesh)))
         for i in np.flatnonzero(batch["sample"]):
             path = partial / f"PRED_{batch['id'][i]}.tif"
@@ -200,9 +200,9 @@ def predict_checkpoint(
                     f"two patches of the split {split.name!r} have the number of {path.name}"
                 )
             write_prediction(path, classes[i], batch["transform"][i], str(batch["crs"][i]))
-            if mine + i in shown:
-                picture = overlay(batch["image"][i], classes[i], spec)
-                images.write_png(drawn / f"OVERLAY_{batch['id'][i]}.png", picture)
+            if first_index + i in with_overlay:
+                image = overlay(batch["image"][i], classes[i], spec)
+                images.write_png(overlay_partial / f"OVERLAY_{batch['id'][i]}.png", image)
     wait_for_hosts("predictions: files written")
     if first:
         for folder in (output, overlay_folder(output)):
@@ -210,13 +210,13 @@ def predict_checkpoint(
                 folder.rmtree()
             if _partial(folder).exists():
                 _partial(folder).rename(folder)
-        note = {
+        summary = {
             "step": step,
             "split": split.name,
             "first_class": 0,
             "classes": spec.nomenclature.names,
         }
-        atomic_write(output.with_name(output.name + ".json"), json.dumps(note, indent=1) + "\n")
+        atomic_write(output.with_name(output.name + ".json"), json.dumps(summary, indent=1) + "\n")
         if submission is not None:
             write_submission(output, submission, len(split), split.patch_size)
     return len(split)
@@ -227,9 +227,9 @@ def _partial(folder: epath.Path) -> epath.Path:
 
 
 def _spread(total: int, count: int | None) -> set[int]:
-    """Places of `count` patches evenly over a split of `total`; of all where None."""
+    """Indices of `count` patches spread evenly over `total`; all where None."""
     count = total if count is None else min(count, total)
-    return {place * total // count for place in range(count)}
+    return {i * total // count for i in range(count)}
 
 
 def predict_run(
@@ -242,7 +242,7 @@ def predict_run(
 ) -> int:
     """Predicts a split with the best checkpoint of a workdir, into `predictions/`.
 
-    With `averaged`, by the moving average of the weights, into `predictions_ema/`. For
+    With `ema`, by the exponential moving average of the weights, into `predictions_ema/`. For
     `overlays` and `submission`, see `predict_checkpoint`.
     """
     directory = dataset_directory(config.data_dir, config.data_config)
@@ -260,7 +260,7 @@ def predict_run(
     )
     console.log(f"{count} predictions of {name!r} in {output}")
     if overlays != 0:
-        console.log(f"pictures of them in {overlay_folder(output)}")
+        console.log(f"overlays of them in {overlay_folder(output)}")
     if submission is not None:
         console.log(f"submission in {submission}: {count} files, checked")
         if count != TEST_PATCHES:

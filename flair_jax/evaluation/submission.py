@@ -1,4 +1,4 @@
-"""Predictions as the challenge takes them: one flat zip of PRED_<number>.tif, checked."""
+"""Challenge submission: one flat zip of PRED_<number>.tif files, checked."""
 
 import re
 import warnings
@@ -18,8 +18,8 @@ _NAME = re.compile(r"PRED_\d+\.tif")
 _DATE = (2022, 11, 21, 0, 0, 0)
 
 
-def check_wish(path: epath.PathLike, split: str, nomenclature: Nomenclature) -> None:
-    """Checks before anything is predicted whether it could be submitted.
+def check_submittable(path: epath.PathLike, split: str, nomenclature: Nomenclature) -> None:
+    """Checks, before anything is predicted, that the predictions can be submitted.
 
     Args:
         path: the zip to write.
@@ -27,8 +27,8 @@ def check_wish(path: epath.PathLike, split: str, nomenclature: Nomenclature) -> 
         nomenclature: of the model.
 
     Raises:
-        UserError: the challenge does not take this split or these classes, or there can be no
-            such file.
+        UserError: the challenge does not take this split or these classes, or the path cannot be
+            written.
     """
     path = epath.Path(path).expanduser()
     if path.suffix != ".zip" or path.is_dir() or not path.parent.is_dir():
@@ -47,7 +47,7 @@ def check_wish(path: epath.PathLike, split: str, nomenclature: Nomenclature) -> 
 def write_submission(
     predictions: epath.PathLike, path: epath.PathLike, count: int, size: tuple[int, int]
 ) -> None:
-    """Writes the predictions of a split as a zip, whole or not at all.
+    """Writes the predictions of a split as a zip, atomically.
 
     Args:
         predictions: folder of `PRED_<number>.tif` files.
@@ -56,15 +56,15 @@ def write_submission(
         size: (height, width) of every patch in pixels.
 
     Raises:
-        UserError: files are too many or too few, or one has another name or form than asked.
+        UserError: there are too many or too few files, or one has another name or format.
     """
     path = epath.Path(path).expanduser()
     files = sorted(epath.Path(predictions).iterdir(), key=lambda file: file.name)
-    strange = [file.name for file in files if not _NAME.fullmatch(file.name)]
-    if strange or len(files) != count:
+    misnamed = [file.name for file in files if not _NAME.fullmatch(file.name)]
+    if misnamed or len(files) != count:
         raise UserError(
             f"no submission: {predictions} has {len(files):,} files for the split's {count:,} "
-            "patches" + (f", and one is {strange[0]}, not PRED_<number>.tif" if strange else "")
+            "patches" + (f", and one is {misnamed[0]}, not PRED_<number>.tif" if misnamed else "")
         )
     partial = path.with_name(path.name + ".partial")
     try:
@@ -80,7 +80,7 @@ def write_submission(
 
 
 def check_file(path: epath.PathLike, size: tuple[int, int]) -> None:
-    """Checks that a file has the challenge's form.
+    """Checks that a file has the challenge's format.
 
     Args:
         path: a GeoTIFF.
@@ -96,7 +96,7 @@ def check_file(path: epath.PathLike, size: tuple[int, int]) -> None:
             memory = MemoryFile(epath.Path(path).read_bytes())
             raster = memory.open()
         with memory, raster:
-            form = {
+            profile = {
                 "driver": raster.driver,
                 "bands": raster.count,
                 "type": raster.dtypes[0],
@@ -109,7 +109,7 @@ def check_file(path: epath.PathLike, size: tuple[int, int]) -> None:
     expected = {
         "driver": "GTiff", "bands": 1, "type": "uint8", "compression": "lzw", "size": tuple(size)
     }  # fmt: skip
-    wrong = [f"{k} {form[k]}, not {expected[k]}" for k in expected if form[k] != expected[k]]
+    wrong = [f"{k} {profile[k]}, not {expected[k]}" for k in expected if profile[k] != expected[k]]
     if highest >= len(BASELINE):
         wrong.append(f"class {highest}, where the highest is {len(BASELINE) - 1}")
     if wrong:

@@ -1,4 +1,4 @@
-"""Several runs -> a table of means and deviations over seeds, beside the published scores.
+"""Table of several runs: means and standard deviations over seeds, beside published scores.
 
 python -m flair_jax.evaluation.summarize WORKDIR... [--split=test] [--markdown]
 """
@@ -17,7 +17,7 @@ from flair_jax import config as configuration
 from flair_jax.data import reference_facts
 from flair_jax.errors import UserError
 
-# Keys in which the runs of one experiment may differ: the seed, and what leaves the arithmetic be.
+# Keys in which the runs of one experiment may differ: the seed, and what changes no arithmetic.
 _FREE = configuration.CHANGEABLE | {"seed", "data_config"}
 # Keys that have columns of their own.
 _SHOWN = ("metadata.use", "metadata.encoding", "metadata.fusion", "augment")
@@ -43,20 +43,20 @@ class Experiment:
 
     def values(self, *keys: str) -> np.ndarray:
         """(runs,) float64: one number of each run's metrics, NaN where a run has none."""
-        found = []
+        values = []
         for value in self.metrics:
             for key in keys:
                 value = value[key]
-            found.append(np.nan if value is None else value)
-        return np.array(found, np.float64)
+            values.append(np.nan if value is None else value)
+        return np.array(values, np.float64)
 
 
 def read_experiments(workdirs: Sequence[epath.PathLike], split: str) -> list[Experiment]:
-    """Reads the scores of runs and puts together those that differ in their seed only.
+    """Reads the scores of runs and groups those that differ in their seed only.
 
     Raises:
-        UserError: a workdir is none or has no scores of this split, two runs are of the same seed,
-            or the runs are not of the same classes and patches.
+        UserError: a path is not a workdir or has no scores of this split, two runs have the same
+            seed, or the runs differ in classes or patches.
     """
     groups: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
     seen: dict[tuple[str, int], epath.PathLike] = {}
@@ -68,8 +68,8 @@ def read_experiments(workdirs: Sequence[epath.PathLike], split: str) -> list[Exp
         for key in ("num_patches", "classes"):
             if metrics[key] != first[1][key]:
                 raise UserError(
-                    f"the runs were not scored alike: {key} is {metrics[key]} in {workdir} and "
-                    f"{first[1][key]} in {first[0]}"
+                    f"the runs were not scored on the same data: {key} is {metrics[key]} in "
+                    f"{workdir} and {first[1][key]} in {first[0]}"
                 )
         settings = _settings(config)
         name = json.dumps(settings)
@@ -124,8 +124,8 @@ def _experiment(
     )
 
 
-def mean_and_deviation(values: np.ndarray, digits: int = 4) -> str:
-    """Mean and sample deviation (n - 1) as "0.5443 +- 0.0014"; one value has no deviation."""
+def mean_and_std(values: np.ndarray, digits: int = 4) -> str:
+    """Mean and sample standard deviation (n - 1) as "0.5443 +- 0.0014"; one value has none."""
     if np.isnan(values).all():
         return "-"
     text = f"{np.nanmean(values):.{digits}f}"
@@ -147,11 +147,11 @@ def overall_table(experiments: Sequence[Experiment]) -> list[list[str]]:
                 e.metadata,
                 "yes" if e.augmentation else "none",
                 str(len(e.seeds)),
-                mean_and_deviation(e.values("challenge", "miou")),
-                mean_and_deviation(e.values("main", "miou")),
-                mean_and_deviation(e.values("main", "accuracy")),
+                mean_and_std(e.values("challenge", "miou")),
+                mean_and_std(e.values("main", "miou")),
+                mean_and_std(e.values("main", "accuracy")),
                 *([e.settings] if further else []),
-                f"{score.mean:.4f} +- {score.deviation:.4f}" if score else "-",
+                f"{score.mean:.4f} +- {score.std:.4f}" if score else "-",
             ]
         )
     return rows
@@ -166,8 +166,8 @@ def class_table(experiments: Sequence[Experiment]) -> list[list[str]]:
         rows.append(
             [
                 name,
-                *(mean_and_deviation(e.values("challenge", "iou", name), 3) for e in experiments),
-                mean_and_deviation(experiments[0].values("main", "recall", name), 2),
+                *(mean_and_std(e.values("challenge", "iou", name), 3) for e in experiments),
+                mean_and_std(experiments[0].values("main", "recall", name), 2),
                 f"{recall:.2f}" if recall is not None else "-",
             ]
         )
@@ -189,7 +189,7 @@ def as_text(rows: list[list[str]], markdown: bool) -> str:
 def summarize(
     workdirs: Sequence[epath.PathLike], split: str = "test", markdown: bool = False
 ) -> str:
-    """Both tables and what to know when reading them.
+    """Both tables, and notes on how to read them.
 
     Raises:
         UserError: see `read_experiments`.
@@ -197,13 +197,13 @@ def summarize(
     experiments = read_experiments(workdirs, split)
     patches = experiments[0].metrics[0]["num_patches"]
     notes = [
-        f"{patches:,} patches of {split!r}. Mean +- deviation (n - 1) over the runs; mIoU and IoU "
-        "by the challenge's definition, \"main\" and recall by the later code's."
+        f"{patches:,} patches of {split!r}. Mean +- standard deviation (n - 1) over the runs; mIoU "
+        "and IoU by the challenge's definition, \"main\" and recall by the later code's."
     ]
     if (split, patches) != ("test", reference_facts.TEST_PATCHES):
         notes.append(
             f"The published scores are of FLAIR #1's {reference_facts.TEST_PATCHES:,} test "
-            "patches: they are no yardstick for these."
+            "patches and cannot be compared with these."
         )
     tables = [as_text(table(experiments), markdown) for table in (overall_table, class_table)]
     return "\n\n".join([*tables, "\n".join(notes)])

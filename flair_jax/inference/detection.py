@@ -34,7 +34,7 @@ from flair_jax.inference.tiles import Grid
 from flair_jax.models.functional import Arrays
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
-from flair_jax.runtime.preemption import Interrupted
+from flair_jax.runtime.preemption import Preempted
 from flair_jax.runtime.sharding import check_batch_size, make_mesh
 from flair_jax.viz import images
 
@@ -67,7 +67,7 @@ def detect_raster(
     Raises:
         UserError: an argument does not fit, or a file cannot be read or written; the message
             names the cause and the remedy.
-        Interrupted: by Ctrl-C or SIGTERM; the same call with `resume=True` continues.
+        Preempted: by Ctrl-C or SIGTERM; the same call with `resume=True` continues.
     """
     chosen = Options(**options)
     chosen.check()
@@ -226,9 +226,9 @@ class _Job:
         how = "the same command with --resume continues from there"
         try:
             yield
-        except Interrupted as stop:
+        except Preempted as stop:
             done = self._progress()
-            raise Interrupted(f"{stop} with {done}; {how}") from None
+            raise Preempted(f"{stop} with {done}; {how}") from None
         except UnreadableError as error:
             if self.source.remote and self.partial.finished(1):
                 raise UserError(f"{error}\n{self._progress()} kept; {how}.") from error

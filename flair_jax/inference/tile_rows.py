@@ -19,7 +19,7 @@ from flair_jax.inference.raster_source import Source
 from flair_jax.inference.resume import PartialJob, RowWriter
 from flair_jax.inference.tile_predictor import TilePredictor
 from flair_jax.inference.tiles import Blender, Grid
-from flair_jax.runtime.preemption import Interrupted, StopSignals
+from flair_jax.runtime.preemption import Preempted, StopSignals
 
 T = TypeVar("T")
 Tile = tuple[int, np.ndarray | None, np.ndarray]  # column; image, None if of no use; valid pixels
@@ -48,7 +48,7 @@ def predict_rows(
         batch_size: tiles per batch, a multiple of the number of devices.
 
     Raises:
-        Interrupted: by SIGTERM or Ctrl-C.
+        Preempted: by SIGTERM or Ctrl-C.
         UnreadableError: see `Source.read`.
     """
     rows = grid.vertical.count
@@ -83,7 +83,7 @@ def predict_rows(
                         pending.popleft().result()
                     progress.update(len(batch))
                     if stop.received:
-                        raise Interrupted(f"stopped by {stop.received}")
+                        raise Preempted(f"stopped by {stop.received}")
                 for future in pending:
                     future.result()
 

@@ -1,4 +1,4 @@
-"""A checkpoint of ours -> a PyTorch state dict that segmentation-models-pytorch loads.
+"""Export of a checkpoint to a PyTorch state dict for segmentation-models-pytorch.
 
 python -m flair_jax.interop.export_torch --checkpoint=DIR --out=FILE.safetensors|FILE.pth
 """
@@ -17,7 +17,7 @@ def export_weights(checkpoint: str, out: str) -> int:
     """Writes the state dict of a checkpoint.
 
     Args:
-        checkpoint: see `checkpoint.find`; of a run, its best one is taken.
+        checkpoint: see `loading.find`; of a run, its best one is taken.
         out: a `.safetensors` file, or `.pth` or `.pt`, which need PyTorch.
 
     Returns:
@@ -33,7 +33,9 @@ def export_weights(checkpoint: str, out: str) -> int:
         raise UserError(f"--out={out}: expected a name that ends in .safetensors, .pth or .pt")
     spec, params, batch_stats, _ = load(checkpoint, make_mesh())
     if spec.metadata_fusion == "channels":
-        raise UserError("the channel fusion is ours alone: PyTorch's model has no place for it")
+        raise UserError(
+            "the PyTorch model has no channel fusion of metadata: this checkpoint cannot be exported"
+        )
     tensors = torch_weights.state_dict_of(params, batch_stats)
     partial = path.with_name(path.name + ".tmp")
     if path.suffix == ".safetensors":

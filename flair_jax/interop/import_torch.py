@@ -1,4 +1,4 @@
-"""PyTorch weights -> a checkpoint of ours.
+"""Import of PyTorch weights into a checkpoint of this package.
 
 flair-jax import-torch --weights=PATH --out=DIR [--bands=red,green,blue,nir,height]
     [--nomenclature=NAME] [--normalization=scaling|custom]
@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from flair_jax import config as configuration
-from flair_jax.data.bands import BANDS, band_places
+from flair_jax.data.bands import BANDS, band_indices
 from flair_jax.data.nomenclature import FULL, NOMENCLATURES, Nomenclature
 from flair_jax.data.nomenclature import nomenclature as named
 from flair_jax.errors import UserError
@@ -33,7 +33,7 @@ def spec_for(
     nomenclature: str | None = None,
     normalization: str | None = None,
 ) -> ModelSpec:
-    """The spec of a file of weights: from what is given, else from a FLAIR-INC file's name.
+    """The spec of a file of weights: from the arguments, else from a FLAIR-INC file's name.
 
     Args:
         weights: the file's path.
@@ -52,7 +52,7 @@ def spec_for(
     except KeyError as error:
         if "layer1.0.conv1.weight" in tensors:
             raise UserError(
-                f"{weights} is a bare ResNet, which predicts no land cover: train from it, with "
+                f"{weights} is a bare ResNet, which predicts no land cover: train from it with "
                 f"--config.encoder_weights={weights}"
             ) from error
         raise UserError(
@@ -71,14 +71,14 @@ def spec_for(
         unknown.append("--nomenclature")
     if bands is None or normalization is None or unknown:
         raise UserError(
-            f"{weights} is no FLAIR-INC file by its name, so {' and '.join(unknown)} must be "
+            f"{weights} is not named like a FLAIR-INC file, so {' and '.join(unknown)} must be "
             f"given: the weights have {channels} input bands and {outputs} classes"
         )
     if len(bands) != channels:
         raise UserError(
             f"{len(bands)} bands ({', '.join(bands)}), but the weights have {channels} (--bands)"
         )
-    places = band_places(bands)
+    indices = band_indices(bands)
     if nomenclature is not None:
         chosen = named(nomenclature)
     else:
@@ -94,15 +94,15 @@ def spec_for(
         bands=bands,
         nomenclature=chosen,
         normalization=normalization,
-        means=tuple(defaults.normalization_means[i] for i in places),
-        stds=tuple(defaults.normalization_stds[i] for i in places),
+        means=tuple(defaults.normalization_means[i] for i in indices),
+        stds=tuple(defaults.normalization_stds[i] for i in indices),
         metadata_encoding="reference" if takes_metadata else "",
         metadata_fusion="rows" if takes_metadata else "",
     )
 
 
 def published_spec(weights: str, state_dict: dict[str, np.ndarray]) -> ModelSpec | None:
-    """The spec of a FLAIR-INC file, by its name; None of any other file."""
+    """The spec of a FLAIR-INC file by its name; None for any other file."""
     if not _FLAIR_INC.search(pathlib.PurePath(weights).name):
         return None
     return spec_for(weights, state_dict)
@@ -116,7 +116,7 @@ def _flair_inc_classes(state_dict: dict[str, np.ndarray], outputs: int, count: s
     if weights is None or len(weights) != outputs or outputs != len(FULL):
         raise UserError(
             f"the file has {outputs} outputs and no {torch_weights.CLASS_WEIGHTS} for 19 classes, "
-            "so which classes it tells apart is not known: give --nomenclature"
+            "so its classes are not known: give --nomenclature"
         )
     enabled = tuple(
         dataclasses.replace(c, weight=float(w)) for c, w in zip(FULL.classes, weights, strict=True)
@@ -125,11 +125,11 @@ def _flair_inc_classes(state_dict: dict[str, np.ndarray], outputs: int, count: s
 
 
 def import_weights(weights: str, out: str, **choices: object) -> ModelSpec:
-    """Turns a file of PyTorch weights into a checkpoint with its spec.
+    """Converts a file of PyTorch weights into a checkpoint with its spec.
 
     Args:
         weights: see `torch_weights.read`.
-        out: folder to make; `checkpoints/` in it gets the checkpoint, as step 0.
+        out: folder to create; `checkpoints/` in it gets the checkpoint, as step 0.
         choices: `bands`, `nomenclature`, `normalization`, see `spec_for`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""PyTorch state dicts <-> this model: names, layouts, files.
+"""Conversion between PyTorch state dicts and this model: names, layouts, files.
 
 Names are those of segmentation-models-pytorch's U-Net with a ResNet34 encoder
 (`encoder.layer1.0.conv1.weight`) and of the baseline's metadata MLP (`enc.enc_mlp.0.weight`).
@@ -32,7 +32,7 @@ def from_torch_layout(name: str, array: np.ndarray) -> np.ndarray:
     """PyTorch's layout -> ours: OIHW -> HWIO for convolutions, (out, in) -> (in, out) for linear.
 
     Args:
-        name: our name of the array, which says whether it is a kernel.
+        name: our name of the array, which tells whether it is a kernel.
         array: in PyTorch's layout.
     """
     if name.endswith(".kernel"):
@@ -165,7 +165,7 @@ def read(path: str) -> dict[str, np.ndarray]:
         try:
             return load_file(file)
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is not a whole .safetensors file: {error}") from error
+            raise UserError(f"{file} is not a complete .safetensors file: {error}") from error
     return _read_pickled(file)
 
 
@@ -201,7 +201,7 @@ def _from_hub(path: str) -> str:
         raise UserError(f"{path} needs huggingface_hub: pip install 'flair-jax[hub]'") from error
     try:
         return hf_hub_download(repo_id=f"{parts[0]}/{parts[1]}", filename=parts[2])
-    except Exception as error:  # the hub's many ways to be out of reach
+    except Exception as error:  # the hub raises many kinds when it cannot be reached
         raise UserError(
             f"{path} cannot be fetched from the Hugging Face hub ({type(error).__name__}): "
             "without a network, download the file elsewhere and give its path"

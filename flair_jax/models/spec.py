@@ -12,7 +12,7 @@ from flax import nnx
 
 import flair_jax
 from flair_jax.data import metadata
-from flair_jax.data.bands import band_places
+from flair_jax.data.bands import band_indices
 from flair_jax.data.nomenclature import LandCover, Nomenclature, nomenclature
 from flair_jax.errors import UserError
 from flair_jax.models.unet import UNet
@@ -33,7 +33,7 @@ class ModelSpec:
         metadata_encoding: name of the metadata's encoding, or "" for a model without metadata.
         metadata_fusion: how the metadata joins the bottleneck, or "".
         dtype: of the activations.
-        unlisted_values: "error" or "ignore": what becomes of mask values that no class gathers.
+        unlisted_values: "error" or "ignore": how mask values that map to no class are treated.
         patch_size: (height, width) of the patches it was trained on; 0, 0 when unknown.
         pixel_size: their ground sample distance in metres; 0 when unknown.
     """
@@ -59,13 +59,13 @@ class ModelSpec:
     ) -> "ModelSpec":
         """The spec of the model that a configuration describes."""
         use = config.metadata.use
-        places = band_places(config.bands)
+        indices = band_indices(config.bands)
         return cls(
             bands=tuple(config.bands),
             nomenclature=nomenclature(config.nomenclature, config.classes, config.disabled_classes),
             normalization=config.normalization,
-            means=tuple(config.normalization_means[i] for i in places),
-            stds=tuple(config.normalization_stds[i] for i in places),
+            means=tuple(config.normalization_means[i] for i in indices),
+            stds=tuple(config.normalization_stds[i] for i in indices),
             metadata_encoding=config.metadata.encoding if use else "",
             metadata_fusion=config.metadata.fusion if use else "",
             dtype=config.dtype,
@@ -77,7 +77,7 @@ class ModelSpec:
     @property
     def refused_values(self) -> tuple[int, ...]:
         """The mask values that must not occur in a truth."""
-        return self.nomenclature.unclaimed if self.unlisted_values == "error" else ()
+        return self.nomenclature.unlisted if self.unlisted_values == "error" else ()
 
     @property
     def takes_metadata(self) -> bool:

@@ -1,4 +1,4 @@
-"""What workdirs say of their runs, as plain data; whatever is not there is None or empty."""
+"""Reads workdirs into plain data; what is missing is None or empty."""
 
 import dataclasses
 import datetime
@@ -17,11 +17,11 @@ from flair_jax.models.spec import FILE
 
 @dataclasses.dataclass
 class RunFacts:
-    """One run as its workdir tells it.
+    """One run, as read from its workdir.
 
     Attributes:
         workdir: its folder.
-        name: what the page calls it.
+        name: its name on the page.
         split: the split that the scores below are of.
         config: its configuration.
         nomenclature: its classes.
@@ -29,7 +29,7 @@ class RunFacts:
         steps: those with the loss of a step.
         epochs: those with the losses of an epoch.
         metrics: `metrics.json` of the split.
-        average: the same, scored with the moving average of the weights.
+        ema: the same, scored with the exponential moving average of the weights.
         patches: `patches.json` of the split, if it is of the same checkpoint as `metrics`.
         versions: package -> version that wrote the checkpoints.
         written: when the training last wrote, UTC.
@@ -57,7 +57,7 @@ class RunFacts:
 
     @property
     def state(self) -> str:
-        """How far the training has come."""
+        """The state of the training in words."""
         done, best = len(self.epochs), self.best
         if done >= self.config.num_epochs:
             return "finished"
@@ -67,18 +67,18 @@ class RunFacts:
 
     @property
     def seconds(self) -> float | None:
-        """How long the epochs have taken together; None where a run did not note it."""
+        """Total duration of the epochs; None where a run did not log it."""
         if not self.epochs or not all(is_number(e.get("epoch_seconds")) for e in self.epochs):
             return None
         return sum(epoch["epoch_seconds"] for epoch in self.epochs)
 
     def last_start(self, key: str) -> str | None:
-        """What the latest start said of `data`, `model` or `devices`, or when it was, `started`."""
+        """What the latest start logged as `data`, `model`, `devices` or `started`."""
         return self.starts[-1].get(key) if self.starts else None
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number that can be drawn."""
+    """Whether a value is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
@@ -127,13 +127,13 @@ def _read(workdir: epath.Path, name: str, split: str) -> RunFacts:
 
 def _lines(path: epath.Path) -> list[dict[str, Any]]:
     """The lines of a log that may still be written to: one cut short is left out."""
-    found = []
+    parsed = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
-            found.append(json.loads(line))
+            parsed.append(json.loads(line))
         except ValueError:
             continue
-    return [line for line in found if isinstance(line, dict) and "step" in line]
+    return [line for line in parsed if isinstance(line, dict) and "step" in line]
 
 
 def _json(path: epath.Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Line charts as geometry: where axes, ticks, lines and labels go; the template draws them."""
+"""Geometry of the line charts: axes, ticks, lines and labels; the template renders them."""
 
 import dataclasses
 import math
@@ -18,7 +18,7 @@ Point = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """One line: a name to stand at its end, its points, its place in the styles; faint is thin."""
+    """One line: the label at its end, its points, the index of its style; faint lines are thin."""
 
     name: str
     points: list[Point]
@@ -28,7 +28,7 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A series on the canvas: its SVG path, marks (x, y, text), look, and where its name stands."""
+    """A series on the canvas: SVG path, marks (x, y, text), style, and position of its label."""
 
     name: str
     path: str
@@ -62,11 +62,11 @@ def curves(runs: Sequence[RunFacts]) -> list[Chart]:
                 Series("each step", _steps(run), 0, faint=True),
                 Series("training", _epochs(run, "train_loss"), 0),
                 Series("validation", _epochs(run, "val_loss"), 1),
-                Series("average", _epochs(run, "val_loss_ema"), 2),
+                Series("EMA", _epochs(run, "val_loss_ema"), 2),
             ]),
             ("Validation mIoU", [
                 Series("weights", _epochs(run, "val_miou"), 1),
-                Series("average", _epochs(run, "val_miou_ema"), 2),
+                Series("EMA", _epochs(run, "val_miou_ema"), 2),
             ]),
             ("Learning rate", [Series("rate", _epochs(run, "learning_rate"), 0)]),
         ]  # fmt: skip
@@ -79,8 +79,8 @@ def curves(runs: Sequence[RunFacts]) -> list[Chart]:
                 ("Validation mIoU", "val_miou"),
             )
         ]
-    drawn = [chart(title, [s for s in series if s.points], x_label) for title, series in charts]
-    return [c for c in drawn if c is not None]
+    made = [chart(title, [s for s in series if s.points], x_label) for title, series in charts]
+    return [c for c in made if c is not None]
 
 
 def _epochs(run: RunFacts, key: str) -> list[Point]:
@@ -95,7 +95,7 @@ def _steps(run: RunFacts) -> list[Point]:
 
 
 def chart(title: str, series: Sequence[Series], x_label: str) -> Chart | None:
-    """Places series on a canvas; None if there is nothing to draw."""
+    """Lays out series on a canvas; None if there is nothing to draw."""
     if not series:
         return None
     xs = [x for s in series for x, _ in s.points]
@@ -104,28 +104,28 @@ def chart(title: str, series: Sequence[Series], x_label: str) -> Chart | None:
     y_ticks = ticks(min(0.0, *ys), max(ys))
     low_y, high_y = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
 
-    def place_x(x: float) -> float:
+    def to_x(x: float) -> float:
         return LEFT + (x - low_x) / (high_x - low_x) * (WIDTH - LEFT - RIGHT)
 
-    def place_y(y: float) -> float:
+    def to_y(y: float) -> float:
         return HEIGHT - BOTTOM - (y - low_y) / (high_y - low_y) * (HEIGHT - TOP - BOTTOM)
 
     x_ticks = [tick for tick in ticks(low_x, high_x) if tick <= high_x and tick == round(tick)]
-    label_ys = spread([place_y(s.points[-1][1]) for s in series], _LABEL_HEIGHT)
+    label_ys = spread([to_y(s.points[-1][1]) for s in series], _LABEL_HEIGHT)
     lines = []
     for s, label_y in zip(series, label_ys, strict=True):
-        placed = [(round(place_x(x), 1), round(place_y(y), 1)) for x, y in s.points]
-        marked = zip(placed, s.points, strict=True) if len(placed) <= _MOST_MARKS else ()
+        positioned = [(round(to_x(x), 1), round(to_y(y), 1)) for x, y in s.points]
+        marked = zip(positioned, s.points, strict=True) if len(positioned) <= _MOST_MARKS else ()
         lines.append(
             Line(
                 s.name,
-                "M" + "L".join(f"{x} {y}" for x, y in placed),
+                "M" + "L".join(f"{x} {y}" for x, y in positioned),
                 [(*at, f"{s.name}, {x_label} {x:g}: {number(y)}") for at, (x, y) in marked],
                 s.style % STYLES,
-                # Colours come again after a round, then with other dashes.
+                # Colours repeat after a round, then with other dashes.
                 (s.style + s.style // STYLES) % STYLES,
                 s.faint,
-                round(placed[-1][0] + 8, 1),
+                round(positioned[-1][0] + 8, 1),
                 round(label_y, 1),
             )
         )
@@ -133,8 +133,8 @@ def chart(title: str, series: Sequence[Series], x_label: str) -> Chart | None:
         title,
         f"{title} by {x_label}. " + " ".join(_in_words(s, x_label) for s in series),
         x_label,
-        [(round(place_x(t), 1), f"{t:,.0f}") for t in x_ticks],
-        [(round(place_y(t), 1), number(t)) for t in y_ticks],
+        [(round(to_x(t), 1), f"{t:,.0f}") for t in x_ticks],
+        [(round(to_y(t), 1), number(t)) for t in y_ticks],
         lines,
     )
 
@@ -178,14 +178,14 @@ def spread(positions: Sequence[float], apart: float) -> list[float]:
         centres.append(positions[i])
         # Two groups that would touch become one around their common mean.
         while len(groups) > 1:
-            room = (len(groups[-1]) + len(groups[-2])) / 2 * apart
-            if centres[-1] - centres[-2] >= room:
+            needed = (len(groups[-1]) + len(groups[-2])) / 2 * apart
+            if centres[-1] - centres[-2] >= needed:
                 break
             merged = groups[-2] + groups[-1]
             groups[-2:] = [merged]
             centres[-2:] = [sum(positions[j] for j in merged) / len(merged)]
-    placed = [0.0] * len(positions)
+    positioned = [0.0] * len(positions)
     for group, centre in zip(groups, centres, strict=True):
         for rank, i in enumerate(group):
-            placed[i] = centre + (rank - (len(group) - 1) / 2) * apart
-    return placed
+            positioned[i] = centre + (rank - (len(group) - 1) / 2) * apart
+    return positioned

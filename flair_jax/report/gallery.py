@@ -1,4 +1,4 @@
-"""The gallery: which patches a page shows, and how a model sees them."""
+"""The gallery: choice of patches, their images and their predictions."""
 
 import base64
 import dataclasses
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from flair_jax.data import input_pipeline
-from flair_jax.data.bands import BANDS, band_places
+from flair_jax.data.bands import BANDS, band_indices
 from flair_jax.data.input_pipeline import Split
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.errors import UserError
@@ -18,19 +18,19 @@ from flair_jax.inference.predictor import load_model
 from flair_jax.report.collect import RunFacts
 from flair_jax.viz import images
 
-LARGEST = 512  # pixels of a picture's side; larger ones are thinned out
+LARGEST = 512  # pixels of an image's side; larger images are subsampled
 _QUALITY = 80
 _FEWEST = 0.01  # share of a patch from which a class is named
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """One picture of a patch.
+class Thumbnail:
+    """One image of a patch.
 
     Attributes:
         name: what it shows.
-        note: what to read below it.
-        uri: the picture itself, as a data URI.
+        note: caption below it.
+        uri: the image itself, as a data URI.
         width, height: in pixels.
         sharp: whether enlarging must not blur it, as with maps of classes.
     """
@@ -44,19 +44,19 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shown:
-    """A patch of the gallery: its line of `patches.json`, its pictures, its commonest mistake."""
+class GalleryPatch:
+    """A patch of the gallery: its line of `patches.json`, its images, its most common mistake."""
 
     patch: dict[str, Any]
-    pictures: list[Picture]
+    thumbnails: list[Thumbnail]
     mistake: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Patches by what they stand for; or why there are none."""
+    """Patches by kind; or why there are none."""
 
-    groups: dict[str, list[Shown]]
+    groups: dict[str, list[GalleryPatch]]
     present: list[int]
     missing: str = ""
 
@@ -69,11 +69,11 @@ def make_gallery(run: RunFacts, count: int) -> Gallery:
         count: patches of each kind: best, most typical, worst.
 
     Returns:
-        The gallery; where scores, data set or checkpoint are not at hand it says so.
+        The gallery; where scores, data set or checkpoint are not available, the reason.
     """
     if run.patches is None:
         return _none(
-            f"the scores of single patches are not there. They come with\n"
+            f"there are no scores of single patches. They are written by\n"
             f"python -m flair_jax.main --workdir={run.workdir} --mode=eval --split={run.split}"
         )
     chosen = choose(run.patches, count)
@@ -83,24 +83,24 @@ def make_gallery(run: RunFacts, count: int) -> Gallery:
         directory = input_pipeline.dataset_directory(run.config.data_dir, run.config.data_config)
         split = input_pipeline.open_split(directory, run.split)
     except UserError as error:
-        return _none(f"the data set is not at hand: {error}")
+        return _none(f"the data set is not available: {error}")
     except (OSError, ValueError) as error:
         return _none(f"the data set cannot be read: {error}")
-    if any(not _is_there(split, patch) for patches in chosen.values() for patch in patches):
+    if any(not _is_in_split(split, patch) for patches in chosen.values() for patch in patches):
         return _none(f"{directory} is not the data set that was scored")
     assert run.metrics is not None  # or there would be no patches
     try:
         model = load_model(run.workdir, run.metrics["step"])
     except UserError as error:
-        return _none(f"the checkpoint that was scored is not at hand: {error}")
-    groups: dict[str, list[Shown]] = {}
+        return _none(f"the scored checkpoint is not available: {error}")
+    groups: dict[str, list[GalleryPatch]] = {}
     present: set[int] = set()
     for kind, patches in chosen.items():
         groups[kind] = []
         for patch in patches:
             image, truth, probabilities = _predict(split, patch["place"], model)
             present |= set(np.unique([truth, probabilities.argmax(-1)]).tolist())
-            groups[kind].append(show(patch, image, truth, probabilities, run.nomenclature))
+            groups[kind].append(gallery_patch(patch, image, truth, probabilities, run.nomenclature))
     return Gallery(groups, sorted(present & set(range(len(run.nomenclature)))))
 
 
@@ -156,33 +156,33 @@ def _of_different_zones(ordered: list[dict[str, Any]], count: int) -> list[dict[
     return [patch for patch in ordered if patch in kept]
 
 
-def _is_there(split: Split, patch: dict[str, Any]) -> bool:
+def _is_in_split(split: Split, patch: dict[str, Any]) -> bool:
     if patch["place"] >= len(split):
         return False
     return input_pipeline.as_text(split.records[patch["place"]]["id"]) == patch["id"]
 
 
-def _predict(split: Split, place: int, model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _predict(split: Split, index: int, model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """A patch with all its bands, its true labels, and the model's probabilities."""
     spec = model.spec
     batch = next(
         input_pipeline.batches(
-            split, np.array([[place]]), metadata_encoding=spec.metadata_encoding
+            split, np.array([[index]]), metadata_encoding=spec.metadata_encoding
         )
     )  # fmt: skip
     image = batch["image"]
-    probabilities = model(image[..., band_places(spec.bands)], batch.get("metadata"))
+    probabilities = model(image[..., band_indices(spec.bands)], batch.get("metadata"))
     return image[0], spec.nomenclature.labels[batch["mask"][0]], np.asarray(probabilities[0])
 
 
-def show(
+def gallery_patch(
     patch: dict[str, Any],
     image: np.ndarray,
     truth: np.ndarray,
     probabilities: np.ndarray,
     nomenclature: Nomenclature,
-) -> Shown:
-    """The pictures of a patch: colour, infrared, truth, prediction, confidence.
+) -> GalleryPatch:
+    """The images of a patch: colour, infrared, truth, prediction, confidence.
 
     Args:
         patch: its line of `patches.json`.
@@ -193,21 +193,21 @@ def show(
     """
     predicted = probabilities.argmax(-1)
     confidence = probabilities.max(-1)
-    drawn = []
+    thumbnails = []
     for name in images.COMPOSITES:
-        picture = images.composite(image, BANDS, name)
-        if picture is not None:
-            drawn.append(_photo(name, "", picture))
-    drawn.append(_class_map("truth", truth, nomenclature))
-    drawn.append(_class_map("prediction", predicted, nomenclature))
-    drawn.append(
+        composite = images.composite(image, BANDS, name)
+        if composite is not None:
+            thumbnails.append(_photo(name, "", composite))
+    thumbnails.append(_class_map("truth", truth, nomenclature))
+    thumbnails.append(_class_map("prediction", predicted, nomenclature))
+    thumbnails.append(
         _photo("confidence", f"{confidence.mean():.2f} on average", images.grey(confidence))
     )
-    return Shown(patch, drawn, _mistake(truth, predicted, nomenclature))
+    return GalleryPatch(patch, thumbnails, _mistake(truth, predicted, nomenclature))
 
 
 def _mistake(truth: np.ndarray, predicted: np.ndarray, nomenclature: Nomenclature) -> str:
-    """The commonest mistake in words, or "" for a patch without any."""
+    """The most common mistake in words, or "" for a patch without any."""
     n = len(nomenclature)
     scored = np.append(nomenclature.weights > 0, np.zeros(256 - n, bool))[truth]
     wrong = scored & (truth != predicted)
@@ -218,37 +218,39 @@ def _mistake(truth: np.ndarray, predicted: np.ndarray, nomenclature: Nomenclatur
     share = np.max(pairs) / truth.size
     names = nomenclature.names
     return (
-        f"{names[of]} taken for {names[to]}, {share:.0%} of the patch" if share >= _FEWEST else ""
+        f"{names[of]} predicted as {names[to]}, {share:.0%} of the patch"
+        if share >= _FEWEST
+        else ""
     )
 
 
 def class_shares(labels: np.ndarray, nomenclature: Nomenclature, most: int = 3) -> str:
-    """The commonest classes in words: "water 62 %, deciduous 20 %"."""
+    """The most common classes in words: "water 62 %, deciduous 20 %"."""
     counts = np.bincount(labels.ravel(), minlength=256)[: len(nomenclature)] / labels.size
     order = [i for i in np.argsort(-counts, kind="stable")[:most] if counts[i] >= _FEWEST]
     return ", ".join(f"{nomenclature.names[i]} {counts[i]:.0%}" for i in order)
 
 
-def _class_map(name: str, labels: np.ndarray, nomenclature: Nomenclature) -> Picture:
-    picture = Image.fromarray(_thin(labels).astype(np.uint8))
-    picture.putpalette(images.palette(nomenclature).tobytes())
+def _class_map(name: str, labels: np.ndarray, nomenclature: Nomenclature) -> Thumbnail:
+    image = Image.fromarray(_subsample(labels).astype(np.uint8))
+    image.putpalette(images.palette(nomenclature).tobytes())
     note = class_shares(labels, nomenclature)
-    return _picture(name, note, picture, "png", sharp=True, optimize=True)
+    return _thumbnail(name, note, image, "png", sharp=True, optimize=True)
 
 
-def _photo(name: str, note: str, picture: np.ndarray) -> Picture:
-    return _picture(name, note, Image.fromarray(_thin(picture)), "webp", quality=_QUALITY)
+def _photo(name: str, note: str, image: np.ndarray) -> Thumbnail:
+    return _thumbnail(name, note, Image.fromarray(_subsample(image)), "webp", quality=_QUALITY)
 
 
-def _thin(pixels: np.ndarray) -> np.ndarray:
+def _subsample(pixels: np.ndarray) -> np.ndarray:
     step = -(-max(pixels.shape[:2]) // LARGEST)
     return np.ascontiguousarray(pixels[::step, ::step])
 
 
-def _picture(
-    name: str, note: str, image: Image.Image, form: str, sharp: bool = False, **options: Any
-) -> Picture:
+def _thumbnail(
+    name: str, note: str, image: Image.Image, format_name: str, sharp: bool = False, **options: Any
+) -> Thumbnail:
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    uri = f"data:image/{form};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return Picture(name, note, uri, image.width, image.height, sharp)
+    image.save(buffer, format_name, **options)
+    uri = f"data:image/{format_name};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return Thumbnail(name, note, uri, image.width, image.height, sharp)

@@ -1,4 +1,4 @@
-"""One or several runs -> a page to look at: one HTML file with everything inside.
+"""HTML report of one or several runs: one self-contained file.
 
 python -m flair_jax.report.page WORKDIR... [--output=index.html] [--split=test] [--gallery=3]
 """
@@ -33,7 +33,7 @@ def write_report(
     gallery: int | None = None,
     no_gallery_because: str = "",
 ) -> epath.Path:
-    """Writes the page of some runs, whole or not at all.
+    """Writes the page of some runs, atomically.
 
     Args:
         workdirs: folders of runs, in whatever state.
@@ -42,13 +42,13 @@ def write_report(
         split: whose scores to show.
         gallery: patches of each kind (best, most typical, worst) to show of each run; by default 3
             for a single run and 1 for several. 0: no gallery.
-        no_gallery_because: why there is no gallery, if one is wanted and must not be made.
+        no_gallery_because: reason to show in place of a gallery.
 
     Returns:
         Where the page is.
 
     Raises:
-        UserError: one of the workdirs is none, or the file there is not a page of ours.
+        UserError: a path is not a workdir, or the existing file is not a report of this package.
     """
     runs = read_runs(workdirs, split)
     if output is None:
@@ -56,8 +56,7 @@ def write_report(
     output = epath.Path(output).expanduser()
     if output.exists() and GENERATOR.encode() not in output.read_bytes()[:2000]:
         raise UserError(
-            f"{output} is there already, and is not a page of ours: give another --output, or "
-            "remove it"
+            f"{output} exists and is not a report of flair-jax: give another --output, or remove it"
         )
     count = (3 if len(runs) == 1 else 1) if gallery is None else gallery
     galleries: list[Gallery | None]
@@ -73,24 +72,26 @@ def write_report(
     return output
 
 
-def update_report(workdir: epath.Path) -> None:
+def update_report(workdir: epath.PathLike) -> None:
     """Writes a run's `index.html`, unless it is newer than what it would be made of."""
     if jax.process_index() != 0:
         return
+    workdir = epath.Path(workdir)
     page = workdir / "index.html"
     sources = [workdir / "metrics.jsonl", *workdir.glob("evaluation/*/metrics.json")]
     changed = max((path.stat().mtime for path in sources if path.exists()), default=0)
     if page.exists() and page.stat().mtime >= changed:
-        console.log(f"the page has been written: {page}")
+        console.log(f"the report is up to date: {page}")
         return
-    # The gallery's model would wait for the other hosts, which have nothing to do with it.
+    # The gallery's model would wait for the other processes, which do not take part.
     alone = jax.process_count() == 1
-    because = "" if alone else f"write it on one host: python -m flair_jax.report.page {workdir}"
+    reason = "" if alone else f"write it on one host: python -m flair_jax.report.page {workdir}"
     try:
-        console.log(f"a page to look at: {write_report([workdir], no_gallery_because=because)}")
-    except Exception as error:  # whatever it is, the training is done, and must not seem to fail
+        console.log(f"report: {write_report([workdir], no_gallery_because=reason)}")
+    except Exception as error:  # whatever it is, the training is done and must not appear to fail
         console.log(
-            f"no page was written: {error!r}\nTry python -m flair_jax.report.page {workdir}"
+            f"the report could not be written: {error!r}\n"
+            f"Try python -m flair_jax.report.page {workdir}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The page's tables: facts, scores by class and place, the confusion matrix, runs side by side."""
+"""Tables of the report: facts, scores by class and group, confusion matrix, comparison of runs."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ import numpy as np
 from flair_jax.data import reference_facts
 from flair_jax.report.collect import RunFacts, setting_rows
 
-# Share of a row from which a cell is so strong in colour that its text must change sides.
+# Share of a row from which a cell is so strong in colour that its text colour must be inverted.
 STRONG = 0.715
 
 
 def class_rows(run: RunFacts) -> list[dict[str, Any]]:
-    """Of each class its scores by the challenge's definition, and its share of the truth."""
+    """Scores of each class by the challenge's definition, and its share of the truth."""
     metrics = run.metrics or {}
     truth = np.array(metrics["confusion_matrix"], np.float64).sum(1)
     intervals = metrics.get("intervals", {}).get("challenge_iou", {})
@@ -32,10 +32,10 @@ def class_rows(run: RunFacts) -> list[dict[str, Any]]:
 
 
 def confusion_rows(run: RunFacts) -> list[dict[str, Any]]:
-    """The confusion matrix, each row in shares of its sum, and the published recall beside it.
+    """The confusion matrix, rows divided by their sums, with the published recall beside it.
 
-    Recall is the diagonal's share, as in the published figure: what is taken for a class of
-    weight 0 counts as missed.
+    Recall is the diagonal's share, as in the published figure: pixels predicted as a class of
+    weight 0 count as missed.
     """
     assert run.metrics is not None
     confusion = np.array(run.metrics["confusion_matrix"], np.int64)
@@ -92,7 +92,7 @@ def is_published_split(run: RunFacts) -> bool:
 
 
 def facts(run: RunFacts) -> list[tuple[str, str]]:
-    """What else there is to know at a glance: (what, text)."""
+    """Facts for the overview: (label, text)."""
     config = run.config
     bands = f"{len(config.bands)} bands"
     metadata = f" and metadata ({config.metadata.encoding})" if config.metadata.use else ""
@@ -101,26 +101,26 @@ def facts(run: RunFacts) -> list[tuple[str, str]]:
     rows = [
         ("Model", run.last_start("model") or model),
         ("Data", run.last_start("data") or f"{config.data_config} in {config.data_dir or 'TFDS'}"),
-        ("Devices", run.last_start("devices") or "not noted"),
+        ("Devices", run.last_start("devices") or "not logged"),
         ("Steps", "none yet" if steps is None else f"{steps:,} of {config.batch_size} patches"),
     ]
     if run.metrics:
         rows.append(("Scored", f"step {run.metrics['step']:,}, loss {run.metrics['loss']:.4f}"))
     if run.ema:
         miou = run.ema["challenge"]["miou"]
-        rows.append(("Moving average", f"mIoU {'-' if miou is None else format(miou, '.4f')}"))
+        rows.append(("EMA of the weights", f"mIoU {'-' if miou is None else format(miou, '.4f')}"))
     dates = [("Started", (run.starts[0]["started"] if run.starts else "")[:16].replace("T", " "))]
     dates.append(("Last written", f"{run.written:%Y-%m-%d %H:%M}" if run.written else ""))
     rows += [(what, f"{date} UTC") for what, date in dates if date]
     if len(run.starts) > 1:
-        rows.append(("Starts", f"{len(run.starts)}: it was stopped and went on"))
+        rows.append(("Starts", f"{len(run.starts)}: it was stopped and resumed"))
     if run.versions:
         rows.append(("Versions", ", ".join(f"{k} {v}" for k, v in run.versions.items())))
     return rows
 
 
 def comparison(runs: list[RunFacts]) -> list[dict[str, Any]]:
-    """Of each run its scores and how long it took."""
+    """Scores and duration of each run."""
     return [
         {
             "name": run.name,

@@ -1,1 +1,1 @@
-"""Devices, hosts, storage, files and the console."""
+"""Devices, processes, storage, files and the console."""

@@ -1,10 +1,10 @@
-"""Files that are there whole or not at all."""
+"""Atomic file writes."""
 
 from etils import epath
 
 
 def atomic_write(path: epath.PathLike, content: str | bytes) -> None:
-    """Writes a file under a temporary name, and gives it its own when all is written."""
+    """Writes a file under a temporary name, then renames it: it is never seen half-written."""
     path = epath.Path(path)
     partial = path.with_name(path.name + ".tmp")
     if isinstance(content, bytes):

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that the next start need not compile them again."""
+"""JAX's persistent compilation cache, so that later starts need not compile again."""
 
 import os
 
@@ -22,7 +22,7 @@ def use(folder: str) -> None:
     except OSError:  # a home that cannot be written to is no reason not to train
         return
     jax.config.update("jax_compilation_cache_dir", os.fspath(path))
-    # By default JAX keeps nothing that compiles within a second: the first weights are drawn by
+    # By default JAX keeps nothing that compiles within a second: the initial weights are made by
     # about seventy such programs, which together take longer than the training step.
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)

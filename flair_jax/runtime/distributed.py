@@ -1,4 +1,4 @@
-"""Several hosts as one machine: the flags of `jax.distributed`, and where it starts by itself."""
+"""Multi-host start-up: the flags of `jax.distributed`, and clusters where it starts by itself."""
 
 import faulthandler
 import os
@@ -55,12 +55,12 @@ def start() -> None:
             jax.distributed.initialize(values.coordinator, values.num_processes, values.process_id)
     except (RuntimeError, ValueError) as error:
         raise UserError(
-            f"the hosts could not be joined: {error}\\nCheck that every host runs the same command "
-            "and reaches the first one; --coordinator=HOST:PORT --num_processes=N --process_id=I "
-            "says it explicitly, --nomultihost works alone."
+            f"the hosts could not be joined: {error}\nCheck that every host runs the same command "
+            "and reaches the first one. Set --coordinator=HOST:PORT --num_processes=N "
+            "--process_id=I explicitly, or use --nomultihost to run on one host."
         ) from error
-    # When another host has died, JAX says so and aborts: the stacks of all threads, which absl has
-    # had printed then, would bury that.
+    # When another host has died, JAX reports it and aborts: the stacks of all threads, which absl
+    # prints then, would bury that message.
     faulthandler.disable()
 
 

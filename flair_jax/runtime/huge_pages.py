@@ -1,4 +1,4 @@
-"""Memory in pages of 2 MiB, which the C library only asks for if told so before Python starts."""
+"""Huge memory pages (2 MiB), which the C library requests only if told before Python starts."""
 
 import os
 import pathlib
@@ -9,11 +9,11 @@ VARIABLE, VALUE = "GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"
 
 
 def use(module: str) -> None:
-    """Starts `python -m module` once more, in its own place, with huge pages where they are given.
+    """Restarts `python -m module` in the same process with huge pages, where the system has them.
 
-    XLA takes the memory of a step anew for each step: gigabytes, which the kernel would hand over
+    XLA allocates the memory of a step again for each step: gigabytes, which the kernel would supply
     in 4 KiB pages, half a million of them for four patches. Linux usually gives larger ones only to
-    programs that ask. A process keeps its number, its files and its arguments; it is not started
+    programs that ask. The process keeps its number, its files and its arguments; it is not started
     again where somebody has set the variable (to nothing, for example, to be without), or where
     Python was started in another way, by a debugger or a notebook.
 

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C while training or detecting: noted, so that the loop can save and end."""
+"""Preemption: SIGTERM and Ctrl-C are recorded, so that a loop can save its state and end."""
 
 import signal
 import threading
@@ -6,15 +6,15 @@ from types import FrameType
 from typing import Self
 
 
-class Interrupted(Exception):
-    """The work was asked to stop, and has saved its state; the message says what and where."""
+class Preempted(Exception):
+    """A signal asked to stop, and the state is saved; the message tells what was saved."""
 
 
 class StopSignals:
-    """Notes SIGTERM and SIGINT in a `with` block; a second signal ends the program at once.
+    """Records SIGTERM and SIGINT within a `with` block; a second signal ends the program.
 
     Attributes:
-        received: name of the signal that asked for an end, or "".
+        received: name of the signal that was received, or "".
     """
 
     _NUMBERS = (signal.SIGTERM, signal.SIGINT)
@@ -25,14 +25,14 @@ class StopSignals:
     def __enter__(self) -> Self:
         self._before = {}
         if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids it
-            self._before = {n: signal.signal(n, self._note) for n in self._NUMBERS}
+            self._before = {n: signal.signal(n, self._record) for n in self._NUMBERS}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _record(self, number: int, _: FrameType | None) -> None:
         if self.received:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name

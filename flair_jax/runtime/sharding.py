@@ -1,4 +1,4 @@
-"""The device mesh, the two shardings in use, and host arrays -> global arrays."""
+"""Device mesh, shardings, and conversion between process-local and global arrays."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,7 +26,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Keeps a whole copy on every device."""
+    """Keeps a full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -51,7 +51,7 @@ def check_batch_size(batch_size: int, mesh: Mesh, flag: str, parts: int = 1) -> 
 
 
 def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This host's share of a batch -> global arrays split over the devices by the first axis."""
+    """This process's rows of a batch -> global arrays split over the devices by the first axis."""
     sharding = batch_sharding(mesh)
     return {
         key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()
@@ -59,12 +59,12 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a whole copy of every array of a pytree on every device."""
+    """Puts a full copy of every array of a pytree on every device."""
     return jax.device_put(tree, replicated(mesh))
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
-    """This host's share of an array that is split by its first axis, in order."""
+    """This process's rows of an array that is split by its first axis, in order."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 

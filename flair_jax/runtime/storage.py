@@ -1,4 +1,4 @@
-"""Where data and runs lie: local folders, and buckets of Google Cloud Storage (gs://)."""
+"""Storage locations of data and runs: local folders and Google Cloud Storage (gs://)."""
 
 import importlib.util
 import os
@@ -24,7 +24,7 @@ def check_reachable(path: epath.PathLike, flag: str) -> None:
         return
     if not os.fspath(path).startswith("gs://"):
         raise UserError(
-            f"{flag}={path}: of remote storage only gs:// can be read and written. Mount it (s3fs, "
+            f"{flag}={path}: of remote storage, only gs:// is supported. Mount it (s3fs, "
             "blobfuse, rclone mount), or copy what is needed to a local disk"
         )
     if importlib.util.find_spec("gcsfs") is None:

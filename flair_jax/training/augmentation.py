@@ -1,7 +1,7 @@
 """Random crops, flips and rotations of images and masks, on the device, inside jit.
 
 Every random choice is drawn for the whole global batch from one key, so that it depends on the
-seed, the step and the sample's place in the batch, and not on how many devices share the batch.
+seed, the step and the sample's index in the batch, and not on how many devices share the batch.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
-"""The checkpoints of a training run: saved, kept, restored (Orbax).
+"""Checkpoints of a training run: saving, retention, restoring (Orbax).
 
 A folder of checkpoints holds `model.json` (the spec) and one folder per kept step with the items
 `model` (parameters and statistics), `optimizer`, `progress` and, if the run keeps one, `average`
-(the moving average of the model). The latest ones and the best by validation loss are kept. Orbax
-writes under a temporary name and renames when all is written.
+(the exponential moving average of the model). The latest ones and the best by validation loss are
+kept. Orbax writes under a temporary name and renames when everything is written.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from flair_jax.training.state import TrainState
 
 @dataclasses.dataclass
 class Progress:
-    """What a run knows beside its arrays.
+    """The part of a run's state that is not arrays.
 
     Attributes:
         epoch: number of epochs finished, validation included.
@@ -92,7 +92,7 @@ class Checkpoints:
         self._manager = open_manager(self.directory, options)
 
     def latest(self) -> int | None:
-        """The newest step that was saved whole, or None."""
+        """The newest complete step, or None."""
         return self._manager.latest_step()
 
     def best(self) -> int | None:
@@ -137,11 +137,13 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as error:
-            whole = ", ".join(str(step) for step in sorted(self._manager.all_steps())) or "none yet"
+            complete = (
+                ", ".join(str(step) for step in sorted(self._manager.all_steps())) or "none yet"
+            )
             raise UserError(
                 f"a checkpoint could not be written to {self.directory}: {error}\n"
-                f"Whole checkpoints there: {whole}. Make room (or mend what the message says), and "
-                "give the same command again: it goes on from the last whole one."
+                f"Complete checkpoints there: {complete}. Free some space (or fix what the message "
+                "reports), then run the same command again: it resumes from the last complete one."
             ) from error
 
     def close(self) -> None:
@@ -149,55 +151,53 @@ class Checkpoints:
         with self._writing():
             self._manager.close()
 
-    def newest_whole(
+    def restore_newest(
         self, like: TrainState, mesh: Mesh
     ) -> tuple[TrainState, Progress, list[str]] | None:
-        """The newest checkpoint that can be restored; `quarantine` is for damaged newer ones.
+        """Restores the newest readable checkpoint; see `quarantine` for newer, damaged ones.
 
         Args:
             like, mesh: see `restore`.
 
         Returns:
-            State, progress and what to say of damaged ones; None if nothing has been saved.
+            State, progress and a message for each damaged checkpoint; None if nothing was saved.
 
         Raises:
             UserError: checkpoints are there, and none can be restored.
         """
-        said: list[str] = []
+        messages: list[str] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return *self.restore(step, like, mesh), said
+                return *self.restore(step, like, mesh), messages
             except UserError as error:
-                said.append(f"damaged: {error}")
-        if said:
+                messages.append(f"damaged: {error}")
+        if messages:
             raise UserError(
-                "\n".join(said) + "\nNo checkpoint of this run can be restored: give another "
-                "--workdir, or remove this one to start afresh."
+                "\n".join(messages) + "\nNo checkpoint of this run can be restored: give another "
+                "--workdir, or remove this one to start over."
             )
         return None
 
     def quarantine(self, after: int) -> None:
-        """Renames the folders of all steps after one: they are damaged, and would be in the way."""
+        """Moves the folders of all steps after one, which are damaged, out of the way."""
         for step in self._manager.all_steps():
             if step > after and jax.process_index() == 0:
-                aside = self.directory.parent / "damaged_checkpoints"
-                aside.mkdir(exist_ok=True)
-                (self.directory / str(step)).rename(aside / str(step))
-        wait_for_hosts("checkpoints: damaged ones put aside")
+                quarantined = self.directory.parent / "damaged_checkpoints"
+                quarantined.mkdir(exist_ok=True)
+                (self.directory / str(step)).rename(quarantined / str(step))
+        wait_for_hosts("checkpoints: damaged ones quarantined")
         self._manager.reload()
 
     def restore(self, step: int, like: TrainState, mesh: Mesh) -> tuple[TrainState, Progress]:
-        """Everything that a run needs to go on from a step.
+        """Restores everything that a run needs to resume from a step.
 
         Args:
             step: a saved step.
             like: a state of the same shapes.
-            mesh: where the arrays shall lie; the checkpoint may come from another number of
+            mesh: the devices of the arrays; the checkpoint may come from another number of
                 devices.
         """
-        average = (
-            {"average": ocp.args.StandardRestore(abstract(like.ema, mesh))} if like.ema else {}
-        )
+        ema = {"average": ocp.args.StandardRestore(abstract(like.ema, mesh))} if like.ema else {}
         items = restore_items(
             self._manager,
             step,
@@ -206,7 +206,7 @@ class Checkpoints:
             ),
             optimizer=ocp.args.StandardRestore(abstract(like.opt_state, mesh)),
             progress=ocp.args.JsonRestore(),
-            **average,
+            **ema,
         )
         model = items["model"]
         state = TrainState(
@@ -214,6 +214,6 @@ class Checkpoints:
             params=model["params"],
             batch_stats=model["stats"],
             opt_state=items["optimizer"],
-            ema=items["average"] if average else {},
+            ema=items["average"] if ema else {},
         )
         return state, Progress.from_json(items["progress"])

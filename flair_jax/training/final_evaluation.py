@@ -1,4 +1,4 @@
-"""What follows a training: its best checkpoint scores, and predicts, the test split; a page."""
+"""After training: scores and predicts the test split with the best checkpoint."""
 
 import json
 from typing import Any
@@ -21,7 +21,7 @@ def score_and_predict(
 ) -> dict[str, Any] | None:
     """Scores a run's best checkpoint on the test split, and predicts it if the run asks for that.
 
-    What has been written for that checkpoint already is kept.
+    Results that were already written for that checkpoint are kept.
 
     Returns:
         The metrics (see `evaluate.evaluate_checkpoint`), or None if the split cannot be scored.
@@ -41,9 +41,9 @@ def score_and_predict(
     metrics = None
     for ema in (True, False) if config.ema_decay else (False,):
         output = output_folder(workdir, "test", ema)
-        metrics = _written_for(output / "metrics.json", best, "test")
+        metrics = _read_if_current(output / "metrics.json", best, "test")
         if metrics is not None:
-            console.log(f"the test split has been scored: {output}")
+            console.log(f"the test split is already scored: {output}")
         else:
             try:
                 metrics = evaluate_checkpoint(
@@ -53,21 +53,21 @@ def score_and_predict(
             except NoMasksError as error:
                 console.log(f"no test score: {error}")
         if metrics is not None:
-            title = "the moving average of the weights:\n" if ema else ""
+            title = "exponential moving average of the weights:\n" if ema else ""
             console.log(title + tables.all_tables(metrics))
     if config.predict_after_training:
         predictions = workdir / "predictions"
-        if predictions.exists() and _written_for(workdir / "predictions.json", best, "test"):
-            console.log(f"the test split has been predicted: {predictions}")
+        if predictions.exists() and _read_if_current(workdir / "predictions.json", best, "test"):
+            console.log(f"the test split is already predicted: {predictions}")
         else:
             count = predict_checkpoint(checkpoints, test, mesh, output=predictions, **options)
             console.log(f"{count} predictions in {predictions}")
-    console.log(f"everything is in {workdir}")
+    console.log(f"all results are in {workdir}")
     return metrics
 
 
-def _written_for(path: epath.Path, step: int | None, split: str) -> dict | None:
-    """What a JSON file holds if it was written for this step and split."""
+def _read_if_current(path: epath.Path, step: int | None, split: str) -> dict | None:
+    """The content of a JSON file if it was written for this step and split."""
     if not path.exists():
         return None
     values = json.loads(path.read_text())

@@ -1,11 +1,11 @@
-"""Pictures of every epoch for TensorBoard: some validation patches, and the confusion matrix."""
+"""Image summaries of every epoch for TensorBoard: validation patches and the confusion matrix."""
 
 import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from flair_jax.data.bands import BANDS, band_places
+from flair_jax.data.bands import BANDS, band_indices
 from flair_jax.data.input_pipeline import PADDING, Split, as_text, batches, on_device
 from flair_jax.evaluation.predict import make_predict_step
 from flair_jax.models.functional import Arrays
@@ -16,11 +16,11 @@ from flair_jax.viz import figures, images
 
 
 class ImageSummaries:
-    """The same few patches of a split at every epoch, as the weights of the day see them.
+    """Writes the predictions of a few fixed patches, and the confusion matrix, after each epoch.
 
     Args:
-        split: where the patches are from.
-        count: how many: the middle ones of so many equal parts of the split.
+        split: source of the patches.
+        count: number of patches, spread evenly: each is the middle one of an equal part.
         graphdef, spec: of the model.
         mesh: the devices.
     """
@@ -29,19 +29,19 @@ class ImageSummaries:
         self, split: Split, count: int, graphdef: nnx.GraphDef, spec: ModelSpec, mesh: Mesh
     ) -> None:
         count = min(count, len(split))
-        self.places = [(2 * i + 1) * len(split) // (2 * count) for i in range(count)]
+        self.indices = [(2 * i + 1) * len(split) // (2 * count) for i in range(count)]
         self._split, self._spec, self._mesh = split, spec, mesh
         self._predict = make_predict_step(graphdef, spec, mesh, everywhere=True)
-        # As many as the devices share evenly, so that all hosts take part.
+        # Padded to a multiple of the devices, so that every process takes part.
         order = np.full(-(-count // mesh.size) * mesh.size, PADDING)
-        order[:count] = self.places
+        order[:count] = self.indices
         (batch,) = batches(
             split, order[None], metadata_encoding=spec.metadata_encoding,
-            bands=band_places(spec.bands), process_index=jax.process_index(),
+            bands=band_indices(spec.bands), process_index=jax.process_index(),
             process_count=jax.process_count(),
         )  # fmt: skip
         self._batch = on_device(batch)
-        self._names = [as_text(split.records[place]["id"]) for place in self.places]
+        self._names = [as_text(split.records[index]["id"]) for index in self.indices]
 
     def write(
         self,
@@ -53,34 +53,34 @@ class ImageSummaries:
         *,
         first: bool,
     ) -> None:
-        """Predicts and writes; every host must call.
+        """Predicts and writes; every process must call this.
 
         Args:
-            writer: takes the pictures on the first host.
-            step: that the pictures are of.
+            writer: receives the images on the first process.
+            step: the training step of the weights.
             params, batch_stats: of the model.
             confusion: (classes, classes) counts over the split, rows are the truth.
-            first: write also what does not change, the images and their truth.
+            first: also write what does not change, the images and their masks.
         """
         batch = to_global(self._batch, self._mesh)
         predicted = np.asarray(self._predict(params, batch_stats, batch))
         if jax.process_index() != 0:
             return
         nomenclature = self._spec.nomenclature
-        for place, name, classes in zip(self.places, self._names, predicted, strict=False):
-            shown = {"prediction": images.paint(classes, nomenclature)}
+        for index, name, classes in zip(self.indices, self._names, predicted, strict=False):
+            summaries = {"prediction": images.paint(classes, nomenclature)}
             if first:
-                shown |= self._unchanging(place)
-            for what, picture in shown.items():
-                writer.write_image(step, f"patches/{name}_{what}", picture)
+                summaries |= self._fixed_images(index)
+            for kind, image in summaries.items():
+                writer.write_image(step, f"patches/{name}_{kind}", image)
         matrix = figures.confusion_image(confusion, nomenclature)
         writer.write_image(step, "confusion_matrix", matrix)
 
-    def _unchanging(self, place: int) -> dict[str, np.ndarray]:
-        record, nomenclature, shown = self._split.records[place], self._spec.nomenclature, {}
+    def _fixed_images(self, index: int) -> dict[str, np.ndarray]:
+        record, nomenclature, fixed = self._split.records[index], self._spec.nomenclature, {}
         colour = images.composite(record["image"], BANDS, "colour")
         if colour is not None:
-            shown["colour"] = colour
+            fixed["colour"] = colour
         if record["has_mask"]:
-            shown["truth"] = images.paint(nomenclature.labels[record["mask"]], nomenclature)
-        return shown
+            fixed["truth"] = images.paint(nomenclature.labels[record["mask"]], nomenclature)
+        return fixed

@@ -1,4 +1,4 @@
-"""Where a training's first weights come from: drawn, a checkpoint, a PyTorch file, ImageNet."""
+"""Initial weights: random, from a checkpoint, from PyTorch weights, or an ImageNet encoder."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,21 +32,21 @@ def initial_weights(
     encoder_weights: str,
     mesh: Mesh,
 ) -> tuple[Arrays, Arrays, list[str]]:
-    """Replaces freshly drawn weights by those of a file or a checkpoint.
+    """Replaces randomly initialised weights by those of a file or a checkpoint.
 
-    Where bands or classes differ, what belongs to a common band or class is kept: the stem's
-    weights of a band by the band's name, the head's of a class by the mask values it gathers.
+    Where bands or classes differ, the weights of a common band or class are copied: the stem's by
+    the name of the band, the head's by the mask values that map to the class.
 
     Args:
-        params, batch_stats: of the model, freshly drawn.
+        params, batch_stats: of the model, randomly initialised.
         spec: of the model.
-        init_from: "" or a checkpoint of ours (see `checkpoint.find`) or a file of PyTorch weights
-            (see `torch_weights.read`) of the whole network.
+        init_from: "", a checkpoint of this package (see `loading.find`), or a file with PyTorch
+            weights (see `torch_weights.read`) of the complete network.
         encoder_weights: "", "imagenet", or a file of a bare ResNet34 (torchvision's or timm's).
-        mesh: where a checkpoint's arrays shall lie.
+        mesh: the devices for a checkpoint's arrays.
 
     Returns:
-        Parameters, statistics, and lines that say which tensors came from where.
+        Parameters, statistics, and lines for the log that name the source of the tensors.
 
     Raises:
         UserError: a file cannot be read, or a tensor that should fit does not.
@@ -57,115 +57,120 @@ def initial_weights(
         )
     if not init_from and not encoder_weights:
         return params, batch_stats, []
-    drawn = {**params, **batch_stats}
+    initial = {**params, **batch_stats}
     notes: list[str] = []
     if init_from:
         source = init_from
-        arrays, problems, notes = _whole_network(init_from, drawn, spec, mesh)
+        arrays, problems, notes = _whole_network(init_from, initial, spec, mesh)
     else:
         source = IMAGENET if encoder_weights == "imagenet" else encoder_weights
-        arrays, problems = _encoder(source, drawn)
+        arrays, problems = _encoder(source, initial)
     torch_weights.refuse(problems, source)
-    kept = [name for name in drawn if name not in arrays]
-    lines = [f"weights  {len(arrays)} tensors from {source}, {len(kept)} drawn anew"]
+    kept = [name for name in initial if name not in arrays]
+    lines = [f"weights  {len(arrays)} tensors from {source}, {len(kept)} randomly initialised"]
     if init_from:
-        lines += [f"  drawn anew: {name} {drawn[name].shape}" for name in kept]
-    merged = {**drawn, **arrays}
+        lines += [f"  randomly initialised: {name} {initial[name].shape}" for name in kept]
+    merged = {**initial, **arrays}
     return {k: merged[k] for k in params}, {k: merged[k] for k in batch_stats}, lines + notes
 
 
 def _whole_network(
-    source: str, drawn: Arrays, spec: ModelSpec, mesh: Mesh
+    source: str, initial: Arrays, spec: ModelSpec, mesh: Mesh
 ) -> tuple[Arrays, list[str], list[str]]:
-    """The tensors that fit, whole or in part; what should fit and does not; what to know."""
-    given, problems, theirs = _read_network(source, drawn, mesh)
-    arrays = {name: value for name, value in given.items() if _fits(name, value, drawn)}
+    """The tensors that fit, fully or in part; those that should fit and do not; notes."""
+    given, problems, source_spec = _read_network(source, initial, mesh)
+    arrays = {name: value for name, value in given.items() if _fits(name, value, initial)}
     problems = [p for p in problems if not p.split(": ", 1)[1].startswith(_MAY_DIFFER)]
-    if theirs is None:
+    if source_spec is None:
         note = (
             f"  note: {source} does not name its bands and classes; where their numbers agree "
-            "with this model's, their order is taken to be the same"
+            "with this model's, the same order is assumed"
         )
         return arrays, problems, [note]
     notes = []
-    if theirs.bands != spec.bands:
-        arrays[STEM], note = _by_name(drawn[STEM], given[STEM], 2, spec.bands, theirs.bands)
+    if source_spec.bands != spec.bands:
+        arrays[STEM], note = _by_name(initial[STEM], given[STEM], 2, spec.bands, source_spec.bands)
         notes.append(f"  {STEM}: bands {note}")
-    ours, others = spec.nomenclature, theirs.nomenclature
+    ours, others = spec.nomenclature, source_spec.nomenclature
     if [(c.name, c.values) for c in ours.classes] != [(c.name, c.values) for c in others.classes]:
-        values, their_values = ([c.values for c in n.classes] for n in (ours, others))
+        values, source_values = ([c.values for c in n.classes] for n in (ours, others))
         for name in HEAD:
             arrays[name], note = _by_name(
-                drawn[name], given[name], drawn[name].ndim - 1, values, their_values, ours.names
+                initial[name],
+                given[name],
+                initial[name].ndim - 1,
+                values,
+                source_values,
+                ours.names,
             )
         notes.append(f"  {', '.join(HEAD)}: classes {note}")
-    if theirs.normalization != spec.normalization:
+    if source_spec.normalization != spec.normalization:
         notes.append(
             f"  note: these weights were trained with config.normalization="
-            f"{theirs.normalization!r}, this run uses {spec.normalization!r}"
+            f"{source_spec.normalization!r}, this run uses {spec.normalization!r}"
         )
     return arrays, problems, notes
 
 
 def _by_name(
-    drawn: jax.Array,
+    initial: jax.Array,
     given: jax.Array,
     axis: int,
-    ours: Sequence[Any],
-    theirs: Sequence[Any],
+    keys: Sequence[Any],
+    source_keys: Sequence[Any],
     names: Sequence[str] | None = None,
 ) -> tuple[jax.Array, str]:
-    """An array with the slices of common names from `given`, the others as drawn."""
-    names = names or ours
-    mixed = np.moveaxis(np.array(drawn), axis, 0)
+    """The initial array, with the slices of common keys copied from `given`; and a note."""
+    names = names or keys
+    mixed = np.moveaxis(np.array(initial), axis, 0)
     source = np.moveaxis(np.asarray(given), axis, 0)
-    taken = [name in theirs for name in ours]
-    for place, name in enumerate(ours):
-        if taken[place]:
-            mixed[place] = source[list(theirs).index(name)]
-    said = {
-        what: ", ".join(n for n, t in zip(names, taken, strict=True) if t is kind) or "none"
-        for what, kind in (("taken over", True), ("drawn anew", False))
+    copied = [key in source_keys for key in keys]
+    for index, key in enumerate(keys):
+        if copied[index]:
+            mixed[index] = source[list(source_keys).index(key)]
+    by_origin = {
+        origin: ", ".join(n for n, t in zip(names, copied, strict=True) if t is kind) or "none"
+        for origin, kind in (("copied", True), ("randomly initialised", False))
     }
-    text = "; ".join(f"{said[what]} {what}" for what in said)
+    text = "; ".join(f"{by_origin[origin]} {origin}" for origin in by_origin)
     return jnp.asarray(np.moveaxis(mixed, 0, axis)), text
 
 
 def _read_network(
-    source: str, drawn: Arrays, mesh: Mesh
+    source: str, initial: Arrays, mesh: Mesh
 ) -> tuple[Arrays, list[str], ModelSpec | None]:
-    """A source's arrays by our names, what does not fit, and its spec if it has or implies one."""
+    """A source's arrays by our names, problems, and its spec if it has or implies one."""
     if not _is_file(source):
         spec, params, batch_stats, _ = load(source, mesh)
         given = {**params, **batch_stats}
         problems = [
             f"does not fit: {torch_weights.torch_name(name)}"
-            for name in sorted(drawn.keys() | given.keys())
-            if name not in given or not _fits(name, given[name], drawn)
+            for name in sorted(initial.keys() | given.keys())
+            if name not in given or not _fits(name, given[name], initial)
         ]
         return given, problems, spec
     state_dict = torch_weights.read(source)
-    given, problems = torch_weights.match(state_dict, drawn)
+    given, problems = torch_weights.match(state_dict, initial)
     tensors = torch_weights.network_tensors(state_dict)
-    for name in (STEM, *HEAD):  # of these, parts may be of use where the whole does not fit
+    for name in (STEM, *HEAD):  # parts of these are useful where the tensor as a whole does not fit
         key = torch_weights.torch_name(name)
         if name not in given and key in tensors:
             given[name] = jnp.asarray(torch_weights.from_torch_layout(name, tensors[key]))
     return given, problems, published_spec(source, state_dict)
 
 
-def _fits(name: str, value: jax.Array, drawn: Arrays) -> bool:
-    return name in drawn and drawn[name].shape == value.shape
+def _fits(name: str, value: jax.Array, initial: Arrays) -> bool:
+    return name in initial and initial[name].shape == value.shape
 
 
-def _encoder(source: str, drawn: Arrays) -> tuple[Arrays, list[str]]:
+def _encoder(source: str, initial: Arrays) -> tuple[Arrays, list[str]]:
     """A bare ResNet34, its three-band stem spread over the model's bands."""
     state_dict = {
         f"encoder.{key.removeprefix('encoder.')}": value
         for key, value in torch_weights.read(source).items()
         if not key.startswith("fc.")
     }
-    encoder = {name: value for name, value in drawn.items() if name.startswith("encoder.")}
+    encoder = {name: value for name, value in initial.items() if name.startswith("encoder.")}
     key, bands = torch_weights.torch_name(STEM), encoder[STEM].shape[2]
     if key in state_dict and state_dict[key].ndim == 4:
         state_dict[key] = adapt_stem(state_dict[key], bands)
@@ -173,7 +178,7 @@ def _encoder(source: str, drawn: Arrays) -> tuple[Arrays, list[str]]:
 
 
 def adapt_stem(kernel: np.ndarray, bands: int) -> np.ndarray:
-    """A stem for three bands -> one for any number, as segmentation-models-pytorch does it.
+    """Adapts a stem for three bands to any number, as segmentation-models-pytorch does.
 
     Band i gets the weights of band i mod 3, all scaled by 3 / bands, so that the sum stays alike.
 

@@ -10,12 +10,12 @@ import ml_collections
 from etils import epath
 
 from flair_jax.data import input_pipeline
-from flair_jax.data.bands import band_places
+from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import on_device
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import StopRequestedError
 from flair_jax.runtime import console, profiling
-from flair_jax.runtime.preemption import Interrupted, StopSignals
+from flair_jax.runtime.preemption import Preempted, StopSignals
 from flair_jax.runtime.sharding import to_global
 from flair_jax.training.final_evaluation import score_and_predict
 from flair_jax.training.metric_writer import MetricWriter
@@ -24,19 +24,19 @@ from flair_jax.training.setup import Run, set_up
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict | None:
-    """Trains, or goes on training, then scores the best checkpoint on the test split.
+    """Trains, or resumes training, then scores the best checkpoint on the test split.
 
     Args:
         config: see `config.default`.
-        workdir: the run's folder; made if missing. If it holds an interrupted run of the same
-            configuration, that run goes on from its last checkpoint.
+        workdir: the run's folder; created if missing. If it holds an unfinished run of the same
+            configuration, that run resumes from its last checkpoint.
 
     Returns:
         The test split's metrics (see `evaluate.evaluate_checkpoint`), or None if it has no masks.
 
     Raises:
-        UserError: something that the user can mend is wrong; the message says what.
-        Interrupted: see `train`.
+        UserError: something that the user can fix is wrong; the message tells what.
+        Preempted: see `train`.
     """
     run = set_up(config, epath.Path(workdir).expanduser())
     try:
@@ -56,16 +56,16 @@ def train(run: Run) -> None:
     1. the last losses are read, so that nothing is saved after a loss that is not finite;
     2. the validation split is scored with the epoch's last weights;
     3. plateau and early stop take the loss, the new learning rate goes into the state;
-    4. numbers and pictures are written;
+    4. metrics and image summaries are written;
     5. state and progress are saved under the epoch's last step.
 
     Raises:
-        Interrupted: SIGTERM or Ctrl-C came, on any host; the state is saved.
+        Preempted: SIGTERM or Ctrl-C was received, on any process; the state is saved.
     """
     progress = run.progress
     writer = MetricWriter(run.workdir, int(run.state.step))
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    writer.write(int(run.state.step), {"started": now} | run.introduction)
+    writer.write(int(run.state.step), {"started": now} | run.description)
     try:
         with StopSignals() as signals:
             while not _finished(run):
@@ -89,15 +89,15 @@ def _end_epoch(run: Run, writer: MetricWriter, signals: StopSignals, seconds: fl
 
     try:
         result = run.validate(state.params, state.batch_stats, stop)
-        average = None
+        ema_result = None
         if state.ema:
             params, batch_stats = (
                 {k: state.ema[k] for k in part} for part in (state.params, state.batch_stats)
             )
-            average = run.validate(params, batch_stats, stop)
+            ema_result = run.validate(params, batch_stats, stop)
     except StopRequestedError:
         _save(run, writer, None)
-        raise _interrupted(run, signals) from None
+        raise _preempted(run, signals) from None
     if not math.isfinite(result.loss):
         raise _not_finite(run, "validation loss", result.loss, step)
     rate = progress.plateau.rate
@@ -112,16 +112,18 @@ def _end_epoch(run: Run, writer: MetricWriter, signals: StopSignals, seconds: fl
         "learning_rate": rate,
         "epoch_seconds": round(seconds, 1),
     }
-    if average is not None:
-        numbers["val_loss_ema"] = average.loss
-        numbers["val_miou_ema"] = average.miou(run.spec.nomenclature)
+    if ema_result is not None:
+        numbers["val_loss_ema"] = ema_result.loss
+        numbers["val_miou_ema"] = ema_result.miou(run.spec.nomenclature)
     writer.write(step, numbers)
-    if run.pictures is not None:
+    if run.image_summaries is not None:
         params, batch_stats = state.params, state.batch_stats
-        run.pictures.write(writer, step, params, batch_stats, result.confusion, first=epoch == 0)
+        run.image_summaries.write(
+            writer, step, params, batch_stats, result.confusion, first=epoch == 0
+        )
     progress.epoch, progress.loss_sum = epoch + 1, 0.0
     _save(run, writer, {"val_loss": result.loss})
-    of_ema = f" ({numbers['val_miou_ema']:.4f} EMA)" if average is not None else ""
+    of_ema = f" ({numbers['val_miou_ema']:.4f} EMA)" if ema_result is not None else ""
     console.log(
         f"epoch {epoch + 1}/{config.num_epochs}: training loss {train_loss:.4f}, "
         f"validation loss {result.loss:.4f}, mIoU {miou:.4f}{of_ema}"
@@ -132,15 +134,15 @@ def _end_epoch(run: Run, writer: MetricWriter, signals: StopSignals, seconds: fl
 def _train_one_epoch(run: Run, writer: MetricWriter, signals: StopSignals) -> None:
     config, progress = run.config, run.progress
     first = int(run.state.step) - progress.epoch * run.steps_per_epoch
-    data = _Waiting(_epoch_batches(run, first))
+    data = _TimedIterator(_epoch_batches(run, first))
     bar = console.progress_bar(
         data, run.steps_per_epoch - first, f"epoch {progress.epoch + 1}", "step"
     )
     on_terminal = not bar.disable
     logged, logged_at = int(run.state.step), time.perf_counter()
 
-    def take(numbers: dict[str, jax.Array], step: int) -> bool:
-        """Reads a step's numbers, which waits for it; whether a host has been asked to stop."""
+    def record(numbers: dict[str, jax.Array], step: int) -> bool:
+        """Logs a finished step, waiting for it; returns whether any process was told to stop."""
         nonlocal logged, logged_at
         value = float(numbers["loss"])
         if not math.isfinite(value):
@@ -172,23 +174,23 @@ def _train_one_epoch(run: Run, writer: MetricWriter, signals: StopSignals) -> No
         profiling.begin(config.profile, step, run.workdir)
         run.state, numbers = run.train_step(run.state, arrays)
         profiling.end(config.profile, step, numbers)
-        if pending is not None:  # numbers are read only after the next step is on its way
-            stop = take(*pending)
+        if pending is not None:  # read only after the next step has been dispatched
+            stop = record(*pending)
         pending = numbers, step
         due = config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0
-        if stop or (due and step % run.steps_per_epoch != 0):  # the epoch's end has its own
-            stop |= take(*pending)
+        if stop or (due and step % run.steps_per_epoch != 0):  # the end of an epoch saves by itself
+            stop |= record(*pending)
             pending = None
             _save(run, writer, None)
         if stop:
-            raise _interrupted(run, signals)
-    if pending is not None and take(*pending):
+            raise _preempted(run, signals)
+    if pending is not None and record(*pending):
         _save(run, writer, None)
-        raise _interrupted(run, signals)
+        raise _preempted(run, signals)
 
 
-class _Waiting:
-    """An iterator that adds up how long its user has waited for it."""
+class _TimedIterator:
+    """An iterator that sums the time spent waiting for it."""
 
     def __init__(self, data: Iterator[input_pipeline.Batch]) -> None:
         self._data = data
@@ -219,7 +221,7 @@ def _compile(run: Run, arrays: dict[str, jax.Array], writer: MetricWriter) -> No
 
 
 def _save(run: Run, writer: MetricWriter, metrics: dict[str, float] | None) -> None:
-    """Starts saving, and writes how long that has held the loop."""
+    """Starts saving, and logs for how long that blocked the loop."""
     writer.flush()
     started = time.perf_counter()
     run.checkpoints.save(run.state, run.progress, metrics)
@@ -227,11 +229,11 @@ def _save(run: Run, writer: MetricWriter, metrics: dict[str, float] | None) -> N
     writer.write(int(run.state.step), {"save_seconds": round(seconds, 4)})
 
 
-def _interrupted(run: Run, signals: StopSignals) -> Interrupted:
+def _preempted(run: Run, signals: StopSignals) -> Preempted:
     run.checkpoints.wait()
-    cause = signals.received or "another host's signal"
-    return Interrupted(
-        f"stopped by {cause}: step {int(run.state.step)} is saved; the same command goes on from "
+    cause = signals.received or "a signal on another host"
+    return Preempted(
+        f"stopped by {cause}: step {int(run.state.step)} is saved; the same command resumes from "
         "there"
     )
 
@@ -245,7 +247,7 @@ def _epoch_batches(run: Run, first_step: int) -> Iterator[input_pipeline.Batch]:
         split,
         order[first_step:],
         metadata_encoding=run.spec.metadata_encoding,
-        bands=band_places(run.spec.bands),
+        bands=band_indices(run.spec.bands),
         refused_values=run.spec.refused_values,
         num_workers=config.num_workers,
         process_index=jax.process_index(),
@@ -272,4 +274,4 @@ def _why_finished(run: Run) -> str:
     stop, epoch = run.progress.early_stop, run.progress.epoch
     if not stop.stopped:
         return f"{epoch} epochs, config.num_epochs={run.config.num_epochs}"
-    return f"after {epoch} epochs, {stop.waited} of them without a lower validation loss"
+    return f"after {epoch} epochs, the last {stop.waited} without a lower validation loss"

@@ -1,4 +1,4 @@
-"""Numbers and pictures over time: `metrics.jsonl`, TensorBoard, on the first host only."""
+"""Writes metrics and images by step to `metrics.jsonl` and TensorBoard, on the first process."""
 
 import json
 import time
@@ -17,13 +17,13 @@ _SECONDS = 60  # between two uploads of metrics.jsonl to a bucket
 class MetricWriter:
     """Appends numbers by step to a workdir's `metrics.jsonl` and `tensorboard/`.
 
-    A local file has each line at once. Nothing can be appended to an object of a bucket: there the
-    file is written anew by `flush`, and once a minute.
+    A local file gets each line immediately. Objects in a bucket cannot be appended to: there the
+    complete file is rewritten by `flush`, and once a minute.
 
     Args:
         workdir: the run's folder.
-        step: the step at which the run goes on; what was written of later steps, before the run
-            was interrupted, is dropped.
+        step: the step from which the run resumes; lines of later steps, written before the run
+            was stopped, are dropped.
     """
 
     def __init__(self, workdir: epath.Path, step: int) -> None:
@@ -56,7 +56,7 @@ class MetricWriter:
                 self._tensorboard.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Brings all lines to where they belong; before a checkpoint of their step is written."""
+        """Writes all pending lines; called before a checkpoint of their step is written."""
         if not self._active:
             return
         if self._remote:
@@ -67,13 +67,13 @@ class MetricWriter:
                 file.writelines(lines)
         self._flushed_at = time.monotonic()
 
-    def write_image(self, step: int, name: str, picture: np.ndarray) -> None:
-        """Writes a picture, (H, W, 3) uint8, to TensorBoard."""
+    def write_image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Writes an image, (H, W, 3) uint8, to TensorBoard."""
         if self._active:
-            self._tensorboard.add_image(name, picture, step, dataformats="HWC")
+            self._tensorboard.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Ends both files."""
+        """Closes both files."""
         if self._active:
             self.flush()
             self._tensorboard.close()

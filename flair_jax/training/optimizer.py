@@ -24,7 +24,7 @@ def learning_rate(opt_state: Any) -> float:
 
 
 def with_learning_rate(opt_state: Any, rate: float) -> Any:
-    """The same optimizer state with another rate, placed as the old one was."""
+    """The same optimizer state with another rate, with the sharding of the old one."""
     old = opt_state.hyperparams["learning_rate"]
     new = jnp.asarray(rate, old.dtype)
     new = new if isinstance(old, float) else jnp.full_like(old, new)
@@ -33,7 +33,7 @@ def with_learning_rate(opt_state: Any, rate: float) -> Any:
 
 @dataclasses.dataclass
 class Plateau:
-    """Lowers the learning rate when the validation loss no longer falls.
+    """Lowers the learning rate when the validation loss stops decreasing.
 
     PyTorch's `ReduceLROnPlateau` in mode "min" with a relative threshold, to the digit.
     """
@@ -67,7 +67,7 @@ class Plateau:
 
 @dataclasses.dataclass
 class EarlyStop:
-    """Says when the validation loss has not fallen for `patience` epochs."""
+    """Stops when the validation loss has not decreased for `patience` epochs."""
 
     patience: int = 30
     best: float = math.inf

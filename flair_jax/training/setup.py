@@ -1,4 +1,4 @@
-"""What a training needs: checked and made before its first step."""
+"""Set-up of a training run: checks, model, checkpoints, data, before the first step."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from flair_jax import config as configuration
 from flair_jax.data import input_pipeline
-from flair_jax.data.bands import band_places
+from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import Split, check_bands, split_batches
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import Evaluation, accumulate, make_eval_step
@@ -43,22 +43,22 @@ class Run:
     train_step: TrainStep
     validate: Callable[[Arrays, Arrays, Callable[[], bool]], Evaluation]
     steps_per_epoch: int
-    introduction: dict[str, str]
-    pictures: ImageSummaries | None
+    description: dict[str, str]
+    image_summaries: ImageSummaries | None
     compiled: bool = False
 
 
 def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     """Checks everything that can be checked before the first step, and makes the run's parts.
 
-    The restore order: the workdir's own latest checkpoint, else `config.init_from`, else fresh
-    weights, with an encoder from `config.encoder_weights`.
+    The restore order: the workdir's own latest checkpoint, else `config.init_from`, else
+    random weights, with an encoder from `config.encoder_weights`.
     """
     configuration.validate(config)
     if config.profile[1] and is_remote(workdir):
         raise UserError(
-            f"config.profile={config.profile} writes a trace, which can only go to a local folder, "
-            f"and --workdir={workdir} is none: profile in a short run with a local --workdir"
+            f"config.profile={config.profile} writes a profile, which needs a local folder, and "
+            f"--workdir={workdir} is not one: profile in a short run with a local --workdir"
         )
     configuration.check_unchanged(config, workdir)
     mesh = make_mesh()
@@ -81,9 +81,9 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
         spec.check_same_model(saved, str(workdir / "checkpoints"))
     _make_workdir(workdir)
     checkpoints = Checkpoints(workdir / "checkpoints", max_to_keep=config.max_to_keep)
-    said: list[str] = []
+    messages: list[str] = []
     if checkpoints.latest() is None:
-        params, batch_stats, said = initial_weights(
+        params, batch_stats, messages = initial_weights(
             params, batch_stats, spec, init_from=config.init_from,
             encoder_weights=config.encoder_weights, mesh=mesh,
         )  # fmt: skip
@@ -92,13 +92,13 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     state = replicate(create_train_state(params, batch_stats, optimizer, ema=ema), mesh)
     plateau = Plateau(config.learning_rate, **config.plateau)
     progress = Progress(0, 0.0, plateau, EarlyStop(config.early_stop_patience))
-    found = checkpoints.newest_whole(state, mesh)
+    found = checkpoints.restore_newest(state, mesh)
     if found is not None:
         state, progress, damaged = found
         progress.early_stop.patience = config.early_stop_patience
         if damaged:
             checkpoints.quarantine(after=int(state.step))
-            said += [*damaged, f"put aside into {workdir / 'damaged_checkpoints'}"]
+            messages += [*damaged, f"quarantined in {workdir / 'damaged_checkpoints'}"]
     if jax.process_index() == 0:
         configuration.save(config, workdir)
         spec.save(workdir / "checkpoints")
@@ -108,25 +108,25 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     def validate(params: Arrays, batch_stats: Arrays, stop: Callable[[], bool]) -> Evaluation:
         data = split_batches(
             splits["val"], eval_batch_size, metadata_encoding=spec.metadata_encoding,
-            bands=band_places(spec.bands), num_workers=config.num_workers,
+            bands=band_indices(spec.bands), num_workers=config.num_workers,
             refused_values=spec.refused_values,
         )  # fmt: skip
         return accumulate(eval_step, params, batch_stats, data, mesh, stop)
 
     train_step = make_train_step(graphdef, spec, config, optimizer, mesh)
-    pictures = None
+    image_summaries = None
     if config.tensorboard_patches:
         count = config.tensorboard_patches
-        pictures = ImageSummaries(splits["val"], count, graphdef, spec, mesh)
-    introduction = describe(spec, splits, config, steps, params)
+        image_summaries = ImageSummaries(splits["val"], count, graphdef, spec, mesh)
+    description = describe(spec, splits, config, steps, params)
     run = Run(
         config, workdir, mesh, spec, splits, checkpoints, state, progress, train_step, validate,
-        steps, introduction, pictures,
+        steps, description, image_summaries,
     )  # fmt: skip
-    lines = [f"{what:<8} {text}" for what, text in introduction.items()]
-    console.log("\n".join([*lines, *said, f"workdir  {workdir}"]))
+    lines = [f"{what:<8} {text}" for what, text in description.items()]
+    console.log("\n".join([*lines, *messages, f"workdir  {workdir}"]))
     if found is not None:
-        console.log(f"going on from step {int(state.step)} ({progress.epoch} epochs finished)")
+        console.log(f"resuming from step {int(state.step)} ({progress.epoch} epochs finished)")
     return run
 
 
@@ -137,7 +137,7 @@ def describe(
     steps: int,
     params: Arrays,
 ) -> dict[str, str]:
-    """What a training works on, a line each on `data`, `model` and `devices`."""
+    """A description of a run: one line each for `data`, `model` and `devices`."""
     counts = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
     height, width = spec.patch_size
     device = jax.devices()[0]

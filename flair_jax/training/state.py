@@ -20,8 +20,8 @@ class TrainState:
         step: () int32, number of steps taken.
         params: parameters by dotted name, float32.
         batch_stats: running statistics of the batch normalisations by dotted name, float32.
-        opt_state: the optimizer's own state, with the learning rate among it.
-        ema: moving averages of `params` and `batch_stats`, all by name; empty if there are none.
+        opt_state: the optimizer's state, which includes the learning rate.
+        ema: exponential moving averages of `params` and `batch_stats` by name; empty if unused.
     """
 
     step: jax.Array
@@ -38,7 +38,7 @@ def create_train_state(
     *,
     ema: bool = False,
 ) -> TrainState:
-    """The state before the first step; `ema` for one that keeps moving averages."""
+    """The state before the first step; with `ema`, moving averages are kept."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=dict(params),

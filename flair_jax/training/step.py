@@ -24,7 +24,7 @@ TrainStep = Any  # what jax.jit returns: (TrainState, Batch) -> (TrainState, {st
 
 
 def set_training_options(model: UNet, config: ml_collections.ConfigDict, mesh: Mesh) -> UNet:
-    """Sets what a configuration and a mesh say of how to compute on a model, and returns it."""
+    """Sets a model's options from a configuration and a mesh, and returns the model."""
     groups = mesh.size if config.batch_norm == "per_device" else 1
     form = form_for(mesh.devices.flat[0].platform)
     model.set_attributes(groups=groups, remat=config.remat, form=form)

@@ -25,8 +25,8 @@ def plot_confusion_matrix(
 
 def confusion_image(confusion: np.ndarray, nomenclature: Nomenclature) -> np.ndarray:
     """What `plot_confusion_matrix` draws, smaller, as (H, W, 3) uint8."""
-    drawn = _confusion_png(confusion, nomenclature, dpi=80)
-    return np.asarray(Image.open(io.BytesIO(drawn)).convert("RGB"))
+    png = _confusion_png(confusion, nomenclature, dpi=80)
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
 
 
 def _confusion_png(confusion: np.ndarray, nomenclature: Nomenclature, dpi: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Images and class maps as pictures that people look at: arrays, PNG bytes and files."""
+"""Display images: band composites, painted class maps, overlays, legends, PNG files."""
 
 import io
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from PIL import Image, ImageDraw, ImageFont
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.runtime.atomic_io import atomic_write
 
-# What is shown as red, green and blue. In "infrared" living plants are red.
+# Bands displayed as red, green and blue. In "infrared", living plants are red.
 COMPOSITES = {"colour": ("red", "green", "blue"), "infrared": ("nir", "red", "green")}
 NOTHING = (200, 200, 200)  # where there is no class
 _FONT = 16
 
 
 def composite(image: np.ndarray, bands: Sequence[str], name: str) -> np.ndarray | None:
-    """An image as people see it.
+    """An RGB composite of an image's bands.
 
     Args:
         image: (H, W, bands) uint8 digital numbers.
@@ -53,16 +53,16 @@ def paint(labels: np.ndarray, nomenclature: Nomenclature) -> np.ndarray:
 
 
 def overlay(
-    picture: np.ndarray, labels: np.ndarray, nomenclature: Nomenclature, opacity: float = 0.45
+    image: np.ndarray, labels: np.ndarray, nomenclature: Nomenclature, opacity: float = 0.45
 ) -> np.ndarray:
-    """The classes' colours over a picture: (H, W, 3) uint8; as it was where there is no class."""
-    mixed = (1 - opacity) * picture + opacity * paint(labels, nomenclature)
+    """The classes' colours over an image: (H, W, 3) uint8; as it was where there is no class."""
+    mixed = (1 - opacity) * image + opacity * paint(labels, nomenclature)
     is_class = (labels < len(nomenclature))[..., None]
-    return np.where(is_class, np.rint(mixed), picture).astype(np.uint8)
+    return np.where(is_class, np.rint(mixed), image).astype(np.uint8)
 
 
 def grey(values: np.ndarray) -> np.ndarray:
-    """Values from 0 (black) to 1 (white), (H, W), as a picture (H, W, 3) uint8."""
+    """Values from 0 (black) to 1 (white), (H, W), as an image (H, W, 3) uint8."""
     return np.repeat(np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)[..., None], 3, -1)
 
 
@@ -83,8 +83,8 @@ def legend(nomenclature: Nomenclature, present: Sequence[int] | None = None) -> 
     width = 2 * gap + swatch + gap + round(max((font.getlength(n) for n in names), default=0))
     canvas = Image.new("RGB", (width, row * len(names) + 2 * gap), "white")
     draw = ImageDraw.Draw(canvas)
-    for place, (label, name) in enumerate(zip(labels, names, strict=True)):
-        top = gap + place * row
+    for row_index, (label, name) in enumerate(zip(labels, names, strict=True)):
+        top = gap + row_index * row
         box = (gap, top + 3, gap + swatch, top + row - 3)
         draw.rectangle(box, fill=nomenclature.classes[label].colour, outline="black")
         draw.text((2 * gap + swatch, top + row / 2), name, fill="black", font=font, anchor="lm")
@@ -92,26 +92,26 @@ def legend(nomenclature: Nomenclature, present: Sequence[int] | None = None) -> 
 
 
 def with_legend(
-    picture: np.ndarray, nomenclature: Nomenclature, present: Sequence[int] | None = None
+    image: np.ndarray, nomenclature: Nomenclature, present: Sequence[int] | None = None
 ) -> np.ndarray:
-    """A picture (H, W, 3) with the legend at its right, on white."""
+    """An image (H, W, 3) with the legend at its right, on white."""
     names = legend(nomenclature, present)
-    height = max(len(picture), len(names))
-    return np.concatenate([_on_white(picture, height), _on_white(names, height)], 1)
+    height = max(len(image), len(names))
+    return np.concatenate([_on_white(image, height), _on_white(names, height)], 1)
 
 
-def _on_white(picture: np.ndarray, height: int) -> np.ndarray:
-    below = ((0, height - len(picture)), (0, 0), (0, 0))
-    return np.pad(picture, below, constant_values=255)
+def _on_white(image: np.ndarray, height: int) -> np.ndarray:
+    below = ((0, height - len(image)), (0, 0), (0, 0))
+    return np.pad(image, below, constant_values=255)
 
 
-def png(picture: np.ndarray) -> bytes:
-    """A picture (H, W, 3) or (H, W), uint8, as a PNG file's bytes."""
+def png(image: np.ndarray) -> bytes:
+    """An image (H, W, 3) or (H, W), uint8, as a PNG file's bytes."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
-def write_png(path: epath.PathLike, picture: np.ndarray) -> None:
-    """Writes a picture as a PNG file, whole or not at all."""
-    atomic_write(path, png(picture))
+def write_png(path: epath.PathLike, image: np.ndarray) -> None:
+    """Writes an image as a PNG file, atomically."""
+    atomic_write(path, png(image))

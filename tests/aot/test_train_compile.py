@@ -135,7 +135,7 @@ def test_the_devices_at_hand():
 
 def test_a_step_that_does_not_fit():
     script = (
-        "from flair_jax import compiled_step, train_compile\n"
+        "from flair_jax.aot import compiled_step, train_compile\n"
         "compiled_step.CHIPS['cpu'] = compiled_step.Chip(1e12, 1e11, 2**28)\n"
         "train_compile.run()\n"
     )

@@ -24,7 +24,7 @@ VERSION = Path("flair/published/1.0.0")
 
 @pytest.fixture
 def source(tmp_path):
-    """A copy of the eight made-up patches, to be spoilt."""
+    """A copy of the eight synthetic patches, to be damaged."""
     shutil.copytree(DUMMY_DATA, tmp_path / "source")
     return tmp_path / "source"
 
@@ -56,8 +56,8 @@ def command(source, data_dir, *more):
     return [f"--source={source}", f"--data_dir={data_dir}", "--num_workers=1", *more]
 
 
-def spoil(source):
-    """Seven patches get a fault each, of seven kinds; 076311 stays sound."""
+def damage(source):
+    """Gives seven patches a fault each, of seven kinds; 076311 stays valid."""
     truncated = image(source, "003388")
     truncated.write_bytes(truncated.read_bytes()[:-100])
     rewrite(mask(source, "003389"), lambda bands: bands[:, :32])
@@ -85,7 +85,7 @@ def test_output_and_second_run(tmp_path, capfd):
     out, err = capfd.readouterr()
     lines = out.splitlines()
     assert lines[:4] == [
-        f"looking through {DUMMY_DATA}",
+        f"scanning {DUMMY_DATA}",
         "found 4 train, 2 val, 2 test patches of 64 x 64 pixels",
         f"built {folder}",
         "  patches: 4 train, 2 val, 2 test patches",
@@ -116,7 +116,7 @@ def test_python_function(tmp_path, capfd):
 
 
 def test_all_faults_in_one_message(source, tmp_path, capfd):
-    spoil(source)
+    damage(source)
     assert main(command(source, tmp_path / "data")) == 1
     _, err = capfd.readouterr()
     assert "Traceback" not in err
@@ -172,7 +172,7 @@ def test_first_five_files_of_a_kind(source, tmp_path):
 
 
 def test_skip(source, tmp_path, capfd):
-    spoil(source)
+    damage(source)
     assert main(command(source, tmp_path, "--on_error=skip")) == 0
     out, _ = capfd.readouterr()
     folder = tmp_path / VERSION
@@ -187,7 +187,7 @@ def test_skip(source, tmp_path, capfd):
 def test_test_patches_without_masks(source, tmp_path, capfd):
     mask(source, "076311").unlink()
     build(source, tmp_path, num_workers=1)
-    assert "note: 1 test patches have no mask: they are marked so\n" in capfd.readouterr().out
+    assert "note: 1 test patches have no mask; has_mask is false\n" in capfd.readouterr().out
     one, other = tfds.builder_from_directory(tmp_path / VERSION).as_data_source("test")
     assert (one["has_mask"], other["has_mask"]) == (True, False)
     assert one["mask"].min() == 1
@@ -224,11 +224,11 @@ def test_lists(source, tmp_path, capfd):
     assert ids == ["003388", "062613"]
 
     (tmp_path / "train.csv").write_text("x/D001_2019/Z1_AA/img/IMG_000001.tif\n")
-    assert main(command(source, tmp_path, *options, "--config=mine")) == 1
+    assert main(command(source, tmp_path, *options, "--config=custom")) == 1
     _, err = capfd.readouterr()
     assert "1 fault in 2 patches; nothing was built.\n  listed but not found: 1\n" in err
     assert "    train  x/D001_2019/Z1_AA/img/IMG_000001.tif: line 1 of " in err
-    assert not (tmp_path / "flair/mine").exists()
+    assert not (tmp_path / "flair/custom").exists()
     assert main(command(source, tmp_path, *options, "--config=d077")) == 1
     assert "error: config 'd077' is split by domain" in capfd.readouterr().err
 
@@ -237,7 +237,7 @@ def test_lists(source, tmp_path, capfd):
     ("options", "message"),
     [
         ({"config": "nonesuch"}, "no config 'nonesuch': there are published, d077"),
-        ({"config": "a/b", "val_csv": "x"}, "config 'a/b' is to be a folder"),
+        ({"config": "a/b", "val_csv": "x"}, "config 'a/b' names a folder"),
         ({"on_error": "ignore"}, "on_error is 'ignore', neither 'fail' nor 'skip'"),
         ({"num_workers": 0}, "num_workers at least 1"),
         ({"shard_mb": 0}, "shard_mb must be above 0"),
@@ -266,7 +266,7 @@ def test_empty_source(tmp_path, capfd):
     (tmp_path / "empty").mkdir()
     assert main(command(tmp_path / "empty", tmp_path / "data")) == 1
     _, err = capfd.readouterr()
-    assert err.startswith(f"error: no FLAIR patches in {tmp_path}/empty\n  looked for: images")
+    assert err.startswith(f"error: no FLAIR patches in {tmp_path}/empty\n  expected: images")
     assert not (tmp_path / "data").exists()
 
 
@@ -360,35 +360,37 @@ def test_interrupted_build_leaves_nothing(tmp_path, number, num_workers):
     assert not (tmp_path / "data").exists()
 
 
-def test_killed_build_is_never_taken_for_finished(tmp_path, capfd):
+def test_killed_build_never_counts_as_complete(tmp_path, capfd):
     status, _ = interrupt(tmp_path, signal.SIGKILL, 2)
     assert status == -signal.SIGKILL
-    (left,) = (tmp_path / "data/flair/published").iterdir()
-    assert left.name.startswith("incomplete.")
+    (incomplete,) = (tmp_path / "data/flair/published").iterdir()
+    assert incomplete.name.startswith("incomplete.")
     build(DUMMY_DATA, tmp_path / "data", num_workers=1)
     out, _ = capfd.readouterr()
-    assert f" MB that a build which was killed left in {left}\n" in out
+    assert f" MB left by a killed build in {incomplete}\n" in out
     assert out.startswith("removed 0.")
-    assert [path.name for path in left.parent.iterdir()] == ["1.0.0"]
+    assert [path.name for path in incomplete.parent.iterdir()] == ["1.0.0"]
     builder = tfds.builder_from_directory(tmp_path / "data" / VERSION)
     assert len(builder.as_data_source("train")) == 4
 
 
-def test_left_over_without_a_lock_is_only_reported(tmp_path, capfd):
-    left = tmp_path / "flair/published/incomplete.ABC123_1.0.0"
-    left.mkdir(parents=True)
-    (left / "x").write_bytes(np.zeros(1_500_000, np.uint8))
+def test_incomplete_folder_without_a_lock_is_only_reported(tmp_path, capfd):
+    incomplete = tmp_path / "flair/published/incomplete.ABC123_1.0.0"
+    incomplete.mkdir(parents=True)
+    (incomplete / "x").write_bytes(np.zeros(1_500_000, np.uint8))
     build(DUMMY_DATA, tmp_path, num_workers=1)
     out, _ = capfd.readouterr()
-    assert out.startswith(f"note: an unfinished build of 1.5 MB is in {left}; remove it if unused")
-    assert left.exists()
+    assert out.startswith(
+        f"note: an unfinished build of 1.5 MB is in {incomplete}; remove it if unused"
+    )
+    assert incomplete.exists()
 
 
 def test_second_build_at_the_same_time(tmp_path):
-    left = tmp_path / "flair/published/incomplete.ABC123_1.0.0"
-    left.mkdir(parents=True)
-    with open(left / "build.lock", "w") as lock:
+    incomplete = tmp_path / "flair/published/incomplete.ABC123_1.0.0"
+    incomplete.mkdir(parents=True)
+    with open(incomplete / "build.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(BuildError, match="another process is building this data set, in"):
             build(DUMMY_DATA, tmp_path, num_workers=1, progress=False)
-    assert left.exists()
+    assert incomplete.exists()

@@ -42,12 +42,12 @@ def both(source, tmp_path, beam_options=None, **options):
 
 @pytest.fixture
 def source(tmp_path):
-    """A copy of the eight made-up patches, to be spoilt."""
+    """A copy of the eight synthetic patches, to be damaged."""
     shutil.copytree(DUMMY_DATA, tmp_path / "source")
     return tmp_path / "source"
 
 
-def spoil(source):
+def damage(source):
     for number in ("003389", "000717", "047250"):  # a train patch, and both of val
         next(source.rglob(f"IMG_{number}.tif")).write_bytes(b"")
 
@@ -87,7 +87,7 @@ def test_zipped_source(tmp_path):
 
 
 def test_faults_are_reported_as_in_the_plain_build(source, tmp_path):
-    spoil(source)
+    damage(source)
     messages = []
     for options in ({"num_workers": 1}, {"beam_runner": RUNNER}):
         with pytest.raises(BuildError) as error:
@@ -101,7 +101,7 @@ def test_faults_are_reported_as_in_the_plain_build(source, tmp_path):
 
 
 def test_skip(source, tmp_path):
-    spoil(source)
+    damage(source)
     plain, with_beam = both(source, tmp_path, on_error="skip", shard_mb=0.03)
     assert len((with_beam / "skipped.csv").read_text().splitlines()) == 4
     assert len(list(with_beam.glob("*array_record*"))) == 5
@@ -160,7 +160,7 @@ def test_options_for_beam():
         "runner": "direct",
     }
     assert {name: options[name] for name in expected} == expected
-    # What a job server may know is its own affair.
+    # Options that a job server may know are not checked.
     beam.pipeline_options("SparkRunner", "spark_master_url=spark://a:7077,xyzzy=1")
 
 
@@ -213,7 +213,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_interrupted_build_leaves_nothing_that_looks_whole(tmp_path, number):
+def test_interrupted_build_leaves_nothing_that_looks_complete(tmp_path, number):
     (tmp_path / "slow.py").write_text(SLOW_BUILD)
     options = [f"--source={DUMMY_DATA}", f"--data_dir={tmp_path / 'data'}", "--shard_mb=0.03"]
     process = subprocess.Popen(
@@ -237,7 +237,7 @@ def test_interrupted_build_leaves_nothing_that_looks_whole(tmp_path, number):
         assert not (tmp_path / "data").exists()
         return
     assert process.returncode == -signal.SIGKILL
-    (left,) = (tmp_path / "data/flair/published").iterdir()
-    assert left.name.startswith("incomplete.")
+    (incomplete,) = (tmp_path / "data/flair/published").iterdir()
+    assert incomplete.name.startswith("incomplete.")
     folder = build(DUMMY_DATA, tmp_path / "data", beam_runner=RUNNER, progress=False)
     assert list(folder.parent.iterdir()) == [folder]

@@ -13,13 +13,13 @@ from tfds_builder.flair.faults import BuildError
 from tfds_builder.flair.flair_dataset_builder import Flair
 
 DUMMY_DATA = Path(flair_dataset_builder.__file__).parent / "dummy_data"
-# The made-up patches, in the order in which their pixels were made.
+# The synthetic patches, in the order of the formula of their pixels.
 NUMBERS = {
     "train": ["003388", "003389", "040112", "052001"],
     "val": ["000717", "047250"],
     "test": ["062613", "076311"],
 }
-MADE = [number for numbers in NUMBERS.values() for number in numbers]
+NUMBERED = [number for numbers in NUMBERS.values() for number in numbers]
 
 
 def build(source, data_dir, **options):
@@ -54,7 +54,7 @@ def test_every_value(built):
         examples = list(builder.as_data_source(split))
         assert [example["id"].decode() for example in examples] == numbers
         for example, number in zip(examples, numbers, strict=True):
-            n, entry = MADE.index(number), metadata[f"IMG_{number}"]
+            n, entry = NUMBERED.index(number), metadata[f"IMG_{number}"]
             image = np.stack(
                 [(2 * rows + 3 * columns + 40 * b + 7 * n) % 256 for b in range(5)], -1
             )

@@ -225,8 +225,8 @@ def test_no_metadata(tmp_path):
         ("patch_centroid_x", "1", "patch_centroid_x: '1' is not a finite number"),
         ("patch_centroid_y", True, "patch_centroid_y: True is not a finite number"),
         ("patch_centroid_z", float("nan"), "patch_centroid_z: nan is not a finite number"),
-        ("domain", "D001_2019", "domain: 'D001_2019', where the path says 'D004_2021'"),
-        ("zone", "Z1_AA", "zone: 'Z1_AA', where the path says 'Z8_NF'"),
+        ("domain", "D001_2019", "domain: 'D001_2019', where the path has 'D004_2021'"),
+        ("zone", "Z1_AA", "zone: 'Z1_AA', where the path has 'Z8_NF'"),
     ],
 )
 def test_malformed_metadata(tmp_path, field, value, detail):

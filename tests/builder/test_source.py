@@ -180,7 +180,7 @@ def test_links_are_followed_once(tmp_path):
     assert (keys_of(splits), faults) == (BY_DOMAIN, [])
 
 
-def test_hidden_and_other_files_are_not_looked_at(tmp_path):
+def test_hidden_and_other_files_are_ignored(tmp_path):
     put_patches(tmp_path)
     put(tmp_path / "__MACOSX", image_name(KEYS[0]))
     put(tmp_path / ".trash", image_name(KEYS[0]))
@@ -275,9 +275,9 @@ def test_list_of_bare_names(tmp_path):
 
 def test_list_faults(tmp_path):
     put_patches(tmp_path)
-    gone = Key("D006_2020", "Z15_UU", "000001")
+    absent = Key("D006_2020", "Z15_UU", "000001")
     moved = KEYS[2]._replace(zone="Z1_AA")
-    train = put_csv(tmp_path / "a.csv", [KEYS[0], gone, moved])
+    train = put_csv(tmp_path / "a.csv", [KEYS[0], absent, moved])
     val = put_csv(tmp_path / "b.csv", [KEYS[0], KEYS[1]])
     splits, faults = select(scan(tmp_path), lists={"train": str(train), "val": str(val)})
     assert keys_of(splits) == {"val": [KEYS[1]]}
@@ -289,7 +289,7 @@ def test_list_faults(tmp_path):
             f"{prefix}/{image_name(key)}",
             f"line {line} of {train}; not in {tmp_path}",
         )
-        for line, key in ((2, gone), (3, moved))
+        for line, key in ((2, absent), (3, moved))
     ] + [
         (
             "train",
@@ -336,7 +336,7 @@ def test_empty_source(tmp_path):
     with pytest.raises(BuildError) as error:
         scan(tmp_path)
     assert f"no FLAIR patches in {tmp_path}\n" in str(error.value)
-    assert "looked for: images named like D004_2021/Z10_AU/img/IMG_000826.tif" in str(error.value)
+    assert "expected: images named like D004_2021/Z10_AU/img/IMG_000826.tif" in str(error.value)
     assert "found: no files\n" in str(error.value)
 
 

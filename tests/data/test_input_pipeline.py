@@ -95,14 +95,14 @@ def test_reader_processes_give_the_same_batches(train):
         np.testing.assert_array_equal(a["image"], b["image"])
 
 
-def test_mask_values_that_no_class_gathers(train):
+def test_mask_values_that_map_to_no_class(train):
     order = np.arange(16)[None]
     (batch,) = input_pipeline.batches(train, order)
-    there = np.unique(batch["mask"]).tolist()
-    absent = [value for value in range(1, 20) if value not in there]
+    present = np.unique(batch["mask"]).tolist()
+    absent = [value for value in range(1, 20) if value not in present]
     assert list(input_pipeline.batches(train, order, refused_values=(0, *absent)))
-    with pytest.raises(UserError, match=rf"MSK_\d+.tif has the values \[{there[0]}\], which no"):
-        list(input_pipeline.batches(train, order, refused_values=(there[0],)))
+    with pytest.raises(UserError, match=rf"MSK_\d+.tif has the values \[{present[0]}\], which map"):
+        list(input_pipeline.batches(train, order, refused_values=(present[0],)))
 
 
 def test_a_data_set_that_is_not_built(tmp_path):

@@ -27,7 +27,7 @@ def test_encoding_is_the_references(name):
     )
 
 
-def test_places_of_the_numbers():
+def test_positions_of_the_numbers():
     code = metadata.encode_reference(
         (0, 0, metadata.HIGHEST_ALTITUDE), "2019-07-31", "12h00", "UCE-M3"
     )
@@ -39,7 +39,7 @@ def test_places_of_the_numbers():
 
 
 def test_year_out_of_range():
-    with pytest.raises(UserError, match=r"2018 to 2021, and a patch is of 2023-06-01"):
+    with pytest.raises(UserError, match=r"2018 to 2021, and a patch is dated 2023-06-01"):
         metadata.encode_reference((0, 0, 0), "2023-06-01", "12h00", "UCE")
 
 
@@ -59,7 +59,7 @@ def test_corrected_position_tells_near_from_far():
         corrected(x, y)[:32] for x in np.arange(1e5, 12e5, 1e5) for y in np.arange(60e5, 72e5, 1e5)
     ]
     nearest = [min(distance(a, b) for b in grid if b is not a) for a in grid]
-    assert min(nearest) > 0.1  # all over France no two places share a code
+    assert min(nearest) > 0.1  # all over France no two locations share a code
 
 
 def test_corrected_season_closes_over_the_year():
@@ -68,7 +68,7 @@ def test_corrected_season_closes_over_the_year():
 
     assert distance(season("2019-12-31"), season("2020-01-01")) < 0.05
     assert distance(season("2020-01-15"), season("2020-07-15")) == pytest.approx(2, abs=0.01)
-    assert distance(season("2020-05-01"), season("2020-06-01")) > 0.4  # the reference says 0
+    assert distance(season("2020-05-01"), season("2020-06-01")) > 0.4  # 0 in the reference
 
 
 def test_corrected_takes_any_year_and_keeps_the_rest():

@@ -27,20 +27,20 @@ def test_unknown_name():
         nomenclature.nomenclature("flair")
 
 
-OWN = (
+CUSTOM = (
     ("built", "#db0e9a", 1.0, (1, 2, 3, 13, 18)),
     ("water", "#1553ae", 2.0, (5,)),
     ("green", "#55ff00", 0.5, (6, 7, 8, 9, 10, 11, 12, 14, 15, 16, 17)),
 )
 
 
-def test_ones_own():
-    own = nomenclature.nomenclature("mine", OWN)
-    assert own.names == ["built", "water", "green"]
-    assert own.weights.tolist() == [1, 2, 0.5]
-    assert own.labels[1:8].tolist() == [0, 0, 0, 255, 1, 2, 2]
-    assert own.unclaimed == (4, 19)
-    assert nomenclature.BASELINE.unclaimed == nomenclature.FULL.unclaimed == ()
+def test_custom_classes():
+    custom = nomenclature.nomenclature("mine", CUSTOM)
+    assert custom.names == ["built", "water", "green"]
+    assert custom.weights.tolist() == [1, 2, 0.5]
+    assert custom.labels[1:8].tolist() == [0, 0, 0, 255, 1, 2, 2]
+    assert custom.unlisted == (4, 19)
+    assert nomenclature.BASELINE.unlisted == nomenclature.FULL.unlisted == ()
 
 
 def test_disabled_classes_get_weight_0():
@@ -48,7 +48,9 @@ def test_disabled_classes_get_weight_0():
     assert chosen.weights.sum() == 17
     assert chosen.weights[[13, 18]].tolist() == [0, 0]
     assert chosen.labels.tolist() == nomenclature.FULL.labels.tolist()
-    with pytest.raises(UserError, match=r"disabled_classes names 'ice', which 'full' has not"):
+    with pytest.raises(
+        UserError, match=r"disabled_classes names 'ice', which 'full' does not have"
+    ):
         nomenclature.nomenclature("full", disabled=("ice",))
 
 
@@ -61,14 +63,14 @@ def test_disabled_classes_get_weight_0():
         (("soil", "#000000", 1.0, (0, 4)), r"mask values are \(0, 4\); expected some of 1 to 19"),
         (("soil", "#000000", 1.0, ()), "expected some of 1 to 19"),
         (("soil", "#000000", 1.0, (5,)), "puts the mask value 5 in 'water' and in 'soil'"),
-        (("water", "#000000", 1.0, (4,)), "has two classes of one name"),
+        (("water", "#000000", 1.0, (4,)), "has two classes of the same name"),
     ],
 )
-def test_classes_that_cannot_be(entry, expected):
+def test_invalid_classes(entry, expected):
     with pytest.raises(UserError, match=expected):
-        nomenclature.nomenclature("mine", (*OWN, entry))
+        nomenclature.nomenclature("mine", (*CUSTOM, entry))
 
 
-def test_known_name_for_ones_own():
+def test_known_name_for_custom_classes():
     with pytest.raises(UserError, match="'baseline', a known one: give yours another name"):
-        nomenclature.nomenclature("baseline", OWN)
+        nomenclature.nomenclature("baseline", CUSTOM)

@@ -2,7 +2,7 @@ import shutil
 
 import numpy as np
 import pytest
-from download import TEST, TRAIN, VAL, found, image, mask, mend_metadata, put, remove, rewrite
+from download import TEST, TRAIN, VAL, edit_metadata, found, image, mask, put, remove, rewrite
 
 from flair_jax.data import synthetic
 from flair_jax.doctor import examine, statistics
@@ -36,8 +36,8 @@ FAULTS = {
     "size not the data set's: 1": lambda root: rewrite(image(root, 1), lambda b: b[:, :32, :48]),
     "image not uint8: 1": lambda root: rewrite(image(root, 1), lambda b: b.astype(np.uint16)),
     "image without 5 bands: 1": lambda root: rewrite(image(root, 1), four_bands),
-    "no metadata: 1": lambda root: mend_metadata(root, lambda m: m.pop("IMG_000001")),
-    "malformed metadata: 1": lambda root: mend_metadata(
+    "no metadata: 1": lambda root: edit_metadata(root, lambda m: m.pop("IMG_000001")),
+    "malformed metadata: 1": lambda root: edit_metadata(
         root, lambda m: m["IMG_000001"].update(date="spring")
     ),
     "damaged archives and metadata files: 1": lambda root: (root / "a.zip").write_bytes(b"PK"),
@@ -45,9 +45,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("expected", FAULTS)
-def test_each_fault_is_found_named_and_stops_nothing(expected, copy):
+def test_each_fault_is_reported_and_the_scan_continues(expected, copy):
     FAULTS[expected](copy)
-    survey, checks = examine.doctor(str(copy))
+    scan, checks = examine.doctor(str(copy))
     faults = found(checks, "fault")
     check = faults[expected]
     assert check.count == len(check.examples) == 1
@@ -55,31 +55,31 @@ def test_each_fault_is_found_named_and_stops_nothing(expected, copy):
     assert check.remedy
     others = set(faults) - {expected}
     assert others <= {"mask of another size than the image: 1"}
-    bands = statistics.bands_of(survey)  # the others were read all the same
-    assert survey.pixels.images >= TRAIN + VAL + TEST - 1
+    bands = statistics.bands_of(scan)  # the others were read all the same
+    assert scan.pixels.images >= TRAIN + VAL + TEST - 1
     assert 80 < bands["red"].mean < 140
-    assert examine.as_text(survey, checks).count(f"\n{'':<19}-> {check.remedy[:40]}") == 1
+    assert examine.as_text(scan, checks).count(f"\n{'':<19}-> {check.remedy[:40]}") == 1
 
 
 @pytest.mark.parametrize("value", [0, 20])
-def test_mask_values_that_are_no_class(value, copy):
+def test_invalid_mask_values(value, copy):
     rewrite(mask(copy, 1), put(value))
-    survey, checks = examine.doctor(str(copy))
+    scan, checks = examine.doctor(str(copy))
     faults = found(checks, "fault")
     (example,) = faults["mask value outside 1..19: 1"].examples
     assert example == f"{mask(copy, 1)}: found {value}"
-    assert "pixels of no class: 20, 0.024 % of them" in faults  # of 20 x 64 x 64
-    assert survey.pixels.masks["train"][value] == 20
+    assert "pixels with an invalid value: 20, 0.024 % of them" in faults  # of 20 x 64 x 64
+    assert scan.pixels.masks["train"][value] == 20
 
 
-def test_all_metadata_is_gone(copy):
+def test_no_metadata(copy):
     (copy / synthetic.METADATA_FILE).unlink()
-    survey, checks = examine.doctor(str(copy))
+    scan, checks = examine.doctor(str(copy))
     check = found(checks, "fault")["no metadata: 20"]
     assert len(check.examples) == 10
     assert "flair-1_metadata_aerial.zip" in check.remedy
-    assert survey.pixels.images == 20
-    assert "  ... and 10 more" in examine.as_text(survey, checks)
+    assert scan.pixels.images == 20
+    assert "  ... and 10 more" in examine.as_text(scan, checks)
 
 
 def test_damaged_metadata_is_named(copy):
@@ -91,7 +91,7 @@ def test_damaged_metadata_is_named(copy):
     assert example.startswith(f"cannot read the metadata file {copy}/")
 
 
-def test_all_masks_of_train_are_gone(copy):
+def test_no_masks_of_train(copy):
     for path in copy.glob("flair_labels_train/**/*.tif"):
         path.unlink()
     _, checks = examine.doctor(str(copy))
@@ -115,7 +115,7 @@ def test_implausible_metadata(copy):
         entries["IMG_000006"]["camera"] = "iPhone"
         entries["IMG_999999"] = entries["IMG_000007"]
 
-    mend_metadata(copy, change)
+    edit_metadata(copy, change)
     _, checks = examine.doctor(str(copy))
     assert found(checks, "fault") == {}
     warnings, notes = found(checks, "warning"), found(checks, "note")
@@ -130,7 +130,7 @@ def test_implausible_metadata(copy):
     )
     assert warnings["entries of absent patches: 1"].examples == ("IMG_999999",)
     outside = next(c for f, c in warnings.items() if f.startswith("centroids outside their image"))
-    assert outside.found.startswith("centroids outside their image: 2 of 20, up to 6,")
+    assert outside.message.startswith("centroids outside their image: 2 of 20, up to 6,")
     assert outside.examples[0] == f"{image(copy, 3)}: 5,000.0 m"
     assert "centroids over a pixel from the image's centre: 1 of 20" in notes
     assert "entries of December to March, where FLAIR has none: 1" in notes
@@ -144,30 +144,30 @@ def test_coordinate_systems(copy):
     _, checks = examine.doctor(str(copy))
     (odd,) = found(checks, "warning")["images that are not in Lambert-93: 1"].examples
     assert odd == f"{image(copy, 1)}: EPSG:32631"
-    (systems,) = [c.found for c in checks if c.found.startswith("coordinate systems")]
+    (systems,) = [c.message for c in checks if c.message.startswith("coordinate systems")]
     assert systems == (
         "coordinate systems: EPSG:2154 (17), EPSG:32631 (1), none (1), unnamed (1); an unnamed "
-        "local one is common in FLAIR, and no fault"
+        "local one is common in FLAIR and not a fault"
     )
 
 
 def test_an_image_of_one_colour(copy):
     rewrite(image(copy, 1), lambda bands: np.full_like(bands, 7))
-    survey, checks = examine.doctor(str(copy))
+    scan, checks = examine.doctor(str(copy))
     check = found(checks, "warning")["images of one colour: 1 (5.0%)"]
     assert check.examples == (str(image(copy, 1)),)
-    assert statistics.bands_of(survey)["nir"].flat == 1 / 20
+    assert statistics.bands_of(scan)["nir"].flat == 1 / 20
 
 
 def test_the_scaling_of_the_height(copy):
-    survey, checks = examine.doctor(str(copy))
-    mean = statistics.bands_of(survey)["height"].mean
-    (steps,) = [c for c in checks if c.about == "height"]
-    assert steps.verdict == "note"
-    assert steps.found.startswith("height seems to be in steps of 0.2 m, not in the published")
-    assert f"mean {mean:.2f} +- " in steps.found
-    assert f"{mean / 53.26:.2f} of the published 53.26 +- 79.3" in steps.found
-    assert examine.as_json(survey, checks)["height"]["seems"] == "steps of 0.2 m"
+    scan, checks = examine.doctor(str(copy))
+    mean = statistics.bands_of(scan)["height"].mean
+    (steps,) = [c for c in checks if c.topic == "height"]
+    assert steps.severity == "note"
+    assert steps.message.startswith("height seems to be in steps of 0.2 m, not in the published")
+    assert f"mean {mean:.2f} +- " in steps.message
+    assert f"{mean / 53.26:.2f} of the published 53.26 +- 79.3" in steps.message
+    assert examine.as_json(scan, checks)["height"]["seems"] == "steps of 0.2 m"
 
     def stretch(bands):
         bands[4] = np.minimum(5 * bands[4].astype(int), 255)
@@ -175,25 +175,25 @@ def test_the_scaling_of_the_height(copy):
 
     for path in copy.rglob("IMG_*.tif"):
         rewrite(path, stretch)
-    survey, checks = examine.doctor(str(copy))
-    (stretched,) = [c for c in checks if c.about == "height"]
-    assert stretched.found.startswith("height seems to be stretched, as in the published")
-    assert examine.as_json(survey, checks)["height"]["seems"] == "stretched"
+    scan, checks = examine.doctor(str(copy))
+    (stretched,) = [c for c in checks if c.topic == "height"]
+    assert stretched.message.startswith("height seems to be stretched, as in the published")
+    assert examine.as_json(scan, checks)["height"]["seems"] == "stretched"
     for path in copy.rglob("IMG_*.tif"):
         rewrite(path, lambda bands: bands * np.array([1, 1, 1, 1, 0], np.uint8)[:, None, None])
-    survey, checks = examine.doctor(str(copy))
-    (empty,) = [c for c in checks if c.about == "height"]
-    assert (empty.verdict, empty.found[:41]) == (
+    scan, checks = examine.doctor(str(copy))
+    (empty,) = [c for c in checks if c.topic == "height"]
+    assert (empty.severity, empty.message[:41]) == (
         "warning",
         "height is in neither known scaling: mean ",
     )
-    assert statistics.bands_of(survey)["height"].flat == 1
+    assert statistics.bands_of(scan)["height"].flat == 1
 
 
 def test_bands_in_another_order(copy):
     for path in copy.rglob("IMG_*.tif"):
         rewrite(path, lambda bands: bands[[4, 0, 1, 2, 3]])
     _, checks = examine.doctor(str(copy))
-    (check,) = [c for c in checks if c.about == "bands"]
-    assert check.verdict == "warning"
+    (check,) = [c for c in checks if c.topic == "bands"]
+    assert check.severity == "warning"
     assert any(example.startswith("red: ") for example in check.examples)

@@ -19,27 +19,27 @@ from tfds_builder.flair.source import File
 
 
 def test_a_whole_download(whole):
-    survey, checks = examine.doctor(str(whole))
-    assert survey.total == {"train": TRAIN, "val": VAL, "test": TEST}
-    assert survey.layouts == {"download, unpacked": 2 * (TRAIN + VAL + TEST)}
+    scan, checks = examine.doctor(str(whole))
+    assert scan.total == {"train": TRAIN, "val": VAL, "test": TEST}
+    assert scan.layouts == {"download, unpacked": 2 * (TRAIN + VAL + TEST)}
     assert found(checks, "fault") == {}
     ok = found(checks, "ok")
     assert "20 images, each with its mask, none twice" in ok
     assert "all 20 patches opened" in ok
     assert "values of 20 masks all within 1 to 19" in ok
-    assert "20 centroids lie at the centre of their image" in ok
+    assert "20 centroids are at the centre of their image" in ok
     assert "coordinate systems: EPSG:2154 (20)" in ok
     note = found(checks, "note")
     assert "patches: train 12 of 47,587, val 4 of 14,125, test 4 of 15,700" in note
     assert "size: 64 x 64 (20); FLAIR's is 512 x 512" in note
-    absent = next(c for c in checks if c.found.startswith("11 of FLAIR #1's 50 domains"))
-    assert (absent.verdict, absent.count) == ("warning", 39)
-    few = next(c for c in checks if c.found.startswith("domains of val and test that are not"))
+    absent = next(c for c in checks if c.message.startswith("11 of FLAIR #1's 50 domains"))
+    assert (absent.severity, absent.count) == ("warning", 39)
+    few = next(c for c in checks if c.message.startswith("domains of val and test that are not"))
     assert few.examples[0] == "D004_2021: 2 of 1,800 patches"
 
 
 def test_statistics_are_those_of_the_pixels(whole):
-    survey, _ = examine.doctor(str(whole))
+    scan, _ = examine.doctor(str(whole))
     images, masks = [], []
     for number in range(1, TRAIN + VAL + 1):
         with rasterio.open(image(whole, number)) as raster:
@@ -47,13 +47,13 @@ def test_statistics_are_those_of_the_pixels(whole):
         with rasterio.open(mask(whole, number)) as raster:
             masks.append(raster.read(1).ravel())
     pixels, values = np.concatenate(images, 1), np.concatenate(masks)
-    bands = statistics.bands_of(survey)
+    bands = statistics.bands_of(scan)
     assert list(bands) == ["red", "green", "blue", "nir", "height"]
     np.testing.assert_allclose([b.mean for b in bands.values()], pixels.mean(1), rtol=1e-12)
-    np.testing.assert_allclose([b.deviation for b in bands.values()], pixels.std(1), rtol=1e-12)
+    np.testing.assert_allclose([b.std for b in bands.values()], pixels.std(1), rtol=1e-12)
     assert [b.lowest for b in bands.values()] == pixels.min(1).tolist()
     assert [b.highest for b in bands.values()] == pixels.max(1).tolist()
-    shares = statistics.class_percent(survey)["train and val"]
+    shares = statistics.class_percent(scan)["train and val"]
     expected = 100 * np.bincount(values, minlength=20)[1:] / values.size
     np.testing.assert_allclose(shares, expected, rtol=1e-12)
 
@@ -63,21 +63,21 @@ def test_statistics_are_those_of_the_pixels(whole):
     [(3.5, ""), (17.5, "steps of 0.2 m"), (30, "steps of 0.2 m"), (31, "stretched"),
      (53.26, "stretched"), (140, "")],
 )  # fmt: skip
-def test_which_scaling_a_mean_speaks_for(mean, scaling):
+def test_scaling_indicated_by_the_mean(mean, scaling):
     assert statistics.height_scaling(mean) == scaling
 
 
 def test_a_built_data_set(data_dir):
-    survey, checks = examine.doctor(data_dir=str(data_dir))
-    assert survey.total == {"train": 16, "val": 4, "test": 5}
+    scan, checks = examine.doctor(data_dir=str(data_dir))
+    assert scan.total == {"train": 16, "val": 4, "test": 5}
     assert found(checks, "fault") == {}
     assert "a data set built by tfds_builder: 25 patches" in found(checks, "ok")
-    assert "25 centroids lie at the centre of their image" in found(checks, "ok")
-    assert survey.pixels.crs == {"EPSG:2154": 25}
+    assert "25 centroids are at the centre of their image" in found(checks, "ok")
+    assert scan.pixels.crs == {"EPSG:2154": 25}
     source, _ = examine.doctor(str(data_dir.parent / "source"))
     for split in ("train", "val", "test"):
-        np.testing.assert_array_equal(source.pixels.values[split], survey.pixels.values[split])
-        np.testing.assert_array_equal(source.pixels.masks[split], survey.pixels.masks[split])
+        np.testing.assert_array_equal(source.pixels.values[split], scan.pixels.values[split])
+        np.testing.assert_array_equal(source.pixels.masks[split], scan.pixels.masks[split])
     part, checks = examine.doctor(data_dir=str(data_dir), sample=10)
     assert part.pixels.patches == 10
     assert "10 of 25 patches opened: --sample=0 opens all" in found(checks, "ok")
@@ -89,10 +89,10 @@ def test_a_damaged_record_of_a_built_data_set(data_dir, tmp_path):
     content = bytearray(shard.read_bytes())
     content[70_000:70_200] = b"x" * 200
     shard.write_bytes(content)
-    survey, checks = examine.doctor(data_dir=str(copy))
+    scan, checks = examine.doctor(data_dir=str(copy))
     (kind,) = found(checks, "fault")
     assert kind.startswith("record unreadable: ")
-    assert survey.pixels.labelled["train"] == 16
+    assert scan.pixels.labelled["train"] == 16
 
 
 def test_processes_find_the_same(whole, monkeypatch):
@@ -105,7 +105,7 @@ def test_processes_find_the_same(whole, monkeypatch):
     np.testing.assert_array_equal(together.pixels.heights, alone.pixels.heights)
 
 
-def test_a_sample_is_spread_and_drawn_by_the_seed():
+def test_sample_is_stratified_and_depends_on_the_seed():
     sample = sampled(1000, 100, seed=3)
     np.testing.assert_array_equal(sample // 10, np.arange(100))
     np.testing.assert_array_equal(sample, sampled(1000, 100, seed=3))
@@ -116,8 +116,8 @@ def test_a_sample_is_spread_and_drawn_by_the_seed():
 
 def test_a_sample_of_a_download_names_all_that_is_missing(copy):
     remove(mask(copy, 1))
-    survey, checks = examine.doctor(str(copy), sample=5)
-    assert survey.pixels.patches == 5
+    scan, checks = examine.doctor(str(copy), sample=5)
+    assert scan.pixels.patches == 5
     assert "mask missing: 1" in found(checks, "fault")
 
 
@@ -143,14 +143,14 @@ def test_zips_unopened(whole, tmp_path):
             for path in (whole / folder).rglob("*.tif"):
                 archive.write(path, path.relative_to(whole))
     shutil.copy(whole / synthetic.METADATA_FILE, tmp_path)
-    survey, checks = examine.doctor(str(tmp_path))
-    assert survey.layouts == {"download, zipped": 32}
-    assert survey.total == {"train": TRAIN, "val": VAL, "test": 0} or "test" not in survey.total
+    scan, checks = examine.doctor(str(tmp_path))
+    assert scan.layouts == {"download, zipped": 32}
+    assert scan.total == {"train": TRAIN, "val": VAL, "test": 0} or "test" not in scan.total
     assert found(checks, "fault") == {}
-    assert survey.pixels.images == 16
+    assert scan.pixels.images == 16
 
 
-def test_published_numbers_belong_together():
+def test_published_numbers_are_consistent():
     of_splits = [sum(known.values()) for known in reference_facts.DOMAIN_PATCHES.values()]
     assert of_splits == [14_125, reference_facts.TEST_PATCHES]
     assert reference_facts.TRAIN_PATCHES + sum(of_splits) == reference_facts.PATCHES
@@ -161,8 +161,8 @@ def test_published_numbers_belong_together():
 
 def test_pixels_add_up():
     pixels, more = Pixels(), Pixels()
-    picture = np.arange(20, dtype=np.uint8).reshape(2, 2, 5)
-    more.count_image("a", "train", picture)
+    image_array = np.arange(20, dtype=np.uint8).reshape(2, 2, 5)
+    more.count_image("a", "train", image_array)
     pixels += more
     pixels += more
     assert pixels.images == 2
@@ -172,12 +172,13 @@ def test_pixels_add_up():
 
 def run(*flags, cwd):
     return subprocess.run(
-        [sys.executable, "-m", "flair_jax.doctor.examine", *flags], capture_output=True, text=True, cwd=cwd,
-        check=False, env={"PYTHONPATH": str(Path(__file__).parents[2])},
+        [sys.executable, "-m", "flair_jax.doctor.examine", *flags],
+        capture_output=True, text=True, cwd=cwd, check=False,
+        env={"PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
 
 
-def test_the_command_writes_a_record_and_says_by_its_status_what_is_wrong(copy, tmp_path):
+def test_the_command_writes_a_record_and_exits_with_1_for_faults(copy, tmp_path):
     done = run(f"--source={copy}", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     record = json.loads((tmp_path / "doctor.json").read_text())

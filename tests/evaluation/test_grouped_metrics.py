@@ -29,7 +29,7 @@ def test_groups():
 
 
 def test_parts_are_scored_as_the_whole_is(confusions):
-    scores = grouped_metrics.breakdown(confusions, grouped_metrics.groups(FIELDS), BASELINE)
+    scores = grouped_metrics.grouped_scores(confusions, grouped_metrics.groups(FIELDS), BASELINE)
     assert list(scores) == ["intervals", "by_domain", "by_camera", "by_month"]
     assert list(scores["by_month"]) == ["06", "07", "11"]
     part = scores["by_camera"]["CAMERA#1"]
@@ -66,17 +66,15 @@ def test_scores_of_many_draws_at_once_are_those_of_one_by_one():
 
 
 def test_interval_has_the_width_of_the_scores_spread():
-    """For many zones of one class each hit or missed, IoU's deviation is the binomial's."""
+    """For many zones of one class, each hit or missed, IoU has a binomial's standard deviation."""
     hits = np.random.default_rng(1).random(400) < 0.7
     confusions = np.zeros((400, 13, 13), np.int64)
     confusions[np.arange(400), 0, np.where(hits, 0, 12)] = 100
     zones = np.arange(400).astype(str)
     low, high = grouped_metrics.intervals(confusions, zones, BASELINE)["challenge_iou"]["building"]
     share = hits.mean()
-    deviation = np.sqrt(share * (1 - share) / 400)
-    assert [low, high] == pytest.approx(
-        [share - 1.96 * deviation, share + 1.96 * deviation], abs=0.2 * deviation
-    )
+    std = np.sqrt(share * (1 - share) / 400)
+    assert [low, high] == pytest.approx([share - 1.96 * std, share + 1.96 * std], abs=0.2 * std)
 
 
 def test_patches_are_scored_by_the_classes_that_their_truth_has():

@@ -15,13 +15,13 @@ from flair_jax.data.nomenclature import BASELINE, FULL, Nomenclature
 from flair_jax.errors import UserError
 from flair_jax.evaluation.predict import (
     overlay,
+    overlay_count,
     overlay_folder,
-    overlay_number,
     predict_checkpoint,
     predict_run,
     write_prediction,
 )
-from flair_jax.evaluation.submission import check_file, check_wish, write_submission
+from flair_jax.evaluation.submission import check_file, check_submittable, write_submission
 from flair_jax.inference.loading import save_model
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
@@ -29,15 +29,15 @@ from flair_jax.runtime.sharding import make_mesh
 from flair_jax.viz import images
 
 TRANSFORM = np.array([0.2, 0, 700_000, 0, -0.2, 6_600_000])
-CARD = ModelSpec.from_config(configuration.default(), (64, 64))
+SPEC = ModelSpec.from_config(configuration.default(), (64, 64))
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A checkpoint of a model with random weights."""
     folder = tmp_path_factory.mktemp("random")
-    _, params, batch_stats = split_model(CARD.build_model())
-    save_model(folder / "checkpoints", CARD, params, batch_stats)
+    _, params, batch_stats = split_model(SPEC.build_model())
+    save_model(folder / "checkpoints", SPEC, params, batch_stats)
     return folder
 
 
@@ -88,20 +88,20 @@ def test_overlays_show_image_and_classes(predicted, split):
     assert len(list(folder.iterdir())) == 5
     for record in split.records:
         number = record["id"].decode()
-        picture = np.asarray(Image.open(folder / f"OVERLAY_{number}.png"))
+        image = np.asarray(Image.open(folder / f"OVERLAY_{number}.png"))
         classes = read(predicted / "out" / f"PRED_{number}.tif")
         colours = BASELINE.rgb[classes].astype(float)
         expected = np.rint(0.55 * record["image"][..., :3] + 0.45 * colours)
-        np.testing.assert_array_equal(picture[:64, :64], expected)
+        np.testing.assert_array_equal(image[:64, :64], expected)
         names = images.legend(BASELINE, np.unique(classes).tolist())
-        np.testing.assert_array_equal(picture[: len(names), 64:], names)
+        np.testing.assert_array_equal(image[: len(names), 64:], names)
 
 
 @pytest.mark.parametrize(("number", "shown"), [(3, [0, 1, 3]), (9, range(5))])
 def test_some_overlays_are_spread_over_the_split(number, shown, workdir, split, tmp_path):
     predict(workdir, split, tmp_path / "out", overlays=number)
     names = sorted(path.name for path in (tmp_path / "out_overlays").iterdir())
-    records = [split.records[place]["id"].decode() for place in shown]
+    records = [split.records[index]["id"].decode() for index in shown]
     assert names == sorted(f"OVERLAY_{number}.png" for number in records)
 
 
@@ -117,39 +117,39 @@ def test_overlays_without_colour():
     image[..., 3] = 200
     classes = np.zeros((4, 4), np.uint8)
     mixed = np.rint(0.45 * BASELINE.rgb[0])
-    infrared = dataclasses.replace(CARD, bands=("nir", "red", "green"))
-    picture = overlay(image[..., [3, 0, 1]], classes, infrared)
-    assert picture[0, 0].tolist() == np.rint(0.55 * np.array([200, 100, 100]) + mixed).tolist()
-    height = dataclasses.replace(CARD, bands=("height",))
-    picture = overlay(image[..., 4:], classes, height)
-    assert picture[0, 0].tolist() == np.rint(55 + mixed).tolist()
+    infrared = dataclasses.replace(SPEC, bands=("nir", "red", "green"))
+    overlaid = overlay(image[..., [3, 0, 1]], classes, infrared)
+    assert overlaid[0, 0].tolist() == np.rint(0.55 * np.array([200, 100, 100]) + mixed).tolist()
+    height = dataclasses.replace(SPEC, bands=("height",))
+    overlaid = overlay(image[..., 4:], classes, height)
+    assert overlaid[0, 0].tolist() == np.rint(55 + mixed).tolist()
 
 
 def test_how_many_overlays():
-    assert [overlay_number(wish) for wish in ("0", "20", "all")] == [0, 20, None]
-    for wish in ("-1", "some", ""):
-        with pytest.raises(UserError, match=f"--overlays={wish}: expected a number of patches"):
-            overlay_number(wish)
+    assert [overlay_count(text) for text in ("0", "20", "all")] == [0, 20, None]
+    for text in ("-1", "some", ""):
+        with pytest.raises(UserError, match=f"--overlays={text}: expected a number of patches"):
+            overlay_count(text)
 
 
 def test_what_the_challenge_does_not_take(workdir, tmp_path):
-    check_wish(tmp_path / "a.zip", "test", BASELINE)
+    check_submittable(tmp_path / "a.zip", "test", BASELINE)
     weighted = Nomenclature(
-        "mine", tuple(dataclasses.replace(c, weight=0.5) for c in BASELINE.classes)
+        "custom", tuple(dataclasses.replace(c, weight=0.5) for c in BASELINE.classes)
     )
-    check_wish(tmp_path / "a.zip", "test", weighted)
+    check_submittable(tmp_path / "a.zip", "test", weighted)
     for path, name, nomenclature, message in (
         (tmp_path / "a.zip", "val", BASELINE, "of the test split, not of 'val'"),
         (tmp_path / "a.zip", "test", FULL, "has the 13 classes .* has the 19 of 'full'"),
         (
-            tmp_path / "a.zip", "test", Nomenclature("mine", BASELINE.classes[::-1]),
-            "has the 13 of 'mine'",
+            tmp_path / "a.zip", "test", Nomenclature("custom", BASELINE.classes[::-1]),
+            "has the 13 of 'custom'",
         ),
         (tmp_path / "a.tar", "test", BASELINE, r"a\.tar: expected a \.zip file"),
         (tmp_path / "none" / "a.zip", "test", BASELINE, "in a folder that exists"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
-            check_wish(path, name, nomenclature)
+            check_submittable(path, name, nomenclature)
 
 
 def test_a_refusal_predicts_nothing(workdir, split, tmp_path):
@@ -216,10 +216,10 @@ def test_a_run_predicts_from_its_workdir(workdir, data_dir, tmp_path, capsys):
     copy = input_pipeline.epath.Path(shutil.copytree(workdir, tmp_path / "run"))
     zipped = tmp_path / "mine.zip"
     assert predict_run(config, copy, "test", overlays=1, submission=zipped) == 5
-    said = capsys.readouterr().out
-    assert f"5 predictions of 'test' in {copy}/predictions\n" in said
-    assert f"pictures of them in {copy}/predictions_overlays\n" in said
-    assert f"submission in {zipped}: 5 files, checked\n" in said
-    assert "FLAIR #1's test split has 15,700 patches, this one 5" in said
+    output = capsys.readouterr().out
+    assert f"5 predictions of 'test' in {copy}/predictions\n" in output
+    assert f"overlays of them in {copy}/predictions_overlays\n" in output
+    assert f"submission in {zipped}: 5 files, checked\n" in output
+    assert "FLAIR #1's test split has 15,700 patches, this one 5" in output
     note = json.loads((copy / "predictions.json").read_text())
     assert (note["split"], note["first_class"]) == ("test", 0)

@@ -45,8 +45,8 @@ def test_seeds_of_one_configuration_become_one_row(runs):
     miou = [float(golden("iou")[f"challenge_miou{i}"]) for i in range(3)]
     _, first, second = summarize.overall_table(experiments)
     pair = np.array([miou[0], miou[2]])
-    deviation = abs(pair[0] - pair[1]) / np.sqrt(2)
-    assert first[1:5] == ["none", "none", "2", f"{pair.mean():.4f} +- {deviation:.4f}"]
+    std = abs(pair[0] - pair[1]) / np.sqrt(2)
+    assert first[1:5] == ["none", "none", "2", f"{pair.mean():.4f} +- {std:.4f}"]
     assert first[-1] == "0.5443 +- 0.0014"
     assert second[1:5] == ["reference, rows", "yes", "1", f"{miou[1]:.4f}"]
     assert second[-1] == "0.5570 +- 0.0027"
@@ -68,21 +68,21 @@ def test_what_sets_experiments_apart_is_named(tmp_path):
     unused = scored_run(tmp_path / "three", seed=2, **{"metadata.fusion": "channels"})
     experiments = summarize.read_experiments([one, two, unused], "test")
     assert [e.settings for e in experiments] == ["learning_rate=0.02", "learning_rate=0.05"]
-    assert [e.metadata for e in experiments] == ["none", "none"]  # and so its fusion says nothing
+    assert [e.metadata for e in experiments] == ["none", "none"]  # so its fusion does not matter
     assert "settings" in summarize.overall_table(experiments)[0]
 
 
 def test_text_and_markdown(runs):
     text = summarize.summarize(runs)
     assert "50 patches of 'test'" in text
-    assert "they are no yardstick for these" in text
+    assert "cannot be compared with these" in text
     markdown = summarize.summarize(runs, markdown=True)
     assert "\n|---|---|---|---|---|---|---|---|\n| 1 | none | none | 2 |" in markdown
 
 
 def test_the_whole_test_split_is_compared_without_a_warning(tmp_path):
     text = summarize.summarize([scored_run(tmp_path / "a", patches=15_700)])
-    assert "yardstick" not in text
+    assert "cannot be compared" not in text
 
 
 def test_mistakes(runs, tmp_path):
@@ -94,7 +94,7 @@ def test_mistakes(runs, tmp_path):
     with pytest.raises(UserError, match="have the same configuration and seed: leave one out"):
         summarize.read_experiments([*runs, double], "test")
     fewer = scored_run(tmp_path / "fewer", seed=9, patches=10)
-    with pytest.raises(UserError, match="not scored alike: num_patches is 10 in"):
+    with pytest.raises(UserError, match="not scored on the same data: num_patches is 10 in"):
         summarize.read_experiments([*runs, fewer], "test")
 
 

@@ -3,9 +3,9 @@ import rasterio
 from golden_arrays import golden
 
 from flair_jax.data.nomenclature import BASELINE
-from flair_jax.evaluation.grouped_metrics import breakdown
+from flair_jax.evaluation import tables
+from flair_jax.evaluation.grouped_metrics import grouped_scores
 from flair_jax.evaluation.metrics import summary
-from flair_jax.runtime import console
 from flair_jax.viz import figures
 
 CONFUSION = golden("iou")["cm0"]
@@ -20,12 +20,12 @@ GROUPS = {
 def scores():
     confusions = np.stack([golden("iou")[f"cm{i}"] for i in range(3)])
     metrics = summary(CONFUSION, BASELINE.names, BASELINE.weights)
-    return metrics | breakdown(confusions, GROUPS, BASELINE)
+    return metrics | grouped_scores(confusions, GROUPS, BASELINE)
 
 
 def test_score_table():
     metrics = scores() | {"num_patches": 50, "split": "test", "step": 7}
-    lines = console.score_table(metrics).splitlines()
+    lines = tables.score_table(metrics).splitlines()
     iou = golden("iou")["challenge_iou0"]
     assert lines[1].split()[:2] == ["building", f"{100 * iou[0]:.2f}"]
     assert lines[13].startswith("other")
@@ -38,7 +38,7 @@ def test_score_table():
 
 def test_part_tables():
     metrics = scores()
-    lines = console.part_tables(metrics).splitlines()
+    lines = tables.part_tables(metrics).splitlines()
     domain = metrics["by_domain"]["D012_2019"]
     low, high = domain["challenge_miou_interval"]
     assert lines[0].split() == ["domain", "patches", "zones", "mIoU", "95%", "interval"]
@@ -51,11 +51,11 @@ def test_part_tables():
     assert lines[-1].split()[:3] == ["11", "1", "1"]
 
 
-def test_confusion_matrix_picture(tmp_path):
+def test_confusion_matrix_image(tmp_path):
     path = tmp_path / "confusion_matrix.png"
     figures.plot_confusion_matrix(np.eye(13, dtype=np.int64) * 9, BASELINE, path)
-    with rasterio.open(path) as picture:
-        pixels = picture.read()
+    with rasterio.open(path) as raster:
+        pixels = raster.read()
     assert pixels.shape[1] > 900
     assert len(np.unique(pixels.reshape(len(pixels), -1), axis=1).T) > 20
     assert [p.name for p in tmp_path.iterdir()] == ["confusion_matrix.png"]

@@ -1,4 +1,4 @@
-"""Interrupted detections that are resumed."""
+"""Preempted detections that are resumed."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from detecting import detect, patches, read, write
 from flair_jax.errors import UserError
 from flair_jax.inference import geotiff, tile_rows
 from flair_jax.inference.resume import PartialJob
-from flair_jax.runtime.preemption import Interrupted
+from flair_jax.runtime.preemption import Preempted
 
 
 def interrupt_after(monkeypatch, row):
@@ -33,7 +33,7 @@ def test_an_interrupted_job_resumes_to_the_same_bytes(model, tmp_path, monkeypat
     output = tmp_path / "map.tif"
     with monkeypatch.context() as patch:
         interrupt_after(patch, 4)
-        with pytest.raises(Interrupted, match=r"SIGINT with 4 of 7 rows .*--resume continues"):
+        with pytest.raises(Preempted, match=r"SIGINT with 4 of 7 rows .*--resume continues"):
             detect(model, path, output, **options)
     assert not output.exists()
     with pytest.raises(UserError, match="interrupted detection: continue it with --resume"):
@@ -58,7 +58,7 @@ def test_a_left_over_job_can_be_started_over(model, scene, detected, tmp_path, m
     output = tmp_path / "map.tif"
     with monkeypatch.context() as patch:
         interrupt_after(patch, 1)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Preempted):
             detect(model, scene[0], output)
     detect(model, scene[0], output, overwrite=True)
     np.testing.assert_array_equal(read(output), read(detected[0]))

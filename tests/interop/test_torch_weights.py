@@ -100,7 +100,7 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="there is no file of weights"):
         torch_weights.read(str(tmp_path / "none.safetensors"))
     (tmp_path / "cut.safetensors").write_bytes(b"\x08\x00")
-    with pytest.raises(UserError, match=r"cut.safetensors is not a whole .safetensors file"):
+    with pytest.raises(UserError, match=r"cut.safetensors is not a complete .safetensors file"):
         torch_weights.read(str(tmp_path / "cut.safetensors"))
     with pytest.raises(UserError, match="not of the form hf://organisation/repository/file"):
         torch_weights.read("hf://IGNF/FLAIR-INC")

@@ -10,8 +10,6 @@ from flair_jax.data.nomenclature import BASELINE, FULL
 from flair_jax.models import preprocess
 from flair_jax.models.spec import ModelSpec
 
-HALF = {"vertical_flip": 0.5, "horizontal_flip": 0.5, "rotation": 0.5}
-
 
 @pytest.mark.parametrize("nomenclature", [BASELINE, FULL])
 def test_labels_of_every_mask_value(nomenclature):
@@ -30,85 +28,3 @@ def test_normalisation():
     assert np.asarray(custom).ravel()[:4] == pytest.approx(expected, rel=1e-5)
     half = preprocess.normalise(image, dataclasses.replace(spec, dtype="bfloat16"))
     assert half.dtype == jnp.bfloat16
-
-
-def pictures(n, size=8):
-    image = np.random.default_rng(0).integers(0, 256, (n, size, size, 5), dtype=np.uint8)
-    return image, image[..., 0].copy()
-
-
-def symmetry(before, after):
-    """Which of the square's eight symmetries turned one (S, S) array into another."""
-    for number in range(8):
-        turned = np.rot90(before[::-1] if number >= 4 else before, number % 4)
-        if np.array_equal(turned, after):
-            return number
-    raise AssertionError("not a symmetry of the square")
-
-
-def reference_distribution(probability):
-    """Shares of the eight symmetries, by following each of the reference's choices."""
-    probe = np.arange(9).reshape(3, 3)
-    shares = np.zeros(8)
-    for vertical in (0, 1):
-        for horizontal in (0, 1):
-            for turns in (None, 0, 1, 2, 3):
-                x = probe[::-1] if vertical else probe
-                x = x[:, ::-1] if horizontal else x
-                x = np.rot90(x, turns or 0)
-                chance = 1.0
-                for happens, key in ((vertical, "vertical_flip"), (horizontal, "horizontal_flip")):
-                    chance *= probability[key] if happens else 1 - probability[key]
-                rotation = probability["rotation"]
-                chance *= 1 - rotation if turns is None else rotation / 4
-                shares[symmetry(probe, x)] += chance
-    return shares
-
-
-@pytest.mark.parametrize(
-    "probability", [HALF, {"vertical_flip": 0.1, "horizontal_flip": 0.0, "rotation": 0.9}]
-)
-def test_augmentation_draws_the_symmetries_as_the_reference_does(probability):
-    n = 4000
-    image, mask = pictures(n)
-    after, mask_after = map(
-        np.asarray,
-        jax.jit(lambda k: preprocess.augment(k, image, mask, probability))(jax.random.key(1)),
-    )
-    np.testing.assert_array_equal(after[..., 0], mask_after)  # image and mask alike
-    counts = np.zeros(8)
-    for i in range(n):
-        number = symmetry(mask[i], mask_after[i])
-        counts[number] += 1
-    expected = reference_distribution(probability)
-    deviation = np.sqrt(expected * (1 - expected) / n)
-    assert (np.abs(counts / n - expected) <= 4 * deviation + 1e-12).all()
-
-
-def test_augmentation_needs_squares():
-    with pytest.raises(ValueError, match=r"square images, not \(8, 6\)"):
-        preprocess.augment(jax.random.key(0), np.zeros((1, 8, 6, 5)), np.zeros((1, 8, 6)), HALF)
-
-
-def test_random_crop_cuts_image_and_mask_alike():
-    image, mask = pictures(200)
-    cut, cut_mask = map(np.asarray, preprocess.random_crop(jax.random.key(0), image, mask, 5))
-    assert cut.shape == (200, 5, 5, 5)
-    np.testing.assert_array_equal(cut[..., 0], cut_mask)
-    corners = set()
-    for i in range(200):
-        found = [
-            (top, left)
-            for top in range(4)
-            for left in range(4)
-            if np.array_equal(mask[i, top : top + 5, left : left + 5], cut_mask[i])
-        ]
-        assert len(found) == 1
-        corners.add(found[0])
-    assert len(corners) == 16  # every corner occurs
-
-
-def test_whole_patch_is_its_own_crop():
-    image, mask = pictures(2)
-    cut, _ = preprocess.random_crop(jax.random.key(0), image, mask, 8)
-    np.testing.assert_array_equal(cut, image)

@@ -25,6 +25,7 @@ from flair_jax.inference.loading import save_model
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.report import collect, figures, gallery, tables
+from flair_jax.report import page as page_module
 from flair_jax.report.page import update_report, write_report
 from flair_jax.runtime.sharding import make_mesh
 
@@ -136,7 +137,7 @@ def test_numbers_of_the_run_are_on_the_page(page, metrics):
     assert "Training time 1 h 1 min" in words
     for text in ("a U-Net", "16 train", "8 x TPU v5p", "2026-01-02 03:04 UTC", "8 of 10 patches"):
         assert text in words
-    assert "no yardstick for these 5" in words
+    assert "cannot be compared with these 5" in words
     for name, iou in metrics["challenge"]["iou"].items():
         shown = "–" if iou is None else f"{iou:.3f}"
         assert re.search(rf"{name}( \(not scored\))? {shown} ", words), name
@@ -183,26 +184,26 @@ def test_the_page_is_whole_in_itself_and_well_formed(page):
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
 
 
-def test_the_gallery_shows_what_the_model_says(workdir, data_dir, metrics):
-    """A model of three bands with metadata: the pictures are of all bands, the input is not."""
+def test_the_gallery_shows_what_the_model_predicts(workdir, data_dir, metrics):
+    """A model of three bands with metadata: the images have all bands, the input is not."""
     run = collect.read_runs([workdir], "test")[0]
     made = gallery.make_gallery(run, 1)
     assert {kind: len(patches) for kind, patches in made.groups.items()} == {
         "best": 1, "typical": 1, "worst": 1,
     }  # fmt: skip
     shown = made.groups["worst"][0]
-    assert [p.name for p in shown.pictures] == [
+    assert [p.name for p in shown.thumbnails] == [
         "colour", "infrared", "truth", "prediction", "confidence",
     ]  # fmt: skip
     truth, predicted = (
         np.array(Image.open(io.BytesIO(base64.b64decode(p.uri.split(",")[1]))))
-        for p in shown.pictures[2:4]
+        for p in shown.thumbnails[2:4]
     )
     scored = truth < 12
     assert (truth == predicted)[scored].mean() == pytest.approx(shown.patch["accuracy"])
     names = [BASELINE.names[i] for i in np.unique(truth[scored])]
     assert len(names) == shown.patch["classes"]
-    assert shown.pictures[2].note.split(",")[0].rsplit(" ", 1)[0] in names
+    assert shown.thumbnails[2].note.split(",")[0].rsplit(" ", 1)[0] in names
     assert {int(i) for i in np.unique(predicted)} <= set(made.present)
 
 
@@ -218,12 +219,12 @@ def copy(workdir, to, *, without=()):
     ("without", "expected"),
     [
         (["evaluation"], ["There are no scores of the test split", "Test mIoU – not scored"]),
-        (["evaluation/test/patches.json"], ["No pictures: the scores of single patches are not"]),
-        (["checkpoints"], ["No pictures: the checkpoint that was scored is not at hand"]),
+        (["evaluation/test/patches.json"], ["No images: there are no scores of single patches"]),
+        (["checkpoints"], ["No images: the scored checkpoint is not available"]),
         (["metrics.jsonl"], ["Nothing has been logged yet", "Epochs 0 not finished: 2 epochs"]),
     ],
 )
-def test_what_is_missing_is_said(workdir, tmp_path, without, expected):
+def test_what_is_missing_is_reported(workdir, tmp_path, without, expected):
     run = copy(workdir, tmp_path / "run", without=without)
     words = Reader(write_report([run]).read_text()).words
     for text in expected:
@@ -236,7 +237,7 @@ def test_a_run_copied_without_its_data_set(workdir, tmp_path, metrics):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"data_dir": "/nowhere"}))
     words = Reader(write_report([run]).read_text()).words
-    assert "No pictures: the data set is not at hand: the data set is not built" in words
+    assert "No images: the data set is not available: the data set is not built" in words
     assert f"{metrics['challenge']['miou']:.4f}" in words
 
 
@@ -253,20 +254,20 @@ def test_a_run_that_is_still_being_written(workdir, tmp_path):
     assert "each step" in Reader(write_report([run]).read_text()).words
 
 
-def test_moving_average_and_scores_of_an_earlier_version(workdir, tmp_path, metrics):
+def test_ema_and_scores_of_an_earlier_version(workdir, tmp_path, metrics):
     run = copy(workdir, tmp_path / "run")
     folder = run / "evaluation/test_ema"
     folder.mkdir()
-    average = metrics | {"challenge": metrics["challenge"] | {"miou": 0.4321}}
-    (folder / "metrics.json").write_text(json.dumps(average))
+    ema = metrics | {"challenge": metrics["challenge"] | {"miou": 0.4321}}
+    (folder / "metrics.json").write_text(json.dumps(ema))
     log = [line | {"val_loss_ema": 1.9, "val_miou_ema": 0.2} for line in LOG]
     (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, log)))
     old = {k: v for k, v in metrics.items() if k != "intervals" and not k.startswith("by_")}
     (run / "evaluation/test/metrics.json").write_text(json.dumps(old))
     reader = Reader(write_report([run], gallery=0).read_text())
-    assert "Moving average mIoU 0.4321" in reader.words
-    assert "average: 1.9 at epoch 1" in reader.words
-    assert "did not break them down: score the run again" in reader.words
+    assert "EMA of the weights mIoU 0.4321" in reader.words
+    assert "EMA: 1.9 at epoch 1" in reader.words
+    assert "without scores by group: score the run again" in reader.words
     assert not reader.all("img")
 
 
@@ -302,7 +303,7 @@ def test_mistakes(workdir, tmp_path):
     with pytest.raises(UserError, match="is not the workdir of a run"):
         write_report([tmp_path])
     (tmp_path / "index.html").write_text("<html>somebody else's</html>")
-    with pytest.raises(UserError, match="is not a page of ours: give another --output"):
+    with pytest.raises(UserError, match="is not a report of flair-jax: give another --output"):
         write_report([workdir], tmp_path / "index.html")
     assert [p.name for p in tmp_path.iterdir()] == ["index.html"]
 
@@ -313,15 +314,15 @@ def test_after_training_a_page_is_written_once_and_never_fails(
     run = copy(workdir, tmp_path / "run", without=["evaluation/test/patches.json"])
     run = epath.Path(run)
     update_report(run)
-    assert capsys.readouterr().out == f"a page to look at: {run / 'index.html'}\n"
+    assert capsys.readouterr().out == f"report: {run / 'index.html'}\n"
     update_report(run)
-    assert "has been written" in capsys.readouterr().out
+    assert "is up to date" in capsys.readouterr().out
     later = (run / "index.html").stat().mtime + 10
     os.utime(run / "metrics.jsonl", (later, later))
     with monkeypatch.context() as patch:
-        patch.setattr(page, "render", lambda *_: 1 / 0)
+        patch.setattr(page_module, "render", lambda *_: 1 / 0)
         update_report(run)
-    assert "no page was written: ZeroDivisionError" in capsys.readouterr().out
+    assert "the report could not be written: ZeroDivisionError" in capsys.readouterr().out
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     update_report(run)
     assert f"write it on one host: python -m flair_jax.report.page {run}" in (
@@ -365,7 +366,7 @@ BROWSER = next(
 
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium")
-def test_a_browser_shows_every_picture_and_complains_of_nothing(page, tmp_path):
+def test_a_browser_shows_every_image_and_complains_of_nothing(page, tmp_path):
     # The page forbids scripts; this copy has one, which writes down what the browser has loaded.
     probe = (
         "<script>onload=()=>{document.title=[...document.images].map(i=>i.naturalWidth).join()+"

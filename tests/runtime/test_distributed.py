@@ -25,6 +25,8 @@ def test_where_several_processes_are_recognised(environment, expected):
 def values(monkeypatch):
     if "coordinator" not in flags.FLAGS:
         distributed.define_flags()
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
     for name in ("multihost", "coordinator", "num_processes", "process_id"):
         monkeypatch.setattr(flags.FLAGS, name, None)
     return flags.FLAGS

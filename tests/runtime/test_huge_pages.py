@@ -31,9 +31,9 @@ def run_probe(folder, *start: str, mode: str = "always [madvise] never", **varia
 
 
 def test_the_command_is_started_again_in_its_own_place(tmp_path):
-    same, said = run_probe(tmp_path, "-O", "-m", "probe")
+    same, output = run_probe(tmp_path, "-O", "-m", "probe")
     assert same
-    assert said == "glibc.malloc.hugetlb=1 ['one', 'two words'] 1"
+    assert output == "glibc.malloc.hugetlb=1 ['one', 'two words'] 1"
 
 
 @pytest.mark.parametrize("mode", ["[always] madvise never", "always madvise [never]"])
@@ -42,12 +42,12 @@ def test_it_is_not_where_asking_changes_nothing(tmp_path, mode):
 
 
 def test_it_is_not_where_the_variable_is_set(tmp_path):
-    same, said = run_probe(tmp_path, "-m", "probe", GLIBC_TUNABLES="")
+    same, output = run_probe(tmp_path, "-m", "probe", GLIBC_TUNABLES="")
     assert same
-    assert said == " ['one', 'two words'] 0"
+    assert output == " ['one', 'two words'] 0"
 
 
 @pytest.mark.parametrize("start", [("probe.py",), ("-m", "runpy", "probe")])
 def test_it_is_not_where_python_was_started_in_another_way(tmp_path, start):
-    _, said = run_probe(tmp_path, *start)
-    assert said.startswith("None ")
+    _, output = run_probe(tmp_path, *start)
+    assert output.startswith("None ")

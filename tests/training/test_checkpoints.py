@@ -90,12 +90,12 @@ def test_no_checkpoint(tmp_path, mesh):
     assert loading.find(tmp_path) == (tmp_path, None)
 
 
-def test_checkpoint_of_another_class_count(folder, spec, mesh):
+def test_checkpoint_of_another_class_count(folder, spec, mesh, tmp_path):
     wrong = dataclasses.replace(spec, nomenclature=FULL)
-    checkpoints = Checkpoints(folder, read_only=True)
+    copied = shutil.copytree(folder, tmp_path / "checkpoints")
+    wrong.save(copied)
     with pytest.raises(UserError, match=r"checkpoints/2 cannot be restored"):
-        checkpoints.restore_model(2, wrong, mesh)
-    checkpoints.close()
+        loading.load(copied, mesh)
 
 
 def test_replicated_over_the_mesh(folder, spec, mesh):
@@ -118,13 +118,13 @@ def damage(step_folder):
             path.write_bytes(path.read_bytes()[:500])
 
 
-def test_a_damaged_checkpoint_is_put_aside_for_the_one_before(copied, state, mesh):
+def test_a_damaged_checkpoint_is_quarantined_for_the_one_before(copied, state, mesh):
     damage(copied / "6")
     checkpoints = Checkpoints(copied)
-    restored, progress, said = checkpoints.newest_whole(state, mesh)
+    restored, progress, messages = checkpoints.restore_newest(state, mesh)
     assert (int(restored.step), progress.epoch) == (5, 2)
-    assert len(said) == 1
-    assert "checkpoints/6 cannot be restored" in said[0]
+    assert len(messages) == 1
+    assert "checkpoints/6 cannot be restored" in messages[0]
     checkpoints.quarantine(after=5)
     assert checkpoints.latest() == 5
     assert (copied.parent / "damaged_checkpoints" / "6").is_dir()
@@ -139,7 +139,7 @@ def test_nothing_whole_is_not_a_fresh_start(copied, state, mesh):
         damage(copied / step)
     checkpoints = Checkpoints(copied)
     with pytest.raises(UserError, match="No checkpoint of this run can be restored") as caught:
-        checkpoints.newest_whole(state, mesh)
+        checkpoints.restore_newest(state, mesh)
     checkpoints.close()
     assert str(caught.value).count("cannot be restored") == 3
 
@@ -165,7 +165,7 @@ def test_averages_are_kept_and_loaded(tmp_path, spec, state, mesh):
     spec.save(tmp_path / "checkpoints")
     progress = Progress(1, 0.0, Plateau(0.02), EarlyStop(30))
     checkpoints.save(ema, progress, {"val_loss": 1.0})
-    restored, _, _ = checkpoints.newest_whole(ema, mesh)
+    restored, _, _ = checkpoints.restore_newest(ema, mesh)
     checkpoints.close()
     name = "encoder.bn1.var"
     np.testing.assert_array_equal(restored.ema[name], state.batch_stats[name] + 1)
@@ -190,7 +190,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoints_whole(copied, state, mesh):
             checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "Whole checkpoints there: 2, 6." in str(caught.value)
+    assert "Complete checkpoints there: 2, 6." in str(caught.value)
     reader = Checkpoints(copied, read_only=True)
     restored, _ = reader.restore(6, state, mesh)
     assert int(restored.step) == 6

@@ -36,9 +36,9 @@ def pixels(png):
 
 def test_patches_are_spread_over_the_split(split, spec):
     graphdef = nnx.split(spec.abstract_model())[0]
-    places = [ImageSummaries(split, n, graphdef, spec, make_mesh()).places for n in (1, 4, 99)]
+    indices = [ImageSummaries(split, n, graphdef, spec, make_mesh()).indices for n in (1, 4, 99)]
     assert len(split) == 16
-    assert places == [[8], [2, 6, 10, 14], list(range(16))]
+    assert indices == [[8], [2, 6, 10, 14], list(range(16))]
 
 
 def test_tensorboard_has_images_and_truth_once_and_predictions_at_each_epoch(split, spec, tmp_path):
@@ -50,7 +50,7 @@ def test_tensorboard_has_images_and_truth_once_and_predictions_at_each_epoch(spl
     made.write(writer, 8, params, batch_stats, confusion, first=False)
     writer.close()
     found = images(tmp_path / "tensorboard")
-    records = [split.records[place] for place in (4, 12)]
+    records = [split.records[index] for index in (4, 12)]
     names = [record["id"].decode() for record in records]
     assert sorted(found) == sorted(
         [(4, f"patches/{name}_{what}") for name in names for what in ("colour", "truth")]

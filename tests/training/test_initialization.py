@@ -18,7 +18,7 @@ from flair_jax.training.initialization import adapt_stem, initial_weights
 
 
 @pytest.fixture(scope="module")
-def drawn():
+def initial():
     _, params, batch_stats = split_model(UNet(5, 13, rngs=nnx.Rngs(0)))
     return params, batch_stats
 
@@ -28,95 +28,97 @@ def mesh():
     return make_mesh()
 
 
-CARD = ModelSpec.from_config(configuration.default(), (64, 64))
+SPEC = ModelSpec.from_config(configuration.default(), (64, 64))
 
 
-def start(drawn, mesh, init_from="", encoder_weights=""):
+def start(initial, mesh, init_from="", encoder_weights=""):
     return initial_weights(
-        *drawn, CARD, init_from=str(init_from), encoder_weights=str(encoder_weights), mesh=mesh
+        *initial, SPEC, init_from=str(init_from), encoder_weights=str(encoder_weights), mesh=mesh
     )
 
 
-def test_nothing_asked_nothing_changed(drawn, mesh):
-    assert start(drawn, mesh) == (*drawn, [])
+def test_nothing_asked_nothing_changed(initial, mesh):
+    assert start(initial, mesh) == (*initial, [])
 
 
-def test_from_a_checkpoint_of_other_classes(drawn, mesh, tmp_path):
+def test_from_a_checkpoint_of_other_classes(initial, mesh, tmp_path):
     """12 of all 19 classes gather the same mask values; "other" is another class there."""
-    spec = dataclasses.replace(CARD, nomenclature=FULL, normalization="custom")
-    _, theirs, their_stats = split_model(spec.build_model(7))
-    save_model(tmp_path / "checkpoints", spec, theirs, their_stats)
-    params, batch_stats, said = start(drawn, mesh, init_from=tmp_path)
+    spec = dataclasses.replace(SPEC, nomenclature=FULL, normalization="custom")
+    _, source_params, source_stats = split_model(spec.build_model(7))
+    save_model(tmp_path / "checkpoints", spec, source_params, source_stats)
+    params, batch_stats, lines = start(initial, mesh, init_from=tmp_path)
     for name, value in params.items():
         if name.startswith("segmentation_head."):
-            np.testing.assert_array_equal(value[..., :12], theirs[name][..., :12])
-            np.testing.assert_array_equal(value[..., 12], drawn[0][name][..., 12])
+            np.testing.assert_array_equal(value[..., :12], source_params[name][..., :12])
+            np.testing.assert_array_equal(value[..., 12], initial[0][name][..., 12])
         else:
-            np.testing.assert_array_equal(value, theirs[name])
+            np.testing.assert_array_equal(value, source_params[name])
     for name, value in batch_stats.items():
-        np.testing.assert_array_equal(value, their_stats[name])
-    assert said[0].endswith("tensors from " + str(tmp_path) + ", 0 drawn anew")
-    assert said[1].startswith(
+        np.testing.assert_array_equal(value, source_stats[name])
+    assert lines[0].endswith("tensors from " + str(tmp_path) + ", 0 randomly initialised")
+    assert lines[1].startswith(
         "  segmentation_head.0.kernel, segmentation_head.0.bias: classes buil"
     )
-    assert said[1].endswith("plowed land taken over; other drawn anew")
-    assert "config.normalization='custom', this run uses 'scaling'" in said[2]
+    assert lines[1].endswith("plowed land copied; other randomly initialised")
+    assert "config.normalization='custom', this run uses 'scaling'" in lines[2]
 
 
-def test_bands_are_taken_over_by_name(drawn, mesh, tmp_path):
-    spec = dataclasses.replace(CARD, bands=("nir", "red", "green"), means=(), stds=())
-    _, theirs, their_stats = split_model(spec.build_model(7))
-    save_model(tmp_path / "checkpoints", spec, theirs, their_stats)
-    params, _, said = start(drawn, mesh, init_from=tmp_path)
-    stem, given = params["encoder.conv1.kernel"], theirs["encoder.conv1.kernel"]
-    for ours, place in ((0, 1), (1, 2), (3, 0)):
-        np.testing.assert_array_equal(stem[:, :, ours], given[:, :, place])
-    for ours in (2, 4):
+def test_bands_are_copied_by_name(initial, mesh, tmp_path):
+    spec = dataclasses.replace(SPEC, bands=("nir", "red", "green"), means=(), stds=())
+    _, source_params, source_stats = split_model(spec.build_model(7))
+    save_model(tmp_path / "checkpoints", spec, source_params, source_stats)
+    params, _, lines = start(initial, mesh, init_from=tmp_path)
+    stem, given = params["encoder.conv1.kernel"], source_params["encoder.conv1.kernel"]
+    for band, index in ((0, 1), (1, 2), (3, 0)):
+        np.testing.assert_array_equal(stem[:, :, band], given[:, :, index])
+    for band in (2, 4):
         np.testing.assert_array_equal(
-            stem[:, :, ours], drawn[0]["encoder.conv1.kernel"][:, :, ours]
+            stem[:, :, band], initial[0]["encoder.conv1.kernel"][:, :, band]
         )
-    assert said[1:] == [
-        "  encoder.conv1.kernel: bands red, green, nir taken over; blue, height drawn anew"
+    assert lines[1:] == [
+        "  encoder.conv1.kernel: bands red, green, nir copied; blue, height randomly initialised"
     ]
 
 
-def test_from_a_pytorch_file_of_other_bands(drawn, mesh, tmp_path):
+def test_from_a_pytorch_file_of_other_bands(initial, mesh, tmp_path):
     weights = state_dict(UNet(3, 13, rngs=nnx.Rngs(0)))
     save_file(weights, tmp_path / "w.safetensors")
-    params, _, said = start(drawn, mesh, init_from=tmp_path / "w.safetensors")
-    np.testing.assert_array_equal(params["encoder.conv1.kernel"], drawn[0]["encoder.conv1.kernel"])
+    params, _, lines = start(initial, mesh, init_from=tmp_path / "w.safetensors")
+    np.testing.assert_array_equal(
+        params["encoder.conv1.kernel"], initial[0]["encoder.conv1.kernel"]
+    )
     np.testing.assert_array_equal(params["encoder.bn1.scale"], weights["encoder.bn1.weight"])
-    assert said[1] == "  drawn anew: encoder.conv1.kernel (7, 7, 5, 64)"
-    assert "does not name its bands and classes" in said[2]
+    assert lines[1] == "  randomly initialised: encoder.conv1.kernel (7, 7, 5, 64)"
+    assert "does not name its bands and classes" in lines[2]
     del weights["decoder.blocks.0.conv1.0.weight"]
     save_file(weights, tmp_path / "w.safetensors")
     with pytest.raises(UserError, match=r"missing: decoder.blocks.0.conv1.0.weight"):
-        start(drawn, mesh, init_from=tmp_path / "w.safetensors")
+        start(initial, mesh, init_from=tmp_path / "w.safetensors")
 
 
-def test_flair_inc_file_says_its_bands_and_classes(drawn, mesh, tmp_path):
+def test_flair_inc_file_says_its_bands_and_classes(initial, mesh, tmp_path):
     weights = state_dict(UNet(3, 19, rngs=nnx.Rngs(0)))
     weights = {f"model.seg_model.{key}": value for key, value in weights.items()}
     weights["criterion.weight"] = np.array([1.0] * 12 + [0.0] * 7, np.float32)
     file = tmp_path / "FLAIR-INC_rgb_12cl_resnet34-unet_weights.safetensors"
     save_file(weights, file)
-    params, _, said = start(drawn, mesh, init_from=file)
+    params, _, lines = start(initial, mesh, init_from=file)
     stem = weights["model.seg_model.encoder.conv1.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(params["encoder.conv1.kernel"][:, :, :3], stem)
     bias = weights["model.seg_model.segmentation_head.0.bias"]
     np.testing.assert_array_equal(params["segmentation_head.0.bias"][:12], bias[:12])
-    assert "bands red, green, blue taken over; nir, height drawn anew" in said[1]
+    assert "bands red, green, blue copied; nir, height randomly initialised" in lines[1]
 
 
-def test_bare_resnet_for_the_encoder(drawn, mesh, tmp_path):
+def test_bare_resnet_for_the_encoder(initial, mesh, tmp_path):
     weights = {
         key.removeprefix("encoder."): value
         for key, value in state_dict(UNet(3, 13, rngs=nnx.Rngs(0))).items()
         if key.startswith("encoder.")
     } | {"fc.weight": np.ones((1000, 512), np.float32), "fc.bias": np.ones(1000, np.float32)}
     save_file(weights, tmp_path / "resnet34.safetensors")
-    params, batch_stats, said = start(
-        drawn, mesh, encoder_weights=tmp_path / "resnet34.safetensors"
+    params, batch_stats, lines = start(
+        initial, mesh, encoder_weights=tmp_path / "resnet34.safetensors"
     )
     stem = np.asarray(params["encoder.conv1.kernel"])
     for band in range(5):
@@ -126,8 +128,8 @@ def test_bare_resnet_for_the_encoder(drawn, mesh, tmp_path):
         batch_stats["encoder.layer4.2.bn2.mean"], weights["layer4.2.bn2.running_mean"]
     )
     name = "decoder.blocks.0.conv1.0.kernel"
-    np.testing.assert_array_equal(params[name], drawn[0][name])
-    assert said[0].startswith("weights  180 tensors from ")
+    np.testing.assert_array_equal(params[name], initial[0][name])
+    assert lines[0].startswith("weights  180 tensors from ")
 
 
 def test_stem_for_the_same_bands_is_left_alone():
@@ -136,13 +138,13 @@ def test_stem_for_the_same_bands_is_left_alone():
     np.testing.assert_allclose(adapt_stem(kernel, 6).sum(1), kernel.sum(1))
 
 
-def test_both_sources_at_once(drawn, mesh):
+def test_both_sources_at_once(initial, mesh):
     with pytest.raises(UserError, match=r"set config.encoder_weights=''"):
-        start(drawn, mesh, init_from="runs/a", encoder_weights="imagenet")
+        start(initial, mesh, init_from="runs/a", encoder_weights="imagenet")
 
 
-def test_source_that_is_not_there(drawn, mesh, tmp_path):
+def test_source_that_is_not_there(initial, mesh, tmp_path):
     with pytest.raises(UserError, match="there is no checkpoint at"):
-        start(drawn, mesh, init_from=tmp_path / "none")
+        start(initial, mesh, init_from=tmp_path / "none")
     with pytest.raises(UserError, match="there is no file of weights"):
-        start(drawn, mesh, encoder_weights=tmp_path / "none.pth")
+        start(initial, mesh, encoder_weights=tmp_path / "none.pth")

@@ -32,9 +32,9 @@ def start(data_dir, workdir):
 
 def finish(data_dir, workdir):
     process = start(data_dir, workdir)
-    said, _ = process.communicate(timeout=900)
-    assert process.returncode == 0, said
-    return said
+    output, _ = process.communicate(timeout=900)
+    assert process.returncode == 0, output
+    return output
 
 
 def wait_within_a_save(checkpoints, process):
@@ -91,5 +91,5 @@ def test_twelve_kills_change_nothing(data_dir, tmp_path):
         process.kill()
         process.communicate()
     assert within_a_save >= 3
-    assert "going on from step" in finish(data_dir, workdir)
+    assert "resuming from step" in finish(data_dir, workdir)
     assert everything(workdir) == everything(undisturbed)

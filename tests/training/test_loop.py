@@ -20,7 +20,8 @@ from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import evaluate_checkpoint
 from flair_jax.evaluation.predict import predict_checkpoint
 from flair_jax.inference.loading import load
-from flair_jax.runtime.preemption import Interrupted, StopSignals
+from flair_jax.report.page import update_report
+from flair_jax.runtime.preemption import Preempted, StopSignals
 from flair_jax.runtime.sharding import make_mesh
 from flair_jax.training import loop
 from flair_jax.training.checkpoints import Checkpoints
@@ -106,12 +107,12 @@ def test_predictions_agree_with_the_confusion_matrix(workdir, metrics, data_dir)
     np.testing.assert_array_equal(confusion, metrics["confusion_matrix"])
 
 
-def test_finished_run_says_so(config, workdir, metrics, capsys):
+def test_finished_run_is_reported(config, workdir, metrics, capsys):
     before = (workdir / "predictions").stat().st_mtime_ns
     assert loop.train_and_evaluate(config, workdir) == metrics
-    said = capsys.readouterr().out
-    assert "is finished (2 epochs, config.num_epochs=2)" in said
-    assert "has been scored" in said
+    output = capsys.readouterr().out
+    assert "is finished (2 epochs, config.num_epochs=2)" in output
+    assert "is already scored" in output
     assert (workdir / "predictions").stat().st_mtime_ns == before
 
 
@@ -134,7 +135,7 @@ def test_new_process_predicts_the_same_bytes_from_the_workdir_alone(workdir, met
     assert json.loads((workdir / "evaluation/test/metrics.json").read_text()) == metrics
 
 
-def test_killed_run_goes_on_exactly(config, workdir, metrics, tmp_path):
+def test_killed_run_resumes_exactly(config, workdir, metrics, tmp_path):
     flags = [
         "--config=configs/baseline.py", f"--workdir={tmp_path}",
         "--config.checkpoint_every_steps=1",
@@ -154,7 +155,7 @@ def test_killed_run_goes_on_exactly(config, workdir, metrics, tmp_path):
 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "going on from step" in done.stdout
+    assert "resuming from step" in done.stdout
     kept = Checkpoints(tmp_path / "checkpoints", read_only=True)
     assert (kept.latest(), kept.best()) == (8, metrics["step"])
     kept.close()
@@ -167,7 +168,7 @@ def test_killed_run_goes_on_exactly(config, workdir, metrics, tmp_path):
 
 
 class SignalAfter(StopSignals):
-    """Says that SIGTERM has come from the `reads`-th time on that it is asked."""
+    """Reports SIGTERM from the `reads`-th read on."""
 
     reads = 0
 
@@ -183,7 +184,7 @@ class SignalAfter(StopSignals):
 
 # An epoch asks four times while training and once for the only batch of the validation.
 @pytest.mark.parametrize("reads", [2, 4, 6])
-def test_stopped_anywhere_it_goes_on_exactly(
+def test_stopped_anywhere_it_resumes_exactly(
     config, workdir, metrics, tmp_path, monkeypatch, reads
 ):
     short = config.copy_and_resolve_references()
@@ -191,7 +192,7 @@ def test_stopped_anywhere_it_goes_on_exactly(
     with monkeypatch.context() as patch:
         patch.setattr(loop, "StopSignals", SignalAfter)
         SignalAfter.reads = reads
-        with pytest.raises(Interrupted, match=r"stopped by SIGTERM: step \d is saved") as caught:
+        with pytest.raises(Preempted, match=r"stopped by SIGTERM: step \d is saved") as caught:
             loop.train_and_evaluate(short, tmp_path)
     step = {2: 4, 4: 4, 6: 7}[reads]  # the one after the step that was told
     assert f"step {step} is saved" in str(caught.value)
@@ -216,7 +217,7 @@ def test_sigterm_saves_and_exits_with_0(config, workdir, metrics, tmp_path):
     rest = process.stdout.read()
     assert process.wait() == 0
     assert "stopped by SIGTERM: step" in rest
-    assert "the same command goes on from there" in rest
+    assert "the same command resumes from there" in rest
     loop.train_and_evaluate(config, tmp_path)
     assert losses(tmp_path) == losses(workdir)
     assert epochs(tmp_path) == epochs(workdir)
@@ -232,17 +233,18 @@ def test_a_damaged_latest_checkpoint_costs_an_epoch_and_nothing_else(
         if path.is_file() and path.stat().st_size > 1000:
             path.write_bytes(b"")
     assert loop.train_and_evaluate(config, tmp_path) == metrics
-    said = capsys.readouterr().out
-    assert "checkpoints/8 cannot be restored" in said
-    assert "going on from step 4 (1 epochs finished)" in said
+    output = capsys.readouterr().out
+    assert "checkpoints/8 cannot be restored" in output
+    assert "resuming from step 4 (1 epochs finished)" in output
     assert losses(tmp_path) == losses(workdir)
 
 
-def test_averages_timings_a_trace_and_a_page(config, tmp_path):
+def test_ema_timings_a_profile_and_a_report(config, tmp_path):
     more = config.copy_and_resolve_references()
     more.ema_decay, more.profile, more.predict_after_training = 0.9, (2, 3), False
-    more.num_epochs, more.accumulate_steps, more.report_after_training = 1, 2, True
+    more.num_epochs, more.accumulate_steps = 1, 2
     loop.train_and_evaluate(more, tmp_path)
+    update_report(tmp_path)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     written = lines(tmp_path)
     validated = next(line for line in written if "val_loss" in line)

@@ -40,7 +40,7 @@ for devices, steps, changes in json.loads(sys.argv[1]):
     model = set_training_options(spec.build_model(), config, mesh)
     graphdef, params, batch_stats = split_model(model)
     optimizer = make_optimizer(config.learning_rate)
-    averaged = config.ema_decay > 0
+    ema = config.ema_decay > 0
     state = create_train_state(params, batch_stats, optimizer, ema=ema)
     state = replicate(state, mesh)
     step = make_train_step(graphdef, spec, config, optimizer, mesh)

@@ -58,9 +58,9 @@ def wait_for_step(number, process):
 
 
 def finish(*processes):
-    said = [process.communicate(timeout=600)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(said)
-    return said
+    output = [process.communicate(timeout=600)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), "\n".join(output)
+    return output
 
 
 def numbers(workdir, key):
@@ -115,7 +115,7 @@ def test_two_hosts_train_score_and_predict_as_one_does(data_dir, alone, tmp_path
     compare(tmp_path, alone)
 
 
-def test_two_hosts_predict_with_pictures_and_a_submission(data_dir, alone, tmp_path):
+def test_two_hosts_predict_with_overlays_and_a_submission(data_dir, alone, tmp_path):
     workdir = Path(shutil.copytree(alone, tmp_path / "run"))
     zipped = tmp_path / "submission.zip"
     flags = ("--mode=predict", "--overlays=3", f"--submission={zipped}")
@@ -130,40 +130,40 @@ def test_two_hosts_predict_with_pictures_and_a_submission(data_dir, alone, tmp_p
     assert sorted(p.name for p in (workdir / "predictions_overlays").iterdir()) == sorted(shown)
 
 
-def test_sigterm_on_one_host_stops_both_and_one_goes_on(data_dir, alone, tmp_path):
+def test_sigterm_on_one_host_stops_both_and_one_resumes(data_dir, alone, tmp_path):
     processes = start_two(data_dir, tmp_path)
     wait_for_step(1, processes[0])
     processes[1].send_signal(signal.SIGTERM)
     first, second = finish(*processes)
-    assert "stopped by another host's signal" in first
+    assert "stopped by a signal on another host" in first
     assert "stopped by SIGTERM" in second
     assert not (tmp_path / "evaluation").exists()
     finish(start(data_dir, tmp_path, devices=1))
     compare(tmp_path, alone)
 
 
-def test_a_run_goes_on_with_other_devices_and_hosts(data_dir, alone, tmp_path):
+def test_a_run_resumes_with_other_devices_and_hosts(data_dir, alone, tmp_path):
     finish(start(data_dir, tmp_path, devices=4, num_epochs=1, predict_after_training=False))
-    said, _ = finish(*start_two(data_dir, tmp_path))
-    assert "going on from step 4" in said
+    output, _ = finish(*start_two(data_dir, tmp_path))
+    assert "resuming from step 4" in output
     compare(tmp_path, alone)
 
 
-def lost_a_host(said):
-    """Whether a host says why it ends: JAX's own words, or ours if a collective failed first."""
-    return "another task died" in said or "If it has lost another one" in said
+def lost_a_host(output):
+    """Whether a host reports why it ends: JAX's message, or ours if a collective failed first."""
+    return "another task died" in output or "If another host was lost" in output
 
 
 @pytest.mark.parametrize("dead", [0, 1])
-def test_when_a_host_dies_the_other_ends_and_says_why(data_dir, tmp_path, dead):
+def test_when_a_host_dies_the_other_ends_and_reports_why(data_dir, tmp_path, dead):
     processes = start_two(data_dir, tmp_path)
     wait_for_step(1, processes[0])
     processes[dead].kill()
     other = processes[1 - dead]
-    said, _ = other.communicate(timeout=240)  # JAX misses a heartbeat after 100 seconds
+    output, _ = other.communicate(timeout=240)  # JAX misses a heartbeat after 100 seconds
     assert other.returncode != 0
-    assert lost_a_host(said), said
-    assert "Thread 0x" not in said
+    assert lost_a_host(output), output
+    assert "Thread 0x" not in output
     processes[dead].communicate()
 
 

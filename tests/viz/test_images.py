@@ -41,16 +41,16 @@ def test_the_legend_has_a_row_a_class_and_stands_at_the_right():
     assert whole.shape[0] - some.shape[0] == 11 * 24
     assert some[22, 20].tolist() == [0xDB, 0x0E, 0x9A]
     assert some[46, 20].tolist() == [0x15, 0x53, 0xAE]
-    picture = np.zeros((7, 9, 3), np.uint8)
-    both = images.with_legend(picture, BASELINE, [0, 4])
+    image = np.zeros((7, 9, 3), np.uint8)
+    both = images.with_legend(image, BASELINE, [0, 4])
     assert both.shape == (some.shape[0], 9 + some.shape[1], 3)
     assert not both[:7, :9].any()
     assert (both[7:, :9] == 255).all()
 
 
 def test_png_is_read_back_as_written(tmp_path):
-    picture = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
-    images.write_png(tmp_path / "a.png", picture)
+    image = np.random.default_rng(0).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    images.write_png(tmp_path / "a.png", image)
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), picture)
-    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(images.png(picture)))), picture)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a.png")), image)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(images.png(image)))), image)

@@ -29,9 +29,9 @@ from apache_beam.runners.runner import create_runner
 from tfds_builder.flair.faults import BuildError, Fault
 from tfds_builder.flair.shards import CHECK_ONLY, WRITE, Shard, write_shard
 
-# Beside the shards while they are written: a pipeline hands nothing back itself.
+# Beside the shards while they are written: a pipeline returns nothing itself.
 RESULTS = "results.json"
-STOP_SECONDS = 30  # for a cluster to take back a job
+STOP_SECONDS = 30  # for a cluster to cancel a job
 
 
 def pipeline_options(runner: str, text: str | None = None) -> PipelineOptions:
@@ -54,20 +54,20 @@ def pipeline_options(runner: str, text: str | None = None) -> PipelineOptions:
             f"no Beam runner {runner!r}: there are {known}, and any class as module.Class"
         ) from error
     flags = [f"--{flag.strip().lstrip('-')}" for flag in next(csv.reader([text or ""]), [])]
-    said = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(stderr):
             options = PipelineOptions(flags)
             known_options = options.get_all_options()
             unknown = options.get_all_options(retain_unknown_options=True).keys() - known_options
     except SystemExit as error:  # argparse's way, after all the usage
-        raise BuildError(f"--beam_options: {said.getvalue().split('error: ')[-1]}") from error
+        raise BuildError(f"--beam_options: {stderr.getvalue().split('error: ')[-1]}") from error
     for name in sorted(unknown):
         near = difflib.get_close_matches(name, known_options, 1, 0.8)
         # The job servers of Spark and Flink know options that the Python part of Beam does not.
         if near or not portable:
-            mend = f"; did you mean {near[0]!r}?" if near else ""
-            raise BuildError(f"--beam_options: Beam has no option {name!r}{mend}")
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise BuildError(f"--beam_options: Beam has no option {name!r}{hint}")
     if known_options["runner"]:
         raise BuildError("--beam_options: give the runner as --beam_runner")
     options.view_as(StandardOptions).runner = runner
@@ -93,7 +93,7 @@ def write_shards_with_beam(
       runner: a Beam runner or the name of one.
       options: its options.
       source: the folder that the patches are in.
-      skip: whether to go on writing after a fault. If not, the rest of the shard is only checked.
+      skip: whether to continue writing after a fault; if not, the rest is only checked.
       check_only: whether to write nothing from the start.
       progress: whether to show a progress bar.
 
@@ -104,14 +104,14 @@ def write_shards_with_beam(
       BuildError: if the pipeline fails.
     """
     folder = pathlib.Path(paths[0]).parent
-    # Compressed, as some services take jobs of 20 MB, and all of FLAIR #1 would make 30.
+    # Compressed: some services accept jobs of at most 20 MB, and all of FLAIR #1 would be 30.
     elements = [
         zlib.compress(pickle.dumps(element))
         for element in zip(range(len(shards)), shards, paths, strict=True)
     ]
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    # A process of its own: interrupted runners may hang, and leave processes and threads behind.
+    # A separate process: interrupted runners may hang, and leave processes and threads running.
     process = context.Process(
         target=_run,
         args=(sender, elements, str(folder / RESULTS), runner, options, source, skip, check_only),
@@ -124,7 +124,7 @@ def write_shards_with_beam(
         mininterval=0.2 if sys.stderr.isatty() else 10,
     )
     with bar:
-        # Held back from the process too: this one alone answers Ctrl-C.
+        # Blocked in that process too: only this one handles Ctrl-C.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             process.start()
@@ -152,7 +152,7 @@ def write_shards_with_beam(
         saved = json.loads((folder / RESULTS).read_text())
     except OSError as error:
         raise BuildError(
-            f"the Beam pipeline ended, but its workers left nothing in {folder}: --data_dir must"
+            f"the Beam pipeline ended, but its workers wrote nothing to {folder}: --data_dir must"
             " be a folder that they share with this machine"
         ) from error
     (folder / RESULTS).unlink()
@@ -169,12 +169,12 @@ def _run(
     skip: bool,
     check_only: bool,
 ) -> None:
-    """Runs the pipeline, in a process of its own; sends why it failed, or nothing."""
+    """Runs the pipeline, in a separate process; sends the error message, or an empty one."""
     os.setsid()  # one group with all that the runner starts
     result: Any = None
 
     def stop(*_: Any) -> None:
-        with contextlib.suppress(Exception):  # or a cluster would go on with it
+        with contextlib.suppress(Exception):  # or a cluster would continue the job
             if result is not None:
                 result.cancel()
         os.killpg(0, signal.SIGKILL)
@@ -193,7 +193,7 @@ def _run(
             pipeline
             | "Shards" >> beam.Create(elements)  # each goes to whichever worker is free
             | "Write" >> beam.Map(_write, source=source, skip=skip, check_only=check_only)
-            | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+            | "Collect" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
             | "Results" >> beam.Map(_save, path=results)
         )
         result = pipeline.run()
@@ -229,6 +229,6 @@ def _save(results: list[tuple[int, int, list[Any]]], path: str) -> None:
 
 
 def _last_line(error: Exception) -> str:
-    """Returns what matters of a message that may hold a worker's whole traceback."""
+    """Returns the last line of a message that may contain a worker's whole traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else repr(error)

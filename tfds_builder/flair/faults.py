@@ -1,4 +1,4 @@
-"""What can be wrong with a source: the error a user sees, and the faults of single patches."""
+"""Faults of a source: the error shown to the user, and faults of single patches."""
 
 import collections
 import csv
@@ -10,7 +10,7 @@ FILES_SHOWN = 5
 
 
 class BuildError(ValueError):
-    """The data set cannot be built; the message says why and how to mend it."""
+    """The data set cannot be built; the message gives the reason and the remedy."""
 
 
 class Fault(NamedTuple):
@@ -28,12 +28,12 @@ def report(faults: Iterable[Fault]) -> str:
     for fault in sorted(faults):
         kinds[fault.kind].append(fault)
     lines = []
-    for kind, found in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])):
-        lines.append(f"  {kind}: {len(found):,}")
-        for fault in found[:FILES_SHOWN]:
+    for kind, of_kind in sorted(kinds.items(), key=lambda item: (-len(item[1]), item[0])):
+        lines.append(f"  {kind}: {len(of_kind):,}")
+        for fault in of_kind[:FILES_SHOWN]:
             lines.append(f"    {fault.split}  {fault.file}: {fault.detail}")
-        if len(found) > FILES_SHOWN:
-            lines.append(f"    ... and {len(found) - FILES_SHOWN:,} more")
+        if len(of_kind) > FILES_SHOWN:
+            lines.append(f"    ... and {len(of_kind) - FILES_SHOWN:,} more")
     return "\n".join(lines)
 
 

@@ -17,14 +17,14 @@ from tfds_builder.flair.faults import BuildError, Fault, report, write_skipped
 from tfds_builder.flair.patches import BANDS, common_size, features
 from tfds_builder.flair.shards import Shard, cut, write_shards
 
-# Held by the process that builds, and let go by the system when that process dies.
+# Held by the process that builds; the system releases it when that process dies.
 LOCK = "build.lock"
 SKIPPED = "skipped.csv"
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class FlairConfig(tfds.core.BuilderConfig):
-    """How the patches are split: by domain, or by lists of one's own.
+    """How the patches are split: by domain, or by lists.
 
     Attributes:
       val_domains: the domains of the validation split; those of test are fixed, train is the rest.
@@ -37,7 +37,7 @@ class FlairConfig(tfds.core.BuilderConfig):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a build will do: the shards of each split, and the faults known before reading."""
+    """The plan of a build: the shards of each split, and the faults known before reading."""
 
     shards: Mapping[str, Sequence[Shard]]
     faults: Sequence[Fault]
@@ -54,8 +54,8 @@ class Plan:
 class Flair(dataset_builder.FileReaderBuilder):
     """FLAIR #1: aerial image patches of France and their land-cover masks.
 
-    Patches come from a folder that holds the download, unopened or unpacked; `README.md` beside
-    this file says what layouts are known and what each feature holds. They are stored in the
+    Patches are read from the folder of the download, zipped or unpacked; `README.md` beside
+    this file describes the layouts and the features. They are stored in the
     order of domain, zone and number.
 
     Paper: https://arxiv.org/abs/2211.12979
@@ -84,7 +84,7 @@ class Flair(dataset_builder.FileReaderBuilder):
         progress: bool = True,
         **kwargs: Any,
     ) -> None:
-        """Takes TFDS's `data_dir`, `config` and `version`, and what building needs.
+        """Takes TFDS's `data_dir`, `config` and `version`, and options of the build.
 
         Args:
           source: the folder of the download; not needed to read a built data set.
@@ -120,31 +120,31 @@ class Flair(dataset_builder.FileReaderBuilder):
         )
 
     def plan(self) -> Plan:
-        """Looks through the source, without reading patches; the result is kept.
+        """Scans the source, without reading patches; the result is cached.
 
         Raises:
           BuildError: if there is nothing to build from.
         """
         if self._plan is None:
             if self._source is None:
-                raise BuildError("no source given: the folder that holds the FLAIR #1 download")
+                raise BuildError("no source given: give the folder of the FLAIR #1 download")
             config = self.builder_config
-            found = source_lib.scan(self._source, skip_damaged=self._skip)
-            splits, faults = source_lib.select(found, config.val_domains, config.lists)
+            scanned = source_lib.scan(self._source, skip_damaged=self._skip)
+            splits, faults = source_lib.select(scanned, config.val_domains, config.lists)
             size = common_size([patch for patches in splits.values() for patch in patches])
             for split in source_lib.SPLITS:
                 if config.lists and split not in config.lists:
-                    found.notes.append(f"no list was given for {split}: it is not built")
+                    scanned.notes.append(f"no list was given for {split}: it is not built")
                 elif split not in splits:
-                    found.notes.append(f"no patches of {split}: it is not built")
+                    scanned.notes.append(f"no patches of {split}: it is not built")
             masks = sum(patch.mask is not None for patch in splits.get("test", ()))
             if masks < len(splits.get("test", ())):
-                lacking = len(splits["test"]) - masks
-                found.notes.append(f"{lacking:,} test patches have no mask: they are marked so")
+                unlabelled = len(splits["test"]) - masks
+                scanned.notes.append(f"{unlabelled:,} test patches have no mask; has_mask is false")
             self._plan = Plan(
                 shards={split: cut(p, size, self._shard_mb) for split, p in splits.items()},
                 faults=faults,
-                notes=found.notes,
+                notes=scanned.notes,
                 num_patches={split: len(patches) for split, patches in splits.items()},
                 patch_size=size,
             )
@@ -188,7 +188,7 @@ class Flair(dataset_builder.FileReaderBuilder):
                     check_only=check_only,
                     progress=self._progress,
                 )
-            faults = [*plan.faults, *(fault for _, found in results for fault in found)]
+            faults = [*plan.faults, *(fault for _, of_shard in results for fault in of_shard)]
             self.faults = faults
             if faults and not self._skip:
                 raise BuildError(self._failure(plan, faults))
@@ -243,21 +243,21 @@ class Flair(dataset_builder.FileReaderBuilder):
         return (
             f"{len(faults):,} fault{'s' * (len(faults) > 1)} in {patches:,} patches;"
             f" nothing was built.\n{report(faults)}\n"
-            "mend these files, or build with --on_error=skip to leave the patches out and list"
+            "fix these files, or build with --on_error=skip to leave the patches out and list"
             f" them in {SKIPPED}"
         )
 
     def _log_download_bytes(self) -> None:
-        """Says nothing: TFDS would speak of a download of unknown size."""
+        """Logs nothing: TFDS would log a download of unknown size."""
 
     def _log_download_done(self) -> None:
-        """Says nothing: `tfds_builder.build` does."""
+        """Logs nothing: `tfds_builder.build` does."""
 
 
 @contextlib.contextmanager
 def _locked(path: pathlib.Path) -> Iterator[None]:
     with open(path, "w") as file:
-        # Some network file systems have no locks; then left-overs are only reported.
+        # Some network file systems have no locks; incomplete folders are only reported there.
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield

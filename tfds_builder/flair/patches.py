@@ -1,4 +1,4 @@
-"""Reads one patch, checks all that can be wrong with it, and makes the example that is stored."""
+"""Reads and checks one patch, and makes the example that is stored."""
 
 import collections
 import contextlib
@@ -51,7 +51,7 @@ def features() -> tfds.features.FeaturesDict:
 
 @contextlib.contextmanager
 def gdal() -> Iterator[None]:
-    """Opens GDAL for many small files, and quietly: what it finds wrong becomes a fault."""
+    """Configures GDAL for many small files, without log lines: its errors become faults."""
     logger = logging.getLogger("rasterio")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -81,7 +81,7 @@ def common_size(patches: Sequence[Patch], sample: int = 24) -> Size | None:
 
 
 class Raster(NamedTuple):
-    """What an image file says of itself."""
+    """The header of an image file."""
 
     shape: Size
     bands: int
@@ -100,9 +100,9 @@ def read_files(
       size: the rows and columns that all patches of the data set have; None takes any.
 
     Returns:
-      What the image says of itself, or None if it cannot be opened; the image, rows x columns x
-      bands, and the mask, rows x columns, both uint8, or None where they cannot be used or there
-      is none; everything found wrong. A mask with wrong values is returned, too.
+      The image's header, or None if it cannot be opened; the image, rows x columns x
+      bands, and the mask, rows x columns, both uint8, or None where they cannot be used or do
+      not exist; the faults. A mask with wrong values is returned, too.
     """
     faults: list[Fault] = []
 
@@ -157,13 +157,13 @@ def read_patch(patch: Patch, size: Size | None) -> tuple[dict[str, Any] | None, 
       size: the rows and columns that all patches of the data set have; None takes any.
 
     Returns:
-      The example for `features()` and no faults, or None and everything found wrong.
+      The example for `features()` and no faults, or None and all faults.
     """
     name = str(patch.image)
     kind = "no metadata" if patch.metadata is None else "malformed metadata"
     faults = [Fault(patch.split, kind, name, detail) for detail in metadata_faults(patch)]
-    raster, image, mask, found = read_files(patch, size)
-    faults += found
+    raster, image, mask, of_files = read_files(patch, size)
+    faults += of_files
     if patch.mask is None and patch.split != "test":
         faults.append(Fault(patch.split, "mask missing", name, "only test patches may have none"))
     if faults or raster is None or image is None:
@@ -187,7 +187,7 @@ def read_patch(patch: Patch, size: Size | None) -> tuple[dict[str, Any] | None, 
 
 
 def centre(transform: Sequence[float], shape: Sequence[int]) -> tuple[float, float]:
-    """Returns where the middle of an image lies.
+    """Returns the coordinates of an image's centre.
 
     Args:
       transform: a, b, c, d, e, f (and more): x = a column + b row + c, y = d column + e row + f.
@@ -208,7 +208,7 @@ def _reason(error: RasterioError) -> str:
 
 
 def metadata_faults(patch: Patch) -> Iterator[str]:
-    """Yields what is wrong with a patch's metadata: the field, and what was found."""
+    """Yields the faults of a patch's metadata: the field and its value."""
     entry = patch.metadata
     if entry is None:
         yield f"no entry IMG_{patch.key.number} in the metadata files"
@@ -218,7 +218,7 @@ def metadata_faults(patch: Patch) -> Iterator[str]:
         return
     for field, expected in (("domain", patch.key.domain), ("zone", patch.key.zone)):
         if entry.get(field) != expected:
-            yield f"{field}: {entry.get(field)!r}, where the path says {expected!r}"
+            yield f"{field}: {entry.get(field)!r}, where the path has {expected!r}"
     if not _parses(r"\d{4}-\d\d-\d\d", "%Y-%m-%d", entry.get("date")):
         yield f"date: {entry.get('date')!r} is not a day as YYYY-MM-DD"
     if not _parses(r"\d\dh\d\d", "%Hh%M", entry.get("time")):
@@ -250,8 +250,8 @@ def _epsg(crs: CRS) -> int | None:
 def _crs_text(raster: Raster, centroid: Sequence[float]) -> str:
     """Returns `EPSG:<code>` or WKT; empty where there is none.
 
-    FLAIR is in Lambert-93, but many of its files name an unnamed local CRS or none. Where the
-    patch then lies at the Lambert-93 coordinates of its metadata, it is known to be EPSG:2154.
+    FLAIR is in Lambert-93, but many of its files name an unnamed local CRS or none. If the
+    patch's centre is at the Lambert-93 coordinates of its metadata, it is EPSG:2154.
     """
     crs = raster.crs
     code = _epsg(crs) if crs else None

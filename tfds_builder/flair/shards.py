@@ -41,7 +41,7 @@ class Shard:
 
 
 def cut(patches: Sequence[Patch], size: Size | None, shard_mb: float) -> list[Shard]:
-    """Cuts a split into shards of about `shard_mb` MiB of pixels, in order, of even length."""
+    """Divides a split into shards of about `shard_mb` MiB of pixels, in order, of even length."""
     rows, columns = size or (512, 512)
     total = len(patches) * rows * columns * (BANDS + 1)
     count = min(len(patches), max(1, math.ceil(total / (shard_mb * 2**20))))
@@ -62,7 +62,7 @@ def write_shard(
     Args:
       shard: what to write.
       path: its file.
-      skip: whether to go on writing after a fault.
+      skip: whether to continue writing after a fault.
       state: holds WRITE, CHECK_ONLY or STOP; set to CHECK_ONLY at a fault, unless `skip`.
       count: called after every patch that was checked.
 
@@ -80,12 +80,12 @@ def write_shard(
     def examples() -> Iterator[bytes]:
         nonlocal written
         for patch in shard.patches:
-            example, found = read_patch(patch, shard.size)
+            example, of_patch = read_patch(patch, shard.size)
             count()
-            faults.extend(found)
+            faults.extend(of_patch)
             if state.value == STOP:
                 return
-            if found and not skip:
+            if of_patch and not skip:
                 state.value = CHECK_ONLY
             if example is not None and state.value == WRITE:
                 record = serializer.get_tf_example(encode(example))
@@ -105,7 +105,7 @@ def write_shard(
 
 
 class _Control:
-    """What the processes that write share with the one that waits for them."""
+    """State shared by the writer processes and their parent."""
 
     def __init__(self, state: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -149,7 +149,7 @@ def write_shards(
       shards: what to write.
       paths: one file for each.
       num_workers: how many processes write; 1 writes in this one.
-      skip: whether to go on writing after a fault. If not, the rest is only checked.
+      skip: whether to continue writing after a fault. If not, the rest is only checked.
       check_only: whether to write nothing from the start.
       progress: whether to show a progress bar.
 
@@ -178,7 +178,7 @@ def write_shards(
     )
     with executor, bar:
         try:
-            # Held back from the processes too, until they have learnt to ignore it.
+            # Blocked in the processes too, until they ignore it.
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 futures = [

@@ -1,4 +1,4 @@
-"""Finds the patches of FLAIR #1 below a folder, zipped or not, and says which split each is in."""
+"""Finds the patches of FLAIR #1 in a folder and its zips, and assigns them to splits."""
 
 import collections
 import dataclasses
@@ -75,7 +75,7 @@ class Patch:
 
 @dataclasses.dataclass
 class Source:
-    """What lies below a folder."""
+    """The files found in a folder and its zips."""
 
     root: str
     images: dict[Key, list[File]]
@@ -85,16 +85,14 @@ class Source:
     damaged: list[str]  # zips and metadata files that were left out, each with the reason
 
 
-def scan(
-    root: str | os.PathLike[str], skip_damaged: bool = False, only_look: bool = False
-) -> Source:
-    """Looks through a folder and the zips in it.
+def scan(root: str | os.PathLike[str], skip_damaged: bool = False, inspect: bool = False) -> Source:
+    """Scans a folder and the zips in it.
 
     Args:
-      root: the folder. Links are followed, hidden files are not looked at.
+      root: the folder. Links are followed, hidden files are ignored.
       skip_damaged: whether a zip that cannot be listed is left out with a note.
-      only_look: whether to take it also without metadata and with damaged files, as a check does
-        that says all that is wrong.
+      inspect: whether to accept a source without metadata or with damaged files, for a check
+        that reports all faults.
 
     Raises:
       BuildError: if there is nothing to build from, or a zip or metadata file is damaged.
@@ -105,7 +103,7 @@ def scan(
         raise BuildError(f"the source {source.root} {problem}; give the folder of the download")
     found: list[File] = []
     damaged = source.damaged
-    strays: list[File] = []
+    unplaced: list[File] = []
     flair_2 = 0
     for file in _files(source.root, damaged):
         found.append(file)
@@ -113,42 +111,42 @@ def scan(
         tiff = _TIFF.fullmatch(name)
         if not tiff and not _METADATA.fullmatch(name):
             continue
-        domain, zone, is_flair_2 = _place(file.archive, os.path.dirname(file.path))
+        domain, zone, is_flair_2 = _locate(file.archive, os.path.dirname(file.path))
         if is_flair_2:
             flair_2 += 1
         elif not tiff:
             try:
                 _add_metadata(source, file)
             except BuildError as error:
-                if not only_look:
+                if not inspect:
                     raise
                 damaged.append(str(error))
         elif not domain or not zone:
-            strays.append(file)
+            unplaced.append(file)
         else:
             files = source.images if tiff[1].upper() == "IMG" else source.masks
             files.setdefault(Key(domain, zone, tiff[2]), []).append(file)
-    if damaged and not (skip_damaged or only_look):
+    if damaged and not (skip_damaged or inspect):
         raise BuildError(
-            "damaged or incomplete zip files (download them again, or move them away):"
+            "damaged or incomplete zip files (download them again, or remove them):"
             + "".join(f"\n  {zip_and_reason}" for zip_and_reason in damaged)
         )
-    if not only_look:
+    if not inspect:
         source.notes += [f"left out a damaged zip: {zip_and_reason}" for zip_and_reason in damaged]
     if flair_2:
         source.notes.append(f"left out {flair_2:,} files of the test set of FLAIR #2")
-    if strays:
+    if unplaced:
         source.notes.append(
-            f"left out {len(strays):,} files outside any domain and zone folder,"
-            f" the first: {strays[0]}"
+            f"left out {len(unplaced):,} files outside any domain and zone folder,"
+            f" the first: {unplaced[0]}"
         )
     if not source.images:
         raise BuildError(_nothing_found(source, found))
-    if not source.metadata and not only_look:
+    if not source.metadata and not inspect:
         raise BuildError(
             f"no metadata in {source.root}: {len(source.images):,} images were found, but no"
             " *metadata*.json with entries such as IMG_000717, in a folder or a zip. Put"
-            " flair-1_metadata_aerial.zip beside the images, unopened or unpacked"
+            " flair-1_metadata_aerial.zip beside the images, zipped or unpacked"
         )
     return source
 
@@ -158,11 +156,11 @@ def _files(root: str, damaged: list[str]) -> Iterator[File]:
     seen = set()
 
     def fail(error: OSError) -> None:
-        raise BuildError(f"cannot look into {error.filename}: {error.strerror}")
+        raise BuildError(f"cannot list {error.filename}: {error.strerror}")
 
     for folder, subfolders, names in os.walk(root, onerror=fail, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link back up, or a second one to the same place
+        if real in seen:  # a link to a parent, or a second one to the same folder
             subfolders.clear()
             continue
         seen.add(real)
@@ -190,8 +188,8 @@ def _hidden(name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=65536)
-def _place(archive: str, folder: str) -> tuple[str, str, bool]:
-    """Returns the domain, the zone, and whether the place is the test set of FLAIR #2."""
+def _locate(archive: str, folder: str) -> tuple[str, str, bool]:
+    """Returns the domain, the zone, and whether it is the test set of FLAIR #2."""
     # The mirror names the domain in the zip's name alone.
     parts = [*os.path.splitext(archive)[0].split("/"), *folder.split("/")]
     domain = next(filter(_DOMAIN.fullmatch, reversed(parts)), "")
@@ -227,10 +225,10 @@ def _nothing_found(source: Source, found: list[File]) -> str:
     masks = f"\n  {len(source.masks):,} masks, but no image" if source.masks else ""
     return (
         f"no FLAIR patches in {source.root}\n"
-        "  looked for: images named like D004_2021/Z10_AU/img/IMG_000826.tif, in folders and zips\n"
+        "  expected: images named like D004_2021/Z10_AU/img/IMG_000826.tif, in folders and zips\n"
         f"  found: {listing}{', the first:' if first else ''}{first}{masks}{notes}\n"
-        "  give the folder that holds the FLAIR #1 download (flair_aerial_train.zip,"
-        " flair_labels_train.zip, ..., or the toy data set), unopened or unpacked"
+        "  give the folder of the FLAIR #1 download (flair_aerial_train.zip,"
+        " flair_labels_train.zip, ..., or the toy data set), zipped or unpacked"
     )
 
 
@@ -238,21 +236,22 @@ def select(
     source: Source,
     val_domains: Iterable[str] = VAL_DOMAINS,
     lists: Mapping[str, str] | None = None,
-    only_look: bool = False,
+    inspect: bool = False,
 ) -> tuple[dict[str, list[Patch]], list[Fault]]:
-    """Pairs the files of each patch and shares the patches out to the splits.
+    """Pairs the files of each patch and assigns the patches to splits.
 
     Args:
       source: what `scan` found. Notes are added to it.
       val_domains: the domains of the validation split.
       lists: {split: CSV file}; takes just the listed patches instead of splitting by domain.
-      only_look: whether a split may lack all of its masks.
+      inspect: whether a split may lack all of its masks.
 
     Returns:
       {split: patches by domain, zone and number}, and the faults of those that cannot be paired.
 
     Raises:
-      BuildError: if a list cannot be read, or no patch is left, or all masks of train or val miss.
+      BuildError: if a list cannot be read, no patch is left, or all masks of train or val are
+        missing.
     """
     faults: list[Fault] = []
     keys: dict[str, list[Key]] = {split: [] for split in SPLITS}
@@ -293,10 +292,10 @@ def select(
         source.notes.append(f"took {unpacked:,} patches unpacked that are in a zip as well")
     for split, patches in splits.items():
         unlabelled = patches and all(patch.mask is None for patch in patches)
-        if split != "test" and unlabelled and not only_look:
+        if split != "test" and unlabelled and not inspect:
             raise BuildError(
                 f"none of the {len(patches):,} {split} patches in {source.root} has a mask: put"
-                " flair_labels_train.zip beside the images, unopened or unpacked"
+                " flair_labels_train.zip beside the images, zipped or unpacked"
             )
     splits = {split: patches for split, patches in splits.items() if patches}
     if not splits and not faults:
@@ -318,11 +317,11 @@ def _listed(source: Source, lists: Mapping[str, str]) -> tuple[dict[str, list[Ke
     for key in source.images:
         by_number[key.number].append(key)
     faults = []
-    where: dict[Key, list[str]] = {}
+    lines_of: dict[Key, list[str]] = {}
     split_of: dict[Key, str] = {}
     for split, path in lists.items():
         for line, listed in read_list(path):
-            domain, zone, _ = _place("", os.path.dirname(listed))
+            domain, zone, _ = _locate("", os.path.dirname(listed))
             number = _TIFF.fullmatch(os.path.basename(listed))
             if number is None:
                 raise BuildError(
@@ -335,13 +334,13 @@ def _listed(source: Source, lists: Mapping[str, str]) -> tuple[dict[str, list[Ke
                 if domain in ("", key.domain) and zone in ("", key.zone)
             ]
             if not keys:
-                place = f"line {line} of {path}; not in {source.root}"
-                faults.append(Fault(split, "listed but not found", listed, place))
+                where = f"line {line} of {path}; not in {source.root}"
+                faults.append(Fault(split, "listed but not found", listed, where))
             for key in keys:
                 split_of.setdefault(key, split)
-                where.setdefault(key, []).append(f"line {line} of {path}")
+                lines_of.setdefault(key, []).append(f"line {line} of {path}")
     chosen: dict[str, list[Key]] = {split: [] for split in SPLITS}
-    for key, lines in sorted(where.items()):
+    for key, lines in sorted(lines_of.items()):
         if len(lines) > 1:
             image = str(source.images[key][0])
             faults.append(Fault(split_of[key], "listed twice", image, " and ".join(lines)))

@@ -1,4 +1,4 @@
-"""What every worker process of this machine does first."""
+"""Initialisation of worker processes."""
 
 import multiprocessing
 import os
@@ -7,7 +7,7 @@ import threading
 
 
 def follow_parent() -> None:
-    """Leaves Ctrl-C to the parent alone, and ends when the parent does, even if it is killed."""
+    """Ignores Ctrl-C, which the parent handles, and exits when the parent ends or is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
