@@ -31,8 +31,10 @@ _UNSPECIFIC = {ColorInterp.undefined, ColorInterp.gray, ColorInterp.alpha, Color
 _LISTED = 10  # bands of a message
 _EXTREME_SHARE = 0.9  # of an alpha band's values that are 0 or 255, at least
 _FEW_VALUES = 3  # distinct values up to which a band may be alpha whatever they are
-_FEW_PIXELS = 16  # fewer samples say nothing
-_RESEMBLANCE = 0.02  # difference of mean correlation that tells red and near infrared apart
+_FEW_PIXELS = 16  # of an alpha band; fewer samples say nothing
+_MANY_PIXELS = 1000  # for correlations
+_RESEMBLANCE = 0.02  # difference of mean correlation that tells red and near infrared apart,
+_NOISE = 3.0  # beside so many standard deviations of a correlation of noise
 
 Sampler = Callable[[Sequence[int]], np.ndarray]
 
@@ -182,7 +184,7 @@ def _find_alpha(layout: BandLayout, named: set[int], sample: Sampler) -> tuple[i
             continue
         others = [i for i in layout.indexes if i != number and layout.dtypes[i - 1] == "uint8"]
         if layout.dtypes[number - 1] != "uint8" or not others:
-            return number, [*notes, f"band {number} is the alpha band"]
+            return number, notes
         values, image = np.split(sample([number, *others]), [1], axis=1)
         # Outside the image, near infrared is 0 as well.
         inside = ~((image == 0).all(1) | (image == 255).all(1))
@@ -190,7 +192,7 @@ def _find_alpha(layout: BandLayout, named: set[int], sample: Sampler) -> tuple[i
         distinct = len(np.unique(values))
         share = np.isin(values, (0, 255)).mean() if len(values) else 1.0
         if len(values) < _FEW_PIXELS or distinct <= _FEW_VALUES or share >= _EXTREME_SHARE:
-            return number, [*notes, f"band {number} is the alpha band"]
+            return number, notes
         notes.append(
             f"band {number} is tagged alpha, but {distinct} values occur in it, of which "
             f"{share:.0%} are 0 or 255: it is taken as image data, not as transparency"
@@ -249,11 +251,11 @@ def _check_order(
     (fourth,) = set(data) - {red, green, blue}
     values = sample([red, green, blue, fourth]).astype(float)
     values = values[~((values == 0).all(1) | (values == 255).all(1))]
-    if len(values) < _FEW_PIXELS or not values.std(0).all():
+    if len(values) < _MANY_PIXELS or not values.std(0).all():
         return
     correlation = np.corrcoef(values.T)
     of_red, of_fourth = correlation[0, 1:3].mean(), correlation[3, 1:3].mean()
-    if of_fourth < 0.5 or of_fourth - of_red < _RESEMBLANCE:
+    if of_fourth < 0.5 or of_fourth - of_red < _RESEMBLANCE + _NOISE / np.sqrt(len(values)):
         return
     as_is = {"red": red, "green": green, "blue": blue, "nir": fourth}
     swapped = as_is | {"red": fourth, "nir": red}

@@ -71,8 +71,9 @@ def detect_raster(
     """
     chosen = Options(**options)
     chosen.check()
-    with warnings.catch_warnings():  # that georeferencing is missing is reported otherwise
+    with warnings.catch_warnings():  # what they warn of is reported in the project's own words
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", rasterio.errors.NodataShadowWarning)
         return _Job(checkpoint, expand(inputs), output, chosen).run()
 
 

@@ -143,9 +143,16 @@ def _sample(members: Sequence[RasterInput], open_: Open, bands: Sequence[int]) -
     samples = []
     for member in (members[i] for i in chosen):
         raster = open_(member.path)
-        height, width = min(_WINDOW, member.height), min(_WINDOW, member.width)
-        for top in np.unique(np.linspace(0, member.height - height, each).astype(int)):
-            for left in np.unique(np.linspace(0, member.width - width, each).astype(int)):
+        height, tops = _spread(member.height, each)
+        width, lefts = _spread(member.width, each)
+        for top in tops:
+            for left in lefts:
                 window = Window(left, top, width, height)
                 samples.append(raster.read(list(bands), window=window).reshape(len(bands), -1).T)
     return np.concatenate(samples)
+
+
+def _spread(length: int, count: int) -> tuple[int, list[int]]:
+    """The length of up to `count` windows along an axis, and where they begin."""
+    size = min(_WINDOW, length)
+    return size, np.linspace(0, length - size, min(count, -(-length // size))).astype(int).tolist()
