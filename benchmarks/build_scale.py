@@ -2,8 +2,8 @@
 
     python benchmarks/build_scale.py [--folder=DIR] [--patches=77412] [--shard_mb=0.05]
 
-Writes four zips of synthetic patches of 8 x 8 pixels and a zip of metadata, builds them, builds once
-more (which compares the fingerprint), and reads an epoch of train in shuffled batches.
+Writes four zips of synthetic patches of 8 x 8 pixels and a zip of metadata, builds them, builds
+once more (which compares the fingerprint), and reads an epoch of train in shuffled batches.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def measured(what: str, work: Callable[[], Any]) -> Any:
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
     print(
-        f"{what}: {seconds:.1f} s, at most {here:.2f} GB here and {below:.2f} GB in a process below,"
+        f"{what}: {seconds:.1f} s, at most {here:.2f} GB here and {below:.2f} GB in a child,"
         f" at most {most} open files",
         flush=True,
     )
