@@ -116,7 +116,7 @@ class _Job:
         tile, margin = options.tile_and_margin(height, width)
         self.grid = Grid.over(height, width, tile, margin, options.blend == "hann")
         self.mesh = make_mesh()
-        each = 1 if jax.default_backend() == "cpu" else 4
+        each = 1 if self.mesh.devices.flat[0].platform == "cpu" else 4
         self.batch_size = options.batch_size or each * self.mesh.size
         check_batch_size(self.batch_size, self.mesh, "--batch_size")
 

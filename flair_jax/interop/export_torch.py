@@ -1,9 +1,5 @@
-"""Export of a checkpoint to a PyTorch state dict for segmentation-models-pytorch.
+"""Export of a checkpoint to a PyTorch state dict for segmentation-models-pytorch."""
 
-python -m flair_jax.interop.export_torch --checkpoint=DIR --out=FILE.safetensors|FILE.pth
-"""
-
-import argparse
 import os
 import pathlib
 
@@ -34,7 +30,8 @@ def export_weights(checkpoint: str, out: str) -> int:
     spec, params, batch_stats, _ = load(checkpoint, make_mesh())
     if spec.metadata_fusion == "channels":
         raise UserError(
-            "the PyTorch model has no channel fusion of metadata: this checkpoint cannot be exported"
+            "the PyTorch model has no channel fusion of metadata: this checkpoint cannot be "
+            "exported"
         )
     tensors = torch_weights.state_dict_of(params, batch_stats)
     partial = path.with_name(path.name + ".tmp")
@@ -53,20 +50,3 @@ def export_weights(checkpoint: str, out: str) -> int:
         torch.save({key: torch.tensor(value) for key, value in tensors.items()}, partial)
     os.replace(partial, path)
     return len(tensors)
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Turns a checkpoint into PyTorch weights.")
-    parser.add_argument("--checkpoint", required=True, help="workdir or folder of checkpoints")
-    parser.add_argument("--out", required=True, help=".safetensors, .pth or .pt file to write")
-    args = parser.parse_args()
-    try:
-        count = export_weights(args.checkpoint, args.out)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
-    print(f"{count} tensors in {args.out}")
-
-
-if __name__ == "__main__":
-    main()
