@@ -14,6 +14,8 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine, from_gcps
 from rasterio.warp import transform as transform_points
 
+from flair_jax.data.input_pipeline import PatchRecords
+
 _WGS84_RADIUS, _WGS84_E2 = 6_378_137.0, 0.006_694_379_990_14  # semi-major axis, eccentricity^2
 # Projections of the whole world: away from the equator their units are far from metres. Those made
 # for a region are taken as they are: their scale error is not worth a resampling.
@@ -161,7 +163,7 @@ class Georeference:
         return _metres_per_unit(crs, x, y) @ linear
 
 
-def common_pixel_size(records: Sequence[Mapping[str, Any]]) -> float:
+def common_pixel_size(records: PatchRecords | Sequence[Mapping[str, Any]]) -> float:
     """The ground sample distance of the patches of a data set, in metres.
 
     Args:
