@@ -2,8 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 from xml.etree import ElementTree as xml
 
 import numpy as np
@@ -161,7 +160,15 @@ class Georeference:
         return _metres_per_unit(crs, x, y) @ linear
 
 
-def common_pixel_size(records: Sequence[Mapping[str, Any]]) -> float:
+class Records(Protocol):
+    """Patches of a data set, by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+def common_pixel_size(records: Records) -> float:
     """The ground sample distance of the patches of a data set, in metres.
 
     Args:
