@@ -2,8 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 from xml.etree import ElementTree as xml
 
 import numpy as np
@@ -13,8 +12,6 @@ from rasterio.crs import CRS
 from rasterio.rpc import RPC
 from rasterio.transform import Affine, from_gcps
 from rasterio.warp import transform as transform_points
-
-from flair_jax.data.input_pipeline import PatchRecords
 
 _WGS84_RADIUS, _WGS84_E2 = 6_378_137.0, 0.006_694_379_990_14  # semi-major axis, eccentricity^2
 # Projections of the whole world: away from the equator their units are far from metres. Those made
@@ -163,7 +160,15 @@ class Georeference:
         return _metres_per_unit(crs, x, y) @ linear
 
 
-def common_pixel_size(records: PatchRecords | Sequence[Mapping[str, Any]]) -> float:
+class Records(Protocol):
+    """Patches of a data set, by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+
+def common_pixel_size(records: Records) -> float:
     """The ground sample distance of the patches of a data set, in metres.
 
     Args:

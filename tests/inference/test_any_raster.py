@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import rasterio
@@ -281,7 +282,7 @@ def stand_in_model(wanted):
     spec = dataclasses.replace(
         spec, bands=wanted, means=spec.means[: len(wanted)], stds=spec.stds[: len(wanted)]
     )
-    return Model("stand-in", spec, {}, {}, 0)
+    return Model("stand-in", spec, {"unused": jnp.zeros(())}, {}, 0)
 
 
 def check(scene):
