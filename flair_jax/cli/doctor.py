@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from etils import epath
 
     from flair_jax.doctor import examine
-    from flair_jax.doctor.severity import SEVERITIES, worst
+    from flair_jax.doctor.findings import SEVERITIES, worst
     from flair_jax.runtime.atomic_io import atomic_write
 
     options = vars(args)

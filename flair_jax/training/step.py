@@ -9,9 +9,9 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from flair_jax.models.forms import form_for
 from flair_jax.models.functional import Arrays, merge_model, model_batch_stats
 from flair_jax.models.losses import cross_entropy_sums
+from flair_jax.models.ops import for_mesh
 from flair_jax.models.preprocess import normalise, to_labels
 from flair_jax.models.spec import ModelSpec
 from flair_jax.models.unet import UNet
@@ -26,8 +26,7 @@ TrainStep = Any  # what jax.jit returns: (TrainState, Batch) -> (TrainState, {st
 def set_training_options(model: UNet, config: ml_collections.ConfigDict, mesh: Mesh) -> UNet:
     """Sets a model's options from a configuration and a mesh, and returns the model."""
     groups = mesh.size if config.batch_norm == "per_device" else 1
-    form = form_for(mesh.devices.flat[0].platform)
-    model.set_attributes(groups=groups, remat=config.remat, form=form)
+    model.set_attributes(groups=groups, remat=config.remat)
     return model
 
 
@@ -43,19 +42,19 @@ def make_train_step(
     The numbers are `loss`, () float32, and `stop`, () bool: whether any host has put a True into
     its share of the batch's `stop`, (N,) bool.
     """
-    weights = spec.nomenclature.weights
+    weights, ops = spec.nomenclature.weights, for_mesh(mesh)
     probability = config.augment_probability.to_dict()
 
     def loss_sum(
         params: Arrays, batch_stats: Arrays, batch: Batch, dropout_key: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, Arrays]]:
-        model = merge_model(graphdef, params, batch_stats)
+        model = merge_model(graphdef, params, batch_stats, ops)
         image = normalise(batch["image"], spec)
         metadata = batch["metadata"] if spec.takes_metadata else None
-        logits = model.folded_logits(image, metadata, train=True, dropout_key=dropout_key)
+        logits = model(image, metadata, train=True, dropout_key=dropout_key)
         labels = to_labels(batch["mask"], spec.nomenclature)
         total, count = cross_entropy_sums(
-            logits, labels, jnp.asarray(weights), config.loss_normalization
+            logits, labels, jnp.asarray(weights), config.loss_normalization, ops
         )
         return jnp.sum(total), (jnp.sum(count), model_batch_stats(model))
 

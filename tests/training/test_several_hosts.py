@@ -154,6 +154,7 @@ def lost_a_host(output):
     return "another task died" in output or "If another host was lost" in output
 
 
+@pytest.mark.waiting
 @pytest.mark.parametrize("dead", [0, 1])
 def test_when_a_host_dies_the_other_ends_and_reports_why(data_dir, tmp_path, dead):
     processes = start_two(data_dir, tmp_path)
@@ -167,6 +168,7 @@ def test_when_a_host_dies_the_other_ends_and_reports_why(data_dir, tmp_path, dea
     processes[dead].communicate()
 
 
+@pytest.mark.waiting
 def test_when_a_host_has_an_error_the_other_ends_too(data_dir, tmp_path):
     processes = start_two(data_dir, tmp_path, of_second=tmp_path / "none")
     first, second = (process.communicate(timeout=240)[0] for process in processes)
