@@ -8,44 +8,13 @@ import rasterio
 from rasterio.enums import Resampling
 from rasterio.transform import Affine, from_origin
 from rasterio.vrt import WarpedVRT
+from rasters import PLACE, RGB, noise, read_all, write
 
 from flair_jax.errors import UserError
 from flair_jax.inference import resampling
 from flair_jax.inference.input_files import expand
 from flair_jax.inference.mosaic import UnreadableError
 from flair_jax.inference.raster_source import Source
-
-RGB = ("red", "green", "blue")
-PLACE = from_origin(900_000, 6_500_000, 0.2, 0.2)
-
-
-def write(path, pixels, *, descriptions=None, mask=None, crs="EPSG:2154", **profile):
-    """Writes (bands, H, W) as a GeoTIFF without alpha, unless `photometric` says otherwise."""
-    count, height, width = pixels.shape
-    profile = {"transform": PLACE, "photometric": "minisblack", "crs": crs} | profile
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(
-            path, "w", driver="GTiff", height=height, width=width, count=count,
-            dtype=pixels.dtype.name, **profile,
-        ) as raster,
-    ):  # fmt: skip
-        raster.write(pixels)
-        if mask is not None:
-            raster.write_mask(mask)
-        for band, text in enumerate(descriptions or [], 1):
-            raster.set_band_description(band, text)
-    return str(path)
-
-
-def noise(bands, height=20, width=30, seed=0):
-    return np.random.default_rng(seed).integers(1, 256, (bands, height, width), dtype=np.uint8)
-
-
-def read_all(source):
-    """Image (bands, H, W) and valid pixels of an entire source."""
-    image, valid = source.read(np.arange(source.height), np.arange(source.width))
-    return None if image is None else np.moveaxis(image, -1, 0), valid
 
 
 def test_inputs_by_comma_glob_url_and_list(tmp_path, monkeypatch):
