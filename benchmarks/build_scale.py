@@ -127,8 +127,8 @@ def measured(what: str, work: Callable[[], Any]) -> Any:
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
     print(
-        f"{what}: {seconds:.1f} s, at most {here:.2f} GB here and {below:.2f} GB in a child,"
-        f" at most {most} open files",
+        f"{what}: {seconds:.1f} s, at most {here:.2f} GB here and {below:.2f} GB in a process"
+        f" below, at most {most} open files",
         flush=True,
     )
     return result

@@ -10,6 +10,7 @@ from flair_jax.doctor import checks, statistics
 from flair_jax.doctor.findings import Finding, worst
 from flair_jax.doctor.scan import Scan, scan_built, scan_source
 from flair_jax.errors import UserError
+from tfds_builder.flair.faults import printable
 
 WIDTH = 100  # of lines on the console, but for longer file names
 
@@ -29,7 +30,8 @@ def as_text(scan: Scan, findings: Sequence[Finding]) -> str:
         if finding.remedy:
             arrow = f"{indent}-> {finding.remedy}"
             lines += textwrap.wrap(arrow, WIDTH, subsequent_indent=indent + "   ")
-    return "\n".join([*lines, "", _band_table(scan), "", _class_table(scan)]).rstrip()
+    text = "\n".join([*lines, "", _band_table(scan), "", _class_table(scan)])
+    return printable(text).rstrip()
 
 
 def _band_table(scan: Scan) -> str:

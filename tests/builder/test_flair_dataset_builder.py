@@ -14,7 +14,7 @@ from flair_jax.data import synthetic
 from tfds_builder.flair import flair_dataset_builder
 from tfds_builder.flair.built import Records, open_built
 from tfds_builder.flair.faults import BuildError
-from tfds_builder.flair.flair_dataset_builder import Flair
+from tfds_builder.flair.flair_dataset_builder import Flair, FlairConfig
 from tfds_builder.flair.shards import check_format
 
 DUMMY_DATA = Path(flair_dataset_builder.__file__).parent / "dummy_data"
@@ -125,6 +125,19 @@ def test_no_path_of_the_building_host_is_stored(tmp_path):
     assert f"train,image unreadable,{image},it is empty" in (folder / "skipped.csv").read_text()
     for path in folder.iterdir():
         assert str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_no_path_of_a_list_is_stored(tmp_path):
+    path = tmp_path / "lists" / "train.csv"
+    path.parent.mkdir()
+    path.write_text("IMG_003388.tif\nIMG_003388.tif\nIMG_999999.tif\nIMG_003389.tif\n")
+    config = FlairConfig(name="of_lists", lists={"train": str(path)}, description="x")
+    folder = build(DUMMY_DATA, tmp_path, config=config, on_error="skip")
+    assert (folder / "skipped.csv").read_text().splitlines()[1:] == [
+        "train,listed but not found,IMG_999999.tif,line 3 of train.csv; not in .",
+        "train,listed twice,flair_aerial_train/D006_2020/Z15_UU/img/IMG_003388.tif,"
+        "line 1 of train.csv and line 2 of train.csv",
+    ]
 
 
 def test_zipped_as_downloaded(built, tmp_path):

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from download import TEST, TRAIN, VAL, found, image, mask, remove
+from download import TEST, TRAIN, VAL, edit_metadata, found, image, mask, remove
 
 from flair_jax.cli.commands import main
 from flair_jax.data import reference_facts, synthetic
@@ -217,6 +218,19 @@ def test_the_command_writes_a_record_and_exits_with_1_for_faults(copy, tmp_path)
     assert done.returncode == 1
     assert json.loads((tmp_path / "new" / "record.json").read_text())["verdict"] == "fault"
     assert "  flair_aerial_train/D006_2020/" in done.stdout
+
+
+def test_names_that_are_not_utf_8(copy, tmp_path):
+    other = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    copy.rename(other)
+    remove(mask(Path(other), 1))
+    edit_metadata(Path(other), lambda entries: entries.update({"IMG_\ud800": {}}))
+    done = run(f"--source={other}", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "entries of absent patches: 1\n" in done.stdout
+    assert r"IMG_\ud800" in done.stdout
+    record = json.loads((tmp_path / "doctor.json").read_text())
+    assert record["root"] == other
 
 
 def test_strict(whole, tmp_path):

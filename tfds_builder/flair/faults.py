@@ -45,17 +45,25 @@ def report(faults: Iterable[Fault]) -> str:
     return "\n".join(lines)
 
 
-def write_skipped(path: str | os.PathLike[str], faults: Iterable[Fault], root: str) -> None:
+def write_skipped(
+    path: str | os.PathLike[str], faults: Iterable[Fault], folders: Iterable[str]
+) -> None:
     """Writes the faults as a CSV file with the columns split, kind, file, detail.
 
     Args:
       path: the file to write.
       faults: what to write.
-      root: the source's folder; paths in it are written relative to it.
+      folders: of the source and of lists; paths in them are written relative to them.
     """
-    prefix = os.path.join(root, "")
     with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(Fault._fields)
         for fault in sorted(faults):
-            writer.writerow(field.replace(prefix, "") for field in fault)
+            writer.writerow(relative(field, folders) for field in fault)
+
+
+def relative(text: str, folders: Iterable[str]) -> str:
+    """Returns a text with the paths in it relative to the folders that they are in."""
+    for folder in sorted(folders, key=len, reverse=True):
+        text = text.replace(os.path.join(folder, ""), "").replace(folder, ".")
+    return text

@@ -16,7 +16,7 @@ from tensorflow_datasets.core import dataset_builder
 from tfds_builder.flags import SHARD_MB
 from tfds_builder.flair import fingerprint as fingerprint_lib
 from tfds_builder.flair import source as source_lib
-from tfds_builder.flair.faults import BuildError, Fault, printable, report, write_skipped
+from tfds_builder.flair.faults import BuildError, Fault, printable, relative, report, write_skipped
 from tfds_builder.flair.patches import Size, common_size
 from tfds_builder.flair.records import features
 from tfds_builder.flair.reference import (
@@ -62,7 +62,7 @@ class Plan:
     """The plan of a build.
 
     Attributes:
-      root: the source's folder.
+      folders: that of the source, and those of lists.
       splits: the patches of each split, in the order in which they are stored.
       faults: those that are known before patches are read.
       notes: what the user should know of the source.
@@ -70,7 +70,7 @@ class Plan:
       options: of the build, see `fingerprint.Fingerprint`.
     """
 
-    root: str
+    folders: Sequence[str]
     splits: Mapping[str, Sequence[Patch]]
     faults: Sequence[Fault]
     notes: Sequence[str]
@@ -191,9 +191,10 @@ class Flair(dataset_builder.FileReaderBuilder):
 
     def _make_plan(self, source: str) -> Plan:
         config = self.builder_config
+        lists = config.lists or {}
         scanned = source_lib.scan(source)
         source_lib.check_buildable(scanned, skip_damaged=self._skip)
-        splits, faults = select(scanned, config.val_domains, config.lists)
+        splits, faults = select(scanned, config.val_domains, lists)
         check_masks(scanned, splits)
         if not splits and not faults:
             raise BuildError("no patch is left to build: the lists are empty")
@@ -205,15 +206,14 @@ class Flair(dataset_builder.FileReaderBuilder):
             "shard_mb": self._shard_mb,
             "shuffle": self._shuffle,
             "lists": {
-                split: zlib.crc32(pathlib.Path(path).read_bytes())
-                for split, path in (config.lists or {}).items()
+                split: zlib.crc32(pathlib.Path(path).read_bytes()) for split, path in lists.items()
             },
         }
         return Plan(
-            root=scanned.root,
+            folders=[scanned.root, *(str(pathlib.Path(path).parent) for path in lists.values())],
             splits=splits,
             faults=faults,
-            notes=[printable(note) for note in (*scanned.notes, *_notes(splits, config.lists))],
+            notes=[printable(note) for note in (*scanned.notes, *_notes(splits, lists))],
             patch_size=common_size([patch for patches in splits.values() for patch in patches]),
             options=options,
         )
@@ -247,7 +247,7 @@ class Flair(dataset_builder.FileReaderBuilder):
         if not any(result.written for result in of_all):
             raise BuildError(f"every patch is faulty; nothing was built.\n{report(faults)}")
         if faults:
-            write_skipped(folder / SKIPPED, faults, plan.root)
+            write_skipped(folder / SKIPPED, faults, plan.folders)
         self.faults = faults
         self.warnings = [warning for result in of_all for warning in result.warnings]
         infos = [self._finish_split(split, of_split) for split, of_split in results.items()]
@@ -283,7 +283,7 @@ class Flair(dataset_builder.FileReaderBuilder):
                 file_format,
                 runner=download_config.beam_runner,
                 options=download_config.beam_options,
-                source=plan.root,
+                source=plan.folders[0],
                 **options,
             )
         else:
@@ -321,7 +321,6 @@ class Flair(dataset_builder.FileReaderBuilder):
         )
 
     def _describe(self, plan: Plan) -> None:
-        prefix = f"{plan.root}/"
         self.info.metadata.update(
             bands=list(BANDS),
             classes=[
@@ -332,7 +331,7 @@ class Flair(dataset_builder.FileReaderBuilder):
             num_patches={name: info.num_examples for name, info in self.info.splits.items()},
             num_faults_skipped=len(self.faults),
             num_warnings=len(self.warnings),
-            notes=[note.replace(prefix, "") for note in plan.notes],
+            notes=[relative(note, plan.folders) for note in plan.notes],
         )
 
     def _fingerprint(
