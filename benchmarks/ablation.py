@@ -3,8 +3,8 @@
     python benchmarks/ablation.py --data_dir=WHERE_YOU_BUILT_IT --output=runs/ablation \
         [--seeds=1,2,3] [--epochs=2] [--batch_size=2] [--learning_rate=0.02]
 
-Runs `flair_jax.main` for every arm and seed, one after the other, a seed's arms together; the U-Net
-of a seed begins with the same weights in every arm. Then prints the tables of `flair-jax
+Runs `flair-jax train` for every arm and seed, one after the other, a seed's arms together; the
+U-Net of a seed begins with the same weights in every arm. Then prints the tables of `flair-jax
 summarize`. A run that is there already is not run again.
 """
 
@@ -49,9 +49,9 @@ def main() -> None:
             flags = [f"--config.{key}={value}" for key, value in common.items()]
             flags += [f"--config.seed={seed}", *changes, f"--workdir={workdir}"]
             print(f"== {arm}, seed {seed}", flush=True)
-            command = [sys.executable, "-m", "flair_jax.main", "--config=configs/baseline.py"]
+            command = [sys.executable, "-m", "flair_jax", "train", "--config=baseline"]
             subprocess.run([*command, *flags], cwd=ROOT, check=True)
-    summarize = [sys.executable, "-m", "flair_jax.evaluation.summarize", "--markdown", *workdirs]
+    summarize = [sys.executable, "-m", "flair_jax", "summarize", "--markdown", *workdirs]
     subprocess.run(summarize, cwd=ROOT, check=True)
 
 

@@ -3,7 +3,7 @@
     pip install -e ".[torch]" segmentation-models-pytorch
     python benchmarks/detection.py --source=DOWNLOAD --checkpoint=RUN [--output=FILE.json]
 
-The raster is a mosaic of the first patches of the download. Ours is `flair_jax.detect` as a user
+The raster is a mosaic of the first patches of the download. Ours is `flair-jax detect` as a user
 runs it, with an empty and with a warm compile cache, and with the reference's tiles of 512; the
 peer is `peer_detection.py` with the same weights. Every run is a new process, from its start to the
 written file; they take turns, `--rounds` times. Memory is the most that a process held at once.
@@ -50,12 +50,13 @@ def main() -> None:
         raster, weights = scratch / "mosaic.tif", scratch / "weights.safetensors"
         write_mosaic(Path(args.source), args.side, raster)
         export = [
-            "flair_jax.interop.export_torch",
+            "flair_jax",
+            "export-torch",
             f"--checkpoint={checkpoint}",
             f"--out={weights}",
         ]
         subprocess.run([sys.executable, "-m", *export], cwd=ROOT, check=True, capture_output=True)
-        ours = ["-m", "flair_jax.detect", f"--checkpoint={checkpoint}", "--overwrite"]
+        ours = ["-m", "flair_jax", "detect", f"--checkpoint={checkpoint}", "--overwrite"]
         tiles = [f"--tile={TILE}", f"--margin={MARGIN}"]
         peer = ["benchmarks/peer_detection.py", f"--weights={weights}", *tiles]
         peer.append(f"--batch_size={args.batch_size}")

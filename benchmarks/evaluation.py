@@ -4,8 +4,8 @@
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/evaluation.py \
         --data_dir=WHERE_YOU_BUILT_IT --workdir=RUN [--split=test] [--output=FILE.json]
 
-Scores a split with a run as `--mode=eval` does, and alone the same number of forward passes of
-the same batches, compiled by themselves and put on the device before; they take turns, `--rounds`
+Scores a split with a run as `flair-jax evaluate` does, and alone the same number of forward passes
+of the same batches, compiled by themselves and put on the device before; they take turns, `--rounds`
 times, in one process. Then the command itself in a new process, with a warm compile cache. Last,
 every part of a scoring by itself. Nothing is written into the run. The variable asks for the huge
 pages that the command asks for itself.
@@ -107,7 +107,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     copy = scratch / "run"
     shutil.copytree(workdir, copy, ignore=shutil.ignore_patterns("evaluation", "tensorboard"))
     command = [
-        sys.executable, "-m", "flair_jax.main", "--mode=eval", f"--split={args.split}",
+        sys.executable, "-m", "flair_jax", "evaluate", f"--split={args.split}",
         f"--workdir={copy}", f"--config.data_dir={args.data_dir}",
         f"--config.eval_batch_size={args.batch_size}",
     ]  # fmt: skip

@@ -20,7 +20,7 @@ from pathlib import Path
 from record import write_record
 
 ROOT = Path(__file__).parents[1]
-COMMAND = [sys.executable, "-m", "flair_jax.main"]
+COMMAND = [sys.executable, "-m", "flair_jax", "train"]
 STAGES = {"the first line": "data ", "compiled": "the training step", "the first step": "  step 1:"}
 PROCESSOR = "the first step, processor's seconds"
 
@@ -58,7 +58,7 @@ def start(workdir: Path, cache: Path) -> dict[str, float]:
 
     The run is ended after its first step.
     """
-    flags = ["--config=configs/toy.py", "--config.log_every_steps=1", f"--workdir={workdir}",
+    flags = ["--config=toy", "--config.log_every_steps=1", f"--workdir={workdir}",
              f"--config.compilation_cache={cache}"]  # fmt: skip
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     used, started = processor_seconds(), time.perf_counter()

@@ -1,161 +1,96 @@
-"""Every key of a configuration, its default and its meaning; the check of its values."""
+"""Configurations: defaults, configuration files, checks, and the `config.json` of a run.
 
+The keys with their defaults and meanings are in `config_keys.py`; `flair-jax config` prints them.
+"""
+
+import ast
 import difflib
 import json
+import pathlib
+import re
+import traceback
+import types
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ml_collections
 from etils import epath
 
-from flair_jax.data.bands import BANDS, band_indices
-from flair_jax.data.metadata import SIZES
+from flair_jax.config_keys import KEYS, KINDS, RENAMED, Key
 from flair_jax.data.nomenclature import nomenclature
-from flair_jax.errors import UserError
-from flair_jax.models.choices import FUSIONS, LOSS_NORMALIZATIONS, check_size
+from flair_jax.errors import UsageError, UserError
+from flair_jax.models.choices import check_size
 from flair_jax.runtime.atomic_io import atomic_write
 
-# What a run may change when it goes on: nothing that the weights already depend on.
-CHANGEABLE = frozenset(
-    {
-        "data_dir", "num_epochs", "num_workers", "log_every_steps", "eval_batch_size",
-        "early_stop_patience", "checkpoint_every_steps", "max_to_keep", "predict_after_training",
-        "report_after_training", "tensorboard_patches", "profile", "compilation_cache",
-    }
-)  # fmt: skip
+# What a run may change when it resumes: nothing that its weights depend on.
+CHANGEABLE = frozenset(name for name, key in KEYS.items() if key.changeable)
+BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
 def default() -> ml_collections.ConfigDict:
-    """The published baseline's values; a configuration file changes what it wants."""
+    """The published baseline's values; a configuration file changes some of them."""
     config = ml_collections.ConfigDict()
-
-    # Data. `data_dir` is the --data_dir of the build ("" is TFDS's own, ~/tensorflow_datasets),
-    # `data_config` its --config.
-    config.data_dir = ""
-    config.data_config = "published"
-    # Classes. "baseline": 12 classes and "other"; "full": all 19; another name for a list of your
-    # own, `classes` = ((name, "#rrggbb", weight, (mask values, ...)), ...). Those named in
-    # `disabled_classes` get weight 0. A mask value that no class gathers is an error, or counts
-    # nowhere with `unlisted_values` = "ignore".
-    config.nomenclature = "baseline"
-    config.classes = ()
-    config.disabled_classes = ()
-    config.unlisted_values = "error"
-    # Which of them the model sees, in this order; --config.bands="('red', 'green', 'blue')".
-    config.bands = BANDS
-    config.normalization = "scaling"  # "scaling": / 255; "custom": (x - mean) / deviation
-    # Of all five bands, in the order red, green, blue, nir, height.
-    config.normalization_means = (105.08, 110.87, 101.82, 106.38, 53.26)
-    config.normalization_stds = (52.17, 45.38, 44.0, 39.69, 79.3)
-    config.num_workers = 0  # processes that read; 0 reads in threads
-
-    # Batches. `batch_size` is the global one, over all devices of all hosts.
-    config.batch_size = 10
-    config.eval_batch_size = 0  # 0: as batch_size
-    config.crop_size = 0  # side of a random square to train on, in pixels; 0: whole patches
-    config.augment = False
-    config.augment_probability = ml_collections.ConfigDict(
-        {"vertical_flip": 0.5, "horizontal_flip": 0.5, "rotation": 0.5}
-    )
-
-    # Model. `metadata.encoding`: "reference" (the baseline's 45 numbers, which say little of place
-    # and season) or "corrected". `metadata.fusion`: "rows" (the baseline's, 512 x 512 pixels only)
-    # or "channels" (any size).
-    # `batch_norm`: statistics of the global batch ("sync"), or of each device's share
-    # ("per_device", as in the reference's distributed training). `remat` computes inner maps twice
-    # to save memory.
-    config.dtype = "float32"  # of the activations: "float32" or "bfloat16"
-    config.batch_norm = "sync"
-    config.remat = False
-    config.metadata = ml_collections.ConfigDict(
-        {"use": False, "encoding": "reference", "fusion": "rows"}
-    )
-
-    # First weights. `init_from`: a workdir, a checkpoint or a file of PyTorch weights to start
-    # from; `encoder_weights`: a file of a bare ResNet34, or "imagenet" (fetched from the Hugging
-    # Face hub, extra `hub`), which the published baseline starts from.
-    config.init_from = ""
-    config.encoder_weights = ""
-
-    # Optimisation: plain SGD; the rate is lowered when the validation loss stalls.
-    config.loss_normalization = "pixels"  # "pixels" (challenge) or "weights" (later code)
-    config.learning_rate = 0.02
-    config.accumulate_steps = 1  # parts that a batch is worked through in, one after the other
-    config.ema_decay = 0.0  # moving average of the weights, scored beside them; 0: none, or 0.999
-    config.plateau = ml_collections.ConfigDict(
-        {"factor": 0.5, "patience": 10, "cooldown": 4, "threshold": 1e-4, "min_lr": 1e-7}
-    )
-    config.num_epochs = 200
-    config.early_stop_patience = 30
-    config.seed = 2022
-
-    # The run.
-    config.log_every_steps = 50
-    # Validation patches that TensorBoard shows after each epoch, with the confusion matrix; 0: no
-    # pictures.
-    config.tensorboard_patches = 4
-    config.checkpoint_every_steps = 0  # 0: after each epoch only
-    config.max_to_keep = 2  # beside the best
-    config.predict_after_training = False
-    config.report_after_training = True  # write index.html, a page to look at; see report.py
-    config.profile = (0, 0)  # first and last step of a trace for TensorBoard, in profile/; 0: none
-    # Where compiled programs are kept for the next start: a folder; "default" is one in ~/.cache;
-    # "" is nowhere.
-    config.compilation_cache = "default"
-
-    # Made-up data, made and built on first use; see synthetic.py.
-    config.synthetic = ml_collections.ConfigDict(
-        {"use": False, "patch_size": 128, "train": 192, "val": 32, "test": 48, "seed": 0}
-    )
+    for name, key in KEYS.items():
+        *groups, last = name.split(".")
+        group = config
+        for part in groups:
+            if part not in group:
+                group[part] = ml_collections.ConfigDict()
+            group = group[part]
+        group[last] = key.default
     return config.lock()
 
 
-def validate(config: ml_collections.ConfigDict) -> None:
-    """Raises a UserError that names the key of the first value that cannot be."""
-    for key in flat(config):
-        check_known(key, where="in the configuration file")
-    for key in flat(default()):
-        if key not in flat(config):
-            raise UserError(f"config.{key} is missing: start from flair_jax.config.default()")
+def validate(config: ml_collections.ConfigDict, where: str = "") -> None:
+    """Raises a UserError that names the first key that is unknown, missing or of a wrong value.
 
-    def require(key: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise UserError(f"config.{key} is {flat(config)[key]!r}; expected {expected}")
-
-    band_indices(config.bands)
-    for key in ("normalization_means", "normalization_stds"):
-        require(key, len(flat(config)[key]) == len(BANDS), f"{len(BANDS)} numbers, one a band")
+    Args:
+        config: what to check.
+        where: what it comes from, for the message, such as "in runs/a/config.json".
+    """
+    check_keys(config, where)
+    values = flat(config)
+    for name, key in KEYS.items():
+        if not key.takes(values[name]):
+            raise UserError(f"{_named(name, where)} is {values[name]!r}; expected {key.expected}")
     nomenclature(config.nomenclature, config.classes, config.disabled_classes)
-    for key, choices in (
-        ("normalization", ("scaling", "custom")),
-        ("dtype", ("float32", "bfloat16")),
-        ("batch_norm", ("sync", "per_device")),
-        ("unlisted_values", ("error", "ignore")),
-        ("loss_normalization", LOSS_NORMALIZATIONS),
-        ("metadata.encoding", tuple(SIZES)),
-        ("metadata.fusion", FUSIONS),
-    ):
-        require(key, flat(config)[key] in choices, " or ".join(map(repr, choices)))
-    require("batch_size", config.batch_size >= 1, "at least 1")
-    require("eval_batch_size", config.eval_batch_size >= 0, "0 (as batch_size) or more")
-    require("num_epochs", config.num_epochs >= 0, "0 or more")
-    require("learning_rate", config.learning_rate > 0, "more than 0")
-    require("accumulate_steps", config.accumulate_steps >= 1, "at least 1")
-    require("ema_decay", 0 <= config.ema_decay < 1, "0 (none) or more, and less than 1")
-    first, last = config.profile
-    require("profile", 0 <= first <= last, "(first step, last step), or (0, 0) for none")
-    require("seed", 0 <= config.seed < 2**32, "0 to 4294967295")
-    require("crop_size", config.crop_size >= 0, "0 (whole patches) or more")
-    require("log_every_steps", config.log_every_steps >= 1, "at least 1")
-    require("tensorboard_patches", config.tensorboard_patches >= 0, "0 (no pictures) or more")
-    require("checkpoint_every_steps", config.checkpoint_every_steps >= 0, "0 or more")
-    # Orbax removes the oldest before the newest is whole: one must be left if that never comes.
-    require("max_to_keep", config.max_to_keep >= 2, "at least 2")
-    require("num_workers", config.num_workers >= 0, "0 or more")
-    require("plateau.factor", 0 < config.plateau.factor < 1, "between 0 and 1")
-    for key, value in flat(config.augment_probability).items():
-        require(f"augment_probability.{key}", 0 <= value <= 1, "a probability, 0 to 1")
     if config.crop_size:
         check_size(config.crop_size, config.crop_size, by_rows=fuses_by_rows(config))
+
+
+def check_keys(config: ml_collections.ConfigDict, where: str = "") -> None:
+    """Raises a UserError if a configuration has other keys than `default()`."""
+    names = flat(config)
+    for name in names:
+        check_known(name, where)
+    for name in KEYS:
+        if name not in names:
+            raise UserError(
+                f"{_named(name, where)} is missing: start from flair_jax.config.default()"
+            )
+
+
+def check_known(name: str, where: str = "") -> None:
+    """Raises a UserError with the new or the nearest name if there is no key of this name."""
+    if name in KEYS:
+        return
+    if name in RENAMED:
+        raise UserError(f"{_named(name, where)} is now called config.{RENAMED[name]}")
+    if group := [known for known in KEYS if known.startswith(f"{name}.")]:
+        raise UserError(
+            f"{_named(name, where)} is a group of keys: give each by itself, such as "
+            f"config.{group[0]}"
+        )
+    last = {known.split(".")[-1]: known for known in KEYS}
+    near = difflib.get_close_matches(name, KEYS, n=1) or [
+        last[part] for part in difflib.get_close_matches(name.split(".")[-1], last, n=1)
+    ]
+    hint = f"; did you mean config.{near[0]}?" if near else "; flair-jax config lists the keys"
+    raise UserError(f"unknown configuration key {_named(name, where)}{hint}")
+
+
+def _named(name: str, where: str) -> str:
+    return f"config.{name} {where}".rstrip()
 
 
 def check_patch_size(config: ml_collections.ConfigDict, height: int, width: int) -> None:
@@ -178,18 +113,106 @@ def fuses_by_rows(config: ml_collections.ConfigDict) -> bool:
     return config.metadata.use and config.metadata.fusion == "rows"
 
 
-def check_known(key: str, where: str) -> None:
-    """Raises a UserError with the nearest known key if there is none of this name."""
-    known = flat(default())
-    if key in known:
-        return
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"; did you mean config.{near[0]}?" if near else ""
-    raise UserError(f"unknown configuration key config.{key} {where}{hint}")
+def shipped() -> dict[str, pathlib.Path]:
+    """The configurations that come with flair-jax: name -> file."""
+    folder = pathlib.Path(__file__).with_name("configs")
+    return {path.stem: path for path in sorted(folder.glob("*.py"))}
+
+
+def read(name: str) -> ml_collections.ConfigDict:
+    """The configuration of a shipped name, or of a file.
+
+    Args:
+        name: such as "baseline", "folder/mine.py", or "mine.py:TEXT", whose `get_config` takes
+            the text as its argument.
+
+    Raises:
+        UsageError: there is no such file, and nothing of this name.
+        UserError: the file fails, or has other keys than `default()`.
+    """
+    file, colon, argument = name.partition(":")
+    path = pathlib.Path(file).expanduser()
+    if not path.is_file():
+        known = shipped()
+        if file not in known:
+            near = difflib.get_close_matches(path.stem, known, n=1)
+            raise UsageError(
+                f"there is no configuration file {file} (--config): give the path of a file, or "
+                f"one of the names {', '.join(known)}"
+                + (f"; did you mean {near[0]}?" if near else "")
+            )
+        path = known[file]
+    config = _get_config(path, [argument] if colon else [])
+    check_keys(config, f"in {path}")
+    return config.lock()
+
+
+def _get_config(path: pathlib.Path, arguments: list[str]) -> ml_collections.ConfigDict:
+    """What a configuration file's `get_config` returns."""
+    module = types.ModuleType(f"config_{path.stem}")
+    module.__file__ = str(path)
+    try:
+        exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
+        config = module.get_config(*arguments)
+    except Exception as error:
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == str(path)
+        ]
+        where = f"in {path}" + (f", line {lines[-1]}" if lines else "")
+        unknown = re.search(r'Key "(\w+)" does not exist', str(error))
+        if isinstance(error, AttributeError) and unknown:  # said by a locked configuration
+            old = {name.split(".")[-1]: name for name in RENAMED}
+            check_known(old.get(unknown[1], unknown[1]), where)
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(
+            f"get_config() in {path} returns a {type(config).__name__}, not a ConfigDict: start "
+            "from flair_jax.config.default()"
+        )
+    return config
+
+
+def set_text(config: ml_collections.ConfigDict, name: str, texts: Sequence[str]) -> None:
+    """Sets a key to a value of the command line.
+
+    Args:
+        config: to change.
+        name: of the key.
+        texts: the value as written, by its last text; those of a tuple are joined.
+
+    Raises:
+        UsageError: the text is no value of the key's type.
+    """
+    kind = type(KEYS[name].default)
+    try:
+        if kind is bool:
+            value: Any = BOOLEANS[texts[-1].lower()]
+        elif kind is tuple:
+            value = tuple(element for text in texts for element in _as_tuple(text))
+        else:
+            value = kind(texts[-1])
+    except (KeyError, SyntaxError, ValueError) as error:
+        rule = KEYS[name].rule
+        expected = KINDS[kind] + (f", {rule.expected}" if rule else "")
+        raise UsageError(f"--config.{name}={texts[-1]}: expected {expected}") from error
+    config.update_from_flattened_dict({name: value})
+
+
+def _as_tuple(text: str) -> tuple:
+    """A tuple, a list or a single value in Python's notation; one text may be without quotes."""
+    try:
+        value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        if "," in text or " " in text:
+            raise
+        return (text,)
+    return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
 def save(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
-    """Writes `config.json` into a workdir, whole or not at all."""
+    """Writes `config.json` into a workdir, atomically."""
     atomic_write(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
 
 
@@ -197,36 +220,64 @@ def load(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     """The configuration of a workdir.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is not one of this version.
     """
-    path = epath.Path(workdir) / "config.json"
+    path = epath.Path(workdir).expanduser() / "config.json"
     if not path.exists():
         raise UserError(
             f"there is no {path}: {workdir} is not the workdir of a run. Give the --workdir of a "
-            "run, or train one with --config=configs/baseline.py"
+            "run, or train one with flair-jax train --config=baseline"
         )
     config = default()
     try:
-        with config.unlocked():
-            config.update(_tuples(json.loads(path.read_text())))
-    except ValueError as error:
+        saved = ml_collections.ConfigDict(_tuples(json.loads(path.read_text())))
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a saved configuration: {error}") from error
-    validate(config)
+    for name in flat(saved):
+        check_known(name, f"in {path}")
+    try:
+        config.update(saved)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is not a saved configuration: {error}") from error
+    validate(config, f"in {path}")
     return config
 
 
 def check_unchanged(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
-    """Raises a UserError if a run would go on with settings its weights were not made with."""
+    """Raises a UserError if a run would resume with settings its weights were not trained with."""
     if not (workdir / "config.json").exists():
         return
-    old, new = flat(load(workdir)), flat(config)
-    changed = [key for key in new if old[key] != new[key] and key.split(".")[0] not in CHANGEABLE]
-    if changed:
-        lines = [f"  config.{key}: {old[key]!r} then, {new[key]!r} now" for key in changed]
+    lines = _differences(load(workdir), config, lambda key: not key.changeable)
+    if lines:
         raise UserError(
-            f"{workdir} holds a run with other settings:\n" + "\n".join(lines) + "\n"
+            f"{workdir} holds a run with other settings:\n{lines}\n"
             "Give another --workdir, or remove this one to start afresh."
         )
+
+
+def check_same_model(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
+    """Raises a UserError if a configuration describes another model than the run in a workdir."""
+    lines = _differences(load(workdir), config, lambda key: key.of_model)
+    if lines:
+        raise UserError(
+            f"{workdir} holds a model with other settings:\n{lines}\n"
+            "A trained model is evaluated with its own: leave these keys out, or give the "
+            "--workdir of another run."
+        )
+
+
+def _differences(
+    saved: ml_collections.ConfigDict,
+    given: ml_collections.ConfigDict,
+    compared: Callable[[Key], bool],
+) -> str:
+    """A line for each key that differs."""
+    old, new = flat(saved), flat(given)
+    return "\n".join(
+        f"  config.{name}: {old[name]!r} in the run, {new[name]!r} given"
+        for name, key in KEYS.items()
+        if compared(key) and old[name] != new[name]
+    )
 
 
 def flat(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -88,6 +88,6 @@ def command(*flags, devices=1, **more):
     """Starts the command in a subprocess."""
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
     return subprocess.Popen(
-        [sys.executable, "-m", "flair_jax.detect", *map(str, flags)],
+        [sys.executable, "-m", "flair_jax", "detect", *map(str, flags)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, **more,
     )  # fmt: skip

@@ -1,18 +1,11 @@
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from flair_jax import main
-
 ROOT = Path(__file__).parents[1]
-HEAVY = {
-    "PIL", "array_record", "flax", "grain", "jax", "jaxlib", "jinja2", "matplotlib", "numpy",
-    "optax", "orbax", "rasterio", "tensorboardX", "tensorflow", "tensorflow_datasets",
-}  # fmt: skip
 
 
 def run(*flags, cwd=ROOT):
@@ -65,34 +58,14 @@ def test_workdir_that_cannot_be_written(data_dir, tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("argv", "added"),
-    [
-        (["main", "--workdir=runs/a", "--mode=eval"], True),
-        (["main", "--mode=predict", "--workdir=runs/a"], True),
-        (["main", "--workdir=runs/a"], False),
-        (["main", "--workdir=runs/a", "--mode=eval", "--config=configs/toy.py"], False),
-    ],
-)
-def test_a_workdir_brings_its_configuration(argv, added, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "a").mkdir(parents=True)
-    (tmp_path / "runs" / "a" / "config.json").write_text("{}")
-    changed = main.with_saved_config(argv)
-    assert (len(changed) > len(argv)) == added
-    if added:
-        assert changed[1].startswith("--config=")
-        assert changed[1].endswith("saved_config.py:runs/a")
+def test_the_old_flag_of_the_ema_is_named():
+    done = run("--mode=eval", "--workdir=/nowhere", "--average")
+    assert (done.returncode, done.stderr) == (1, "error: --average is now called --ema\n")
 
 
-@pytest.mark.parametrize("command", ["main", "detect", "train_compile"])
-def test_help_imports_nothing_heavy(command):
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", f"flair_jax.{command}", "--help"],
-        capture_output=True, text=True, cwd=ROOT, check=False,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert command in done.stdout
-    imported = set(re.findall(r"^import time:.*\| +([^.\s]+)", done.stderr, re.MULTILINE))
-    assert "flair_jax" in imported  # it is the list of what was imported
-    assert not imported & HEAVY
+def test_keys_of_version_0_1_are_named():
+    done = run("--config=configs/baseline.py", "--config.plateau.min_rate=1e-6")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: config.plateau.min_rate on the command line is now called config.plateau.min_lr\n"
+    )

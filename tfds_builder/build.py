@@ -17,6 +17,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from tfds_builder.flags import add_flags
 from tfds_builder.flair import flair_dataset_builder as flair
 from tfds_builder.flair.faults import BuildError, report
 
@@ -280,10 +281,7 @@ def _log_done(log: Any, builder: flair.Flair, folder: pathlib.Path, seconds: flo
     name = folder.parent.name
     config = "" if name == "published" else f" --config.data_config={name}"
     log("train with:")
-    log(
-        "  python -m flair_jax.main --config=configs/baseline.py"
-        f" --config.data_dir={folder.parents[2]}{config}"
-    )
+    log(f"  flair-jax train --config=baseline --config.data_dir={folder.parents[2]}{config}")
 
 
 def _counts(num_patches: Any) -> str:
@@ -301,20 +299,14 @@ def _size(nbytes: float) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tfds_builder.build", description=__doc__)
-    parser.add_argument(
-        "--source", required=True, help="folder of the download; zips need not be unpacked"
-    )
-    parser.add_argument("--data_dir", help="where data sets go (default: TFDS's own)")
-    parser.add_argument("--config", help="published (default), d077, or a name for your lists")
-    for split in ("train", "val", "test"):
-        parser.add_argument(f"--{split}_csv", help=f"image and mask paths of {split}, as published")
-    parser.add_argument("--num_workers", type=int, help="processes (default: one for each CPU)")
-    parser.add_argument("--on_error", choices=("fail", "skip"), default="fail")
-    parser.add_argument("--shard_mb", type=float, default=128, help="pixels in a shard (128 MiB)")
-    parser.add_argument("--beam_runner", help="a runner of Apache Beam, such as DirectRunner")
-    parser.add_argument("--beam_options", help="key=value,... for the runner")
+    add_flags(parser)
+    return run(parser.parse_args(argv))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Builds as the flags ask; returns the exit status."""
     try:
-        build(**vars(parser.parse_args(argv)))
+        build(**vars(args))
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,22 +1,13 @@
-"""The command: compiles the train step for hardware that you need not have, and says what it asks.
+"""The train step compiled for hardware that need not be there, and what it asks of a chip.
 
-python -m flair_jax.aot.train_compile --config=configs/baseline.py [--topology=v5e:2x4]
-    [--batch_size=64] [--patch_size=512] [--config.KEY=VALUE]
-
-Nothing is allocated and nothing is run. Without --topology it compiles for the devices at hand.
-The exit status is 1 if the step does not fit the chip's memory.
+Nothing is allocated and nothing is run.
 """
 
 import importlib.metadata
 import importlib.util
-import os
-import sys
 import time
 from typing import TYPE_CHECKING
 
-from absl import app, flags
-
-from flair_jax import command_line
 from flair_jax.errors import UserError
 
 if TYPE_CHECKING:  # JAX is imported once the environment is set
@@ -25,16 +16,6 @@ if TYPE_CHECKING:  # JAX is imported once the environment is set
 
     from flair_jax.aot.compiled_step import Chip, Figures
 
-flags.declare_key_flag("config")
-_TOPOLOGY = flags.DEFINE_string(
-    "topology", None,
-    "TPUs to compile for, as generation:shape, such as v5e:2x4, v5p:2x2x2 or v6e:16x16; the "
-    "devices at hand if not given. Needs the extra `tpu`.",
-)  # fmt: skip
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", None, "Global batch; config.batch_size if not given."
-)
-_PATCH_SIZE = flags.DEFINE_integer("patch_size", 512, "Side of the square patches in pixels.")
 
 # What libtpu and JAX would otherwise ask the machine, which has no TPU to tell of. No TPU is
 # opened, so that libtpu's lock, which lets one process use a machine's TPUs, is not needed.
@@ -45,27 +26,6 @@ NO_TPU_HERE = {
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-
-
-def main(argv: list[str]) -> None:
-    """Compiles for what the flags say and prints the table."""
-    config = command_line.given_config(argv)
-    from flair_jax import config as configuration
-    from flair_jax.runtime.sharding import check_batch_size, make_mesh
-
-    configuration.validate(config)
-    flag = "config.batch_size"
-    if _BATCH_SIZE.value is not None:
-        config.batch_size, flag = _BATCH_SIZE.value, "--batch_size"
-    try:
-        configuration.check_patch_size(config, _PATCH_SIZE.value, _PATCH_SIZE.value)
-    except UserError as error:
-        raise UserError(f"--patch_size={_PATCH_SIZE.value}: {error}") from error
-    mesh = make_mesh(topology_devices(_TOPOLOGY.value) if _TOPOLOGY.value else None)
-    check_batch_size(config.batch_size, mesh, flag, config.accumulate_steps)
-    _show(("train step of", command_line.config_name()))
-    if not compile_and_show(config, _PATCH_SIZE.value, mesh):
-        sys.exit(1)
 
 
 def topology_devices(name: str) -> "list[jax.Device]":
@@ -110,7 +70,7 @@ def compile_and_show(
     devices = mesh.devices.flatten()
     crop = f", crops of {config.crop_size}" if config.crop_size else ""
     hosts = len({device.process_index for device in devices})
-    _show(
+    show(
         ("activations", config.dtype),
         ("batch", f"{config.batch_size} patches of {patch_size} x {patch_size}{crop}, "
                   f"{config.batch_size // mesh.size} a chip"),
@@ -123,12 +83,12 @@ def compile_and_show(
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        _show(("memory of a chip", f"does not fit; the compiler says:\n{error}"))
+        show(("memory of a chip", f"does not fit; the compiler says:\n{error}"))
         return False
-    _show(("compiled in", f"{time.monotonic() - started:.0f} s"))
+    show(("compiled in", f"{time.monotonic() - started:.0f} s"))
     figures, memory = compiled_step.figures_of(compiled), compiled_step.usable_memory(devices[0])
     chip = compiled_step.CHIPS.get(devices[0].device_kind)
-    _show(*rows(figures, memory, chip, config.batch_size, mesh.size))
+    show(*rows(figures, memory, chip, config.batch_size, mesh.size))
     return memory is None or figures.memory <= memory
 
 
@@ -206,28 +166,7 @@ def _ms(seconds: float) -> str:
     return f"{1000 * seconds:.2f} ms"
 
 
-def _show(*rows: tuple[str, str]) -> None:
+def show(*rows: tuple[str, str]) -> None:
+    """Prints rows of the table."""
     for name, value in rows:
         print(f"{name:<26}{value}", flush=True)
-
-
-def parse_flags(argv: list[str]) -> list[str]:
-    """Parses the command line; with --topology, sets the environment before JAX is imported."""
-    if command_line.flags_as_written(argv).get("topology"):
-        for name, value in NO_TPU_HERE.items():
-            os.environ.setdefault(name, value)
-    return command_line.parse_flags(argv)
-
-
-def run() -> None:
-    """Entry point of the command."""
-    try:
-        app.run(main, flags_parser=parse_flags)
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-if __name__ == "__main__":
-    run()

@@ -75,7 +75,7 @@ def dataset_directory(data_dir: str, data_config: str) -> epath.Path:
     raise UserError(
         f"the data set is not built: there is no {root / 'flair' / data_config}/*/"
         "dataset_info.json.\nBuild it once from the downloaded files with\n"
-        f"  python -m tfds_builder.build --source=DOWNLOAD_FOLDER{flags}\n"
+        f"  flair-jax build --source=DOWNLOAD_FOLDER{flags}\n"
         "or point config.data_dir to where you built it."
     )
 

@@ -1,13 +1,10 @@
 """Synthetic data set in the file layout of FLAIR #1.
 
-python -m flair_jax.data.synthetic --out=DIR
-
 Landscapes of parcels, roads and buildings: all 19 mask values occur, each class has its colour,
 texture and height, vegetation changes with the month, and every domain has its own radiometry, so
 that domains never seen in training are a little harder. None of it is real.
 """
 
-import argparse
 import hashlib
 import json
 import math
@@ -228,26 +225,3 @@ def prepare(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def _is_built(data_dir: Path) -> bool:
     return any((data_dir / "flair").glob("*/*/dataset_info.json"))
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Writes a small made-up data set in FLAIR's own file layout."
-    )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--patch_size", type=int, default=128, help="pixels (default 128)")
-    for split, count in (("train", 192), ("val", 32), ("test", 48)):
-        parser.add_argument(f"--{split}", type=int, default=count, help=f"patches ({count})")
-    parser.add_argument("--seed", type=int, default=0)
-    args = vars(parser.parse_args())
-    try:
-        count = generate(args.pop("out"), **args)
-    except (UserError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
-    print(f"{count} patches written. Build the data set with")
-    print("  python -m tfds_builder.build --source=THAT_FOLDER --data_dir=WHERE_TO")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,26 +1,16 @@
-"""Checks of a download or a built data set before a long build or training.
+"""Checks of a download or a built data set before a long build or training."""
 
-flair-jax doctor --source=DIR | --data_dir=DIR [--data_config=published] [--sample=3000]
-"""
-
-import argparse
-import json
-import signal
-import sys
 import textwrap
 from collections.abc import Sequence
 from typing import Any
-
-from etils import epath
 
 from flair_jax.data import reference_facts
 from flair_jax.data.nomenclature import FLAIR
 from flair_jax.doctor import file_checks, metadata_checks, statistics
 from flair_jax.doctor.findings import Scan
 from flair_jax.doctor.scan import scan_built, scan_source
-from flair_jax.doctor.severity import SEVERITIES, Finding, worst
+from flair_jax.doctor.severity import Finding, worst
 from flair_jax.errors import UserError
-from flair_jax.runtime.atomic_io import atomic_write
 
 CHECKS = (
     file_checks.layout, file_checks.splits, file_checks.domains, file_checks.pairs,
@@ -176,47 +166,3 @@ def doctor(
         directory = dataset_directory(data_dir or "", data_config)
         scan = scan_built(directory, sample, seed, num_workers, progress)
     return scan, examine(scan)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 1 if there are faults."""
-    parser = argparse.ArgumentParser(
-        description="Looks at a download or a built data set before a long build or training.",
-        epilog="Exit status: 0 if nothing is wrong, or notes and warnings only; 1 with faults.",
-    )
-    parser.add_argument("--source", default="", help="folder of the download; zips may stay so")
-    parser.add_argument("--data_dir", help="the --data_dir of a build ('' is TFDS's own)")
-    parser.add_argument("--data_config", default="published", help="the --config of that build")
-    parser.add_argument("--sample", type=int, default=3000, help="patches to open (3000); 0: all")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--num_workers", type=int, default=0, help="processes (one a CPU)")
-    parser.add_argument("--output", default="doctor.json", help="file to write (doctor.json)")
-    parser.add_argument("--strict", action="store_true", help="warnings, too, give exit status 1")
-    args = vars(parser.parse_args(argv))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    output, strict = epath.Path(args.pop("output")), args.pop("strict")
-    try:
-        scan, findings = doctor(**args, progress=True)
-        print(as_text(scan, findings))
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(output, json.dumps(as_json(scan, findings), indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"--output: {output} cannot be written ({error})") from error
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
-        return 130
-    counts = ", ".join(
-        f"{severity} {sum(f.severity == severity for f in findings)}"
-        for severity in reversed(SEVERITIES)
-    )
-    severity = worst(findings)
-    print(f"\n{counts}; worst: {severity}. Written to {output}")
-    return int(severity == "fault" or (strict and severity == "warning"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

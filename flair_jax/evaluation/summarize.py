@@ -1,9 +1,5 @@
-"""Table of several runs: means and standard deviations over seeds, beside published scores.
+"""Table of several runs: means and standard deviations over seeds, beside published scores."""
 
-python -m flair_jax.evaluation.summarize WORKDIR... [--split=test] [--markdown]
-"""
-
-import argparse
 import dataclasses
 import json
 from collections.abc import Sequence
@@ -88,7 +84,7 @@ def _read_metrics(workdir: epath.Path, split: str) -> dict[str, Any]:
     if not path.exists():
         raise UserError(
             f"there is no {path}: the run has not been scored on {split!r}. Finish it, or run\n"
-            f"  python -m flair_jax.main --workdir={workdir} --mode=eval --split={split}"
+            f"  flair-jax evaluate --workdir={workdir} --split={split}"
         )
     return json.loads(path.read_text())
 
@@ -207,20 +203,3 @@ def summarize(
         )
     tables = [as_text(table(experiments), markdown) for table in (overall_table, class_table)]
     return "\n\n".join([*tables, "\n".join(notes)])
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Sums up several runs, seeds as one experiment.")
-    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
-    parser.add_argument("--markdown", action="store_true", help="tables as Markdown")
-    args = parser.parse_args()
-    try:
-        print(summarize(args.workdirs, args.split, args.markdown))
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
-
-
-if __name__ == "__main__":
-    main()

@@ -1,9 +1,5 @@
-"""Export of a checkpoint to a PyTorch state dict for segmentation-models-pytorch.
+"""Export of a checkpoint to a PyTorch state dict for segmentation-models-pytorch."""
 
-python -m flair_jax.interop.export_torch --checkpoint=DIR --out=FILE.safetensors|FILE.pth
-"""
-
-import argparse
 import os
 import pathlib
 
@@ -53,20 +49,3 @@ def export_weights(checkpoint: str, out: str) -> int:
         torch.save({key: torch.tensor(value) for key, value in tensors.items()}, partial)
     os.replace(partial, path)
     return len(tensors)
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Turns a checkpoint into PyTorch weights.")
-    parser.add_argument("--checkpoint", required=True, help="workdir or folder of checkpoints")
-    parser.add_argument("--out", required=True, help=".safetensors, .pth or .pt file to write")
-    args = parser.parse_args()
-    try:
-        count = export_weights(args.checkpoint, args.out)
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
-    print(f"{count} tensors in {args.out}")
-
-
-if __name__ == "__main__":
-    main()

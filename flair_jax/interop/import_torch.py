@@ -1,10 +1,5 @@
-"""Import of PyTorch weights into a checkpoint of this package.
+"""Import of PyTorch weights into a checkpoint of this package."""
 
-flair-jax import-torch --weights=PATH --out=DIR [--bands=red,green,blue,nir,height]
-    [--nomenclature=NAME] [--normalization=scaling|custom]
-"""
-
-import argparse
 import dataclasses
 import pathlib
 import re
@@ -13,7 +8,7 @@ import numpy as np
 
 from flair_jax import config as configuration
 from flair_jax.data.bands import BANDS, band_indices
-from flair_jax.data.nomenclature import FULL, NOMENCLATURES, Nomenclature
+from flair_jax.data.nomenclature import FULL, Nomenclature
 from flair_jax.data.nomenclature import nomenclature as named
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import save_model
@@ -148,33 +143,3 @@ def import_weights(weights: str, out: str, **choices: object) -> ModelSpec:
     _, params, batch_stats = split_model(model)
     save_model(target, spec, params, batch_stats)
     return spec
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Turns PyTorch weights into a checkpoint.")
-    parser.add_argument("--weights", required=True, help=".safetensors, .pth, .ckpt or hf://...")
-    parser.add_argument("--out", required=True, help="folder to make")
-    parser.add_argument("--bands", help=f"in the weights' order, from {','.join(BANDS)}")
-    parser.add_argument("--nomenclature", help=" or ".join(sorted(NOMENCLATURES)))
-    parser.add_argument("--normalization", choices=("scaling", "custom"))
-    args = parser.parse_args()
-    bands = tuple(args.bands.split(",")) if args.bands else None
-    try:
-        spec = import_weights(
-            args.weights, args.out, bands=bands, nomenclature=args.nomenclature,
-            normalization=args.normalization,
-        )  # fmt: skip
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
-    enabled = [c.name for c in spec.nomenclature.classes if c.weight]
-    print(f"written to {args.out}/checkpoints")
-    print(f"  bands          {', '.join(spec.bands)}")
-    print(f"  classes        {len(spec.nomenclature)} outputs, {len(enabled)} enabled")
-    print(f"  normalization  {spec.normalization}")
-    print(f"  metadata       {spec.metadata_encoding or 'none'}")
-    print("  first class    0 (mask values start at 1)")
-
-
-if __name__ == "__main__":
-    main()

@@ -74,7 +74,7 @@ def make_gallery(run: RunFacts, count: int) -> Gallery:
     if run.patches is None:
         return _none(
             f"there are no scores of single patches. They are written by\n"
-            f"python -m flair_jax.main --workdir={run.workdir} --mode=eval --split={run.split}"
+            f"flair-jax evaluate --workdir={run.workdir} --split={run.split}"
         )
     chosen = choose(run.patches, count)
     if not any(chosen.values()):

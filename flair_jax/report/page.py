@@ -1,16 +1,10 @@
-"""HTML report of one or several runs: one self-contained file.
+"""HTML report of one or several runs: one self-contained file."""
 
-python -m flair_jax.report.page WORKDIR... [--output=index.html] [--split=test] [--gallery=3]
-"""
-
-import argparse
 import datetime
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jinja2
-from absl import logging
 from etils import epath
 
 import flair_jax
@@ -85,14 +79,11 @@ def update_report(workdir: epath.PathLike) -> None:
         return
     # The gallery's model would wait for the other processes, which do not take part.
     alone = jax.process_count() == 1
-    reason = "" if alone else f"write it on one host: python -m flair_jax.report.page {workdir}"
+    reason = "" if alone else f"write it on one host: flair-jax report {workdir}"
     try:
         console.log(f"report: {write_report([workdir], no_gallery_because=reason)}")
     except Exception as error:  # whatever it is, the training is done and must not appear to fail
-        console.log(
-            f"the report could not be written: {error!r}\n"
-            f"Try python -m flair_jax.report.page {workdir}"
-        )
+        console.log(f"the report could not be written: {error!r}\nTry flair-jax report {workdir}")
 
 
 def render(runs: list[RunFacts], galleries: Sequence[Gallery | None]) -> str:
@@ -147,28 +138,3 @@ def duration(seconds: float | None) -> str:
         parts.append((amount, unit))
     first = next((i for i, (amount, _) in enumerate(parts) if amount), len(parts) - 1)
     return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2])
-
-
-def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Writes the page of one or several runs.")
-    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR")
-    parser.add_argument(
-        "--output", help="the file; index.html in the workdir, or here for several runs"
-    )
-    parser.add_argument("--split", default="test", choices=("train", "val", "test"))
-    parser.add_argument(
-        "--gallery", type=int, metavar="N",
-        help="best, typical and worst patches to show of a run; 0: none (3; 1 for several runs)",
-    )  # fmt: skip
-    args = parser.parse_args()
-    logging.set_verbosity(logging.ERROR)  # Orbax says that it reads only
-    options: dict[str, Any] = {"split": args.split, "gallery": args.gallery}
-    try:
-        print(f"written to {write_report(args.workdirs, args.output, **options)}")
-    except UserError as error:
-        raise SystemExit(f"error: {error}") from error
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Multi-host start-up: the flags of `jax.distributed`, and clusters where it starts by itself."""
+"""Multi-host start-up of `jax.distributed`, and clusters where it starts by itself."""
 
 import faulthandler
 import os
@@ -6,36 +6,31 @@ import sys
 from collections.abc import Mapping
 from typing import NoReturn
 
-from absl import flags
-
 from flair_jax.errors import UserError
 
 
-def define_flags() -> None:
-    """Defines `--multihost`, and the three flags of clusters that JAX cannot recognise."""
-    flags.DEFINE_bool(
-        "multihost", None,
-        "Work as one of several hosts. Under Slurm, Open MPI and on GKE's TPU slices this needs no "
-        "flag; give --multihost on each host of a Cloud TPU pod.",
-    )  # fmt: skip
-    flags.DEFINE_string(
-        "coordinator", None, "host:port of process 0, on clusters that JAX does not recognise."
-    )
-    flags.DEFINE_integer("num_processes", None, "Number of hosts, with --coordinator.")
-    flags.DEFINE_integer("process_id", None, "This host's number from 0, with --coordinator.")
+def start(
+    multihost: bool | None = None,
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+) -> None:
+    """Starts `jax.distributed` if the flags or the environment tell of several hosts.
 
-
-def start() -> None:
-    """Starts `jax.distributed` if the flags or the environment say that there are several hosts.
+    Args:
+        multihost: whether there are; None: as the environment tells, see `recognised`.
+        coordinator: HOST:PORT of process 0, on clusters that JAX does not recognise; with it the
+            other two are needed.
+        num_processes: number of hosts.
+        process_id: this host's number from 0.
 
     Raises:
         UserError: the flags do not go together, or the hosts do not find each other.
     """
-    values = flags.FLAGS
     given = {
-        "coordinator": values.coordinator,
-        "num_processes": values.num_processes,
-        "process_id": values.process_id,
+        "coordinator": coordinator,
+        "num_processes": num_processes,
+        "process_id": process_id,
     }
     absent = [f"--{name}" for name, value in given.items() if value is None]
     if 0 < len(absent) < len(given):
@@ -43,8 +38,8 @@ def start() -> None:
             "--coordinator, --num_processes and --process_id belong together; missing: "
             + ", ".join(absent)
         )
-    by_itself = values.multihost is None and recognised(os.environ)
-    if absent and not values.multihost and not by_itself:
+    by_itself = multihost is None and recognised(os.environ)
+    if absent and not multihost and not by_itself:
         return
     import jax
 
@@ -52,7 +47,7 @@ def start() -> None:
         if absent:
             jax.distributed.initialize()
         else:
-            jax.distributed.initialize(values.coordinator, values.num_processes, values.process_id)
+            jax.distributed.initialize(coordinator, num_processes, process_id)
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"the hosts could not be joined: {error}\nCheck that every host runs the same command "

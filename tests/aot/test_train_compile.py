@@ -19,7 +19,7 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-def run(*flags, devices=8, script=("-m", "flair_jax.aot.train_compile")):
+def run(*flags, devices=8, script=("-m", "flair_jax", "train-compile")):
     xla_flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.run(
         [sys.executable, *script, *flags], capture_output=True, text=True, check=False, cwd=ROOT,
@@ -135,9 +135,11 @@ def test_the_devices_at_hand():
 
 def test_a_step_that_does_not_fit():
     script = (
-        "from flair_jax.aot import compiled_step, train_compile\n"
+        "import sys\n"
+        "from flair_jax.aot import compiled_step\n"
+        "from flair_jax.cli.commands import main\n"
         "compiled_step.CHIPS['cpu'] = compiled_step.Chip(1e12, 1e11, 2**28)\n"
-        "train_compile.run()\n"
+        "sys.exit(main(['train-compile', *sys.argv[1:]]))\n"
     )
     done = run(*SMALL, "--config.batch_size=2", devices=1, script=("-c", script))
     assert done.returncode == 1
@@ -148,28 +150,34 @@ def test_a_step_that_does_not_fit():
 
 
 @pytest.mark.parametrize(
-    ("flags", "expected"),
+    ("flags", "status", "expected"),
     [
-        ([], "error: --config=FILE is needed"),
-        (["--config=configs/none.py"], "error: there is no configuration file configs/none.py"),
-        ([*SMALL, "--config.batch=8"], "error: unknown configuration key config.batch on"),
-        ([*SMALL, "--workdir=x"], "error: Unknown command line flag 'workdir'"),
+        ([], 2, "error: --config=NAME or --config=FILE is needed"),
+        (["--config=configs/none.py"], 2, "error: there is no configuration file configs/none.py"),
+        ([*SMALL, "--config.batch=8"], 2, "error: unknown configuration key config.batch on"),
+        ([*SMALL, "--workdir=x"], 2, "error: unknown flag --workdir"),
         (
             [*SMALL],
+            1,
             "error: config.batch_size=10 is the global batch and must be a multiple of the 8 "
             "devices: set it to 8",
         ),
-        ([*SMALL, "--batch_size=12"], "error: --batch_size=12 is the global batch"),
+        ([*SMALL, "--batch_size=12"], 1, "error: --batch_size=12 is the global batch"),
         (
             ["--config=configs/baseline.py", "--patch_size=100"],
+            1,
             "error: --patch_size=100: the U-Net takes heights and widths that are multiples of 32",
         ),
-        ([*SMALL, "--config.crop_size=64"], "error: --patch_size=32: config.crop_size=64 is more"),
+        (
+            [*SMALL, "--config.crop_size=64"],
+            1,
+            "error: --patch_size=32: config.crop_size=64 is more",
+        ),
     ],
 )
-def test_mistakes_end_with_a_message(flags, expected):
+def test_mistakes_end_with_a_message(flags, status, expected):
     done = run(*flags)
-    assert done.returncode == 1
+    assert done.returncode == status
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
     assert "compiled in" not in done.stdout

@@ -93,7 +93,7 @@ def test_output_and_second_run(tmp_path, capfd):
     assert lines[4].startswith("  shards:  1 train, 1 val, 1 test, 0.")
     assert lines[5:] == [
         "train with:",
-        f"  python -m flair_jax.main --config=configs/baseline.py --config.data_dir={tmp_path}",
+        f"  flair-jax train --config=baseline --config.data_dir={tmp_path}",
     ]
     assert "8/8" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flair"]

@@ -70,13 +70,8 @@ def test_prepare_makes_the_data_set_once(tmp_path):
 
 
 def test_command(tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "flair_jax.data.synthetic",
-        f"--out={tmp_path}",
-        "--patch_size=64",
-    ]
+    flags = [f"--out={tmp_path}", "--patch_size=64"]
+    command = [sys.executable, "-m", "flair_jax", "synthetic", *flags]
     done = subprocess.run(
         [*command, "--train=1", "--val=1", "--test=1"], capture_output=True, text=True, check=True
     )

@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from download import TEST, TRAIN, VAL, found, image, mask, remove
 
+from flair_jax.cli.commands import main
 from flair_jax.data import reference_facts, synthetic
 from flair_jax.doctor import examine, statistics
 from flair_jax.doctor.findings import Pixels
@@ -172,7 +173,7 @@ def test_pixels_add_up():
 
 def run(*flags, cwd):
     return subprocess.run(
-        [sys.executable, "-m", "flair_jax.doctor.examine", *flags],
+        [sys.executable, "-m", "flair_jax", "doctor", *flags],
         capture_output=True, text=True, cwd=cwd, check=False,
         env={"PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
@@ -195,8 +196,9 @@ def test_the_command_writes_a_record_and_exits_with_1_for_faults(copy, tmp_path)
 
 
 def test_strict(whole, tmp_path):
-    assert examine.main([f"--source={whole}", f"--output={tmp_path / 'a.json'}", "--strict"]) == 1
-    assert examine.main([f"--source={whole}", f"--output={tmp_path / 'a.json'}"]) == 0
+    flags = [f"--source={whole}", f"--output={tmp_path / 'a.json'}"]
+    assert main(["doctor", *flags, "--strict"]) == 1
+    assert main(["doctor", *flags]) == 0
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_the_whole_test_split_is_compared_without_a_warning(tmp_path):
 def test_mistakes(runs, tmp_path):
     with pytest.raises(UserError, match="is not the workdir of a run"):
         summarize.read_experiments([tmp_path], "test")
-    with pytest.raises(UserError, match=r"not been scored on 'val'.*\n.*--mode=eval --split=val"):
+    with pytest.raises(UserError, match=r"not been scored on 'val'.*\n  flair-jax eval.*=val"):
         summarize.read_experiments(runs, "val")
     double = scored_run(tmp_path / "double", seed=1)
     with pytest.raises(UserError, match="have the same configuration and seed: leave one out"):
@@ -99,7 +99,7 @@ def test_mistakes(runs, tmp_path):
 
 
 def test_command(runs):
-    command = [sys.executable, "-m", "flair_jax.evaluation.summarize"]
+    command = [sys.executable, "-m", "flair_jax", "summarize"]
     done = subprocess.run([*command, *map(str, runs)], capture_output=True, text=True, check=True)
     assert "0.5443 +- 0.0014" in done.stdout
     failed = subprocess.run([*command, "/nowhere"], capture_output=True, text=True, check=False)

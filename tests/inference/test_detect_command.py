@@ -21,7 +21,7 @@ from detecting import (
 )
 from rio_cogeo.cogeo import cog_validate
 
-from flair_jax import detect as detect_command
+from flair_jax.cli.commands import main
 
 
 def test_the_command_on_several_devices(checkpoint, scene, detected, tmp_path):
@@ -40,22 +40,24 @@ def test_the_command_on_several_devices(checkpoint, scene, detected, tmp_path):
     ("flags", "message"),
     [
         ([], "required: --checkpoint, --input, --output"),
-        (["--bands=red"], "argument --bands: 'red' are not numbers of bands"),
+        (["--bands=red"], "argument --bands: 'red' is not a list such as 1,2,3"),
         (["--first_class=2"], "argument --first_class: invalid choice"),
-        (["--colour=red"], "unrecognized arguments: --colour=red"),
+        (["--colour=red"], "unknown flag --colour; see flair-jax detect --help"),
+        (["--confidenc"], "unknown flag --confidenc; did you mean --confidence?"),
+        (["--blend=han"], "'han' is none of crop, hann; did you mean hann?"),
     ],
 )
 def test_wrong_flags_are_one_message(flags, message, capsys):
     given = ["--checkpoint=x", "--input=a.tif", "--output=b.tif", *flags] if flags else []
-    with pytest.raises(SystemExit):
-        detect_command.main(given)
+    assert main(["detect", *given]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_checkpoint_is_an_error(scene, tmp_path):
+def test_a_missing_checkpoint_is_an_error(scene, tmp_path, capsys):
     output = tmp_path / "b.tif"
-    with pytest.raises(SystemExit, match="error: there is no checkpoint at none"):
-        detect_command.main(["--checkpoint=none", f"--input={scene[0]}", f"--output={output}"])
+    flags = ["--checkpoint=none", f"--input={scene[0]}", f"--output={output}"]
+    assert main(["detect", *flags]) == 1
+    assert capsys.readouterr().err.startswith("error: there is no checkpoint at none")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -90,7 +92,7 @@ MEASURED = """
 import json, resource, runpy, sys
 sys.argv = json.loads(sys.argv[1])
 try:
-    runpy.run_module("flair_jax.detect", run_name="__main__")
+    runpy.run_module("flair_jax", run_name="__main__")
 finally:
     print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -111,8 +113,8 @@ def test_a_huge_raster_needs_little_memory(checkpoint, tmp_path, blend):
             window = rasterio.windows.Window(column, row, 1000, 1000)
             raster.write(patches(1000, 1000, side=16), window=window)
     output = tmp_path / "map.tif"
-    flags = ["detect", f"--checkpoint={checkpoint}", f"--input={path}", f"--output={output}",
-             f"--blend={blend}"]  # fmt: skip
+    flags = ["flair-jax", "detect", f"--checkpoint={checkpoint}", f"--input={path}",
+             f"--output={output}", f"--blend={blend}"]  # fmt: skip
     run = subprocess.run(
         [sys.executable, "-c", MEASURED, json.dumps(flags)], capture_output=True, text=True
     )

@@ -119,7 +119,7 @@ def test_commands(tmp_path):
     path = write(tmp_path / "w.safetensors", 5, 13)
     out = tmp_path / "run"
     command = [
-        sys.executable, "-m", "flair_jax.interop.import_torch", f"--weights={path}", f"--out={out}",
+        sys.executable, "-m", "flair_jax", "import-torch", f"--weights={path}", f"--out={out}",
         "--bands=red,green,blue,nir,height", "--nomenclature=baseline",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -132,7 +132,7 @@ def test_commands(tmp_path):
     assert find(out)[0] == out / "checkpoints"
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "checkpoints exists: give another --out" in done.stderr
-    command = [sys.executable, "-m", "flair_jax.interop.export_torch", f"--checkpoint={out}"]
+    command = [sys.executable, "-m", "flair_jax", "export-torch", f"--checkpoint={out}"]
     done = subprocess.run(
         [*command, f"--out={tmp_path / 'o.safetensors'}"],
         capture_output=True,

@@ -325,13 +325,13 @@ def test_after_training_a_page_is_written_once_and_never_fails(
     assert "the report could not be written: ZeroDivisionError" in capsys.readouterr().out
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     update_report(run)
-    assert f"write it on one host: python -m flair_jax.report.page {run}" in (
+    assert f"write it on one host: flair-jax report {run}" in (
         run / "index.html"
     ).read_text()  # fmt: skip
 
 
 def test_command(workdir, tmp_path):
-    command = [sys.executable, "-m", "flair_jax.report.page"]
+    command = [sys.executable, "-m", "flair_jax", "report"]
     output = tmp_path / "a" / "page.html"
     done = subprocess.run(
         [*command, workdir, f"--output={output}", "--gallery=0"],

@@ -1,5 +1,4 @@
 import pytest
-from absl import flags
 
 from flair_jax.errors import UserError
 from flair_jax.runtime import distributed
@@ -21,24 +20,12 @@ def test_where_several_processes_are_recognised(environment, expected):
     assert distributed.recognised(environment) is expected
 
 
-@pytest.fixture
-def values(monkeypatch):
-    if "coordinator" not in flags.FLAGS:
-        distributed.define_flags()
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
-    for name in ("multihost", "coordinator", "num_processes", "process_id"):
-        monkeypatch.setattr(flags.FLAGS, name, None)
-    return flags.FLAGS
-
-
-def test_flags_that_belong_together(values):
-    values.coordinator = "10.0.0.1:1234"
+def test_flags_that_belong_together():
     with pytest.raises(UserError, match=r"missing: --num_processes, --process_id"):
-        distributed.start()
+        distributed.start(coordinator="10.0.0.1:1234")
 
 
-def test_alone_nothing_is_started(values, monkeypatch):
+def test_alone_nothing_is_started(monkeypatch):
     monkeypatch.delenv("SLURM_STEP_NUM_TASKS", raising=False)
     distributed.start()
     import jax

@@ -119,7 +119,7 @@ def test_finished_run_is_reported(config, workdir, metrics, capsys):
 def test_other_settings_are_refused(config, workdir, metrics):
     changed = config.copy_and_resolve_references()
     changed.learning_rate = 0.5
-    with pytest.raises(UserError, match=r"config.learning_rate: 0.02 then, 0.5 now"):
+    with pytest.raises(UserError, match=r"config.learning_rate: 0.02 in the run, 0.5 given"):
         loop.train_and_evaluate(changed, workdir)
 
 

@@ -1,27 +1,22 @@
-"""A raster -> a land-cover raster: the command.
-
-python -m flair_jax.detect --checkpoint=DIR --input=RASTER [--input=RASTER...] --output=OUT.tif
-"""
+"""flair-jax detect: the land cover of rasters of any size."""
 
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
 
-from absl import logging
-
-from flair_jax.errors import UserError
+from flair_jax.cli.parser import numbers, one_of
 from flair_jax.runtime import huge_pages
 from flair_jax.runtime.preemption import Preempted
 
+EXAMPLES = (
+    "flair-jax detect --checkpoint=runs/toy --input=ortho.tif --output=cover.tif",
+    "flair-jax detect --checkpoint=runs/toy --input a.tif b.tif --output=ab.tif",
+)
 
-def parser() -> argparse.ArgumentParser:
-    """The flags; each that is not of the three paths is one of `detection.options.Options`."""
-    made = argparse.ArgumentParser(
-        description="Predicts the land cover of a raster of any size, and writes it as a raster.",
-        allow_abbrev=False,
-    )
-    add = made.add_argument
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Defines the flags; all but the three paths are fields of `inference.options.Options`."""
+    add = parser.add_argument
     add(
         "--checkpoint",
         required=True,
@@ -31,16 +26,16 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--input",
         required=True,
-        action="append",
+        action="extend",
         nargs="+",
         metavar="RASTER",
-        help="what GDAL opens: a file, a URL; several, also by commas, as a quoted glob or by the "
-        "flag again, are one mosaic",
+        help="what GDAL opens: a file, a URL; several, also separated by commas or as a quoted "
+        "glob, are one mosaic",
     )
     add("--output", required=True, metavar="OUT.tif", help="the land-cover raster to write")
     add(
         "--bands",
-        type=_numbers,
+        type=numbers,
         default=(),
         metavar="4,1,2",
         help="numbers of the raster's bands from 1, in the order of the model's",
@@ -68,8 +63,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add(
         "--blend",
-        choices=("crop", "hann"),
+        type=one_of("crop", "hann"),
         default="crop",
+        metavar="NAME",
         help="crop: each tile without its margin (the default); hann: the weighted mean of "
         "overlapping tiles, without seams",
     )
@@ -90,12 +86,13 @@ def parser() -> argparse.ArgumentParser:
         type=int,
         choices=(0, 1),
         default=1,
+        metavar="0|1",
         help="value of the first class: 1 as in FLAIR's masks (the default), 0 as in predictions",
     )
     add(
         "--probabilities",
         action="store_true",
-        help="write OUT_probabilities.tif too, a band a class, 255 for 1",
+        help="write OUT_probabilities.tif too: one band per class, 255 for 1",
     )
     add(
         "--confidence",
@@ -103,49 +100,33 @@ def parser() -> argparse.ArgumentParser:
         help="write OUT_confidence.tif too: margin and entropy, 255 for 1",
     )
     add("--overwrite", action="store_true", help="replace what an earlier detection wrote")
+    add("--resume", action="store_true", help="resume an interrupted detection, if there is one")
     add(
-        "--resume", action="store_true", help="go on with an interrupted detection, if there is one"
-    )
-    add(
-        "--ema",
-        action="store_true",
-        dest="ema",
-        help="use the moving average of the weights",
-    )
-    return made  # fmt: skip
+        "--ema", action="store_true",
+        help="use the exponential moving average of the weights (config.ema_decay)",
+    )  # fmt: skip
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(map(int, text.split(",")))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} are not numbers of bands, such as 1,2,3"
-        ) from error
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Detects as the command line asks."""
-    options = vars(parser().parse_args(argv))
-    checkpoint, output = options.pop("checkpoint"), options.pop("output")
-    inputs = [path for paths in options.pop("input") for path in paths]
+def run(args: argparse.Namespace) -> int:
+    """Detects; returns the exit status."""
+    huge_pages.use()
+    options = vars(args)
+    checkpoint, inputs, output = (options.pop(name) for name in ("checkpoint", "input", "output"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    logging.set_verbosity(logging.ERROR)  # Orbax narrates every restore
     try:
+        from absl import logging
+
         from flair_jax import detect_raster
         from flair_jax.runtime import compilation_cache, console
 
+        logging.set_verbosity(logging.ERROR)  # Orbax logs every restore
         compilation_cache.use("default")
         written = detect_raster(checkpoint, inputs, output, **options)
         console.log("written  " + "\n         ".join(map(str, written)))
-    except UserError as error:
-        sys.exit(f"error: {error}")
     except Preempted as stop:
-        sys.exit(str(stop))
+        print(stop, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        sys.exit("stopped; what is finished is kept: --resume goes on from there")
-
-
-if __name__ == "__main__":
-    huge_pages.use("flair_jax.detect")
-    main()
+        print("stopped; what is finished is kept: --resume continues from there", file=sys.stderr)
+        return 1
+    return 0
