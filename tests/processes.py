@@ -22,7 +22,8 @@ def initialize_and_meet(*args):
     # Gloo's processes must meet within 30 seconds: at once, not after each has compiled.
     initialize(*args)
     sharding.wait_for_hosts("started")
-    sharding.gather_texts(sharding.np.array([["x"] * len(jax.local_devices())]), make_permuted_mesh())
+    texts = sharding.np.array([["x"] * len(jax.local_devices())])
+    sharding.gather_texts(texts, make_permuted_mesh())
 
 sharding.make_mesh, jax.distributed.initialize = make_permuted_mesh, initialize_and_meet
 """
