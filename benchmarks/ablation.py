@@ -1,11 +1,11 @@
-"""The published ablation in small: metadata and augmentation, each arm with the same seeds.
+"""A small version of the published ablation: metadata and augmentation, over several seeds.
 
-    python benchmarks/ablation.py --data_dir=WHERE_YOU_BUILT_IT --output=runs/ablation \
+    python benchmarks/ablation.py --data_dir=DATA_DIR --output=runs/ablation \
         [--seeds=1,2,3] [--epochs=2] [--batch_size=2] [--learning_rate=0.02]
 
-Runs `flair-jax train` for every arm and seed, one after the other, a seed's arms together; the
-U-Net of a seed begins with the same weights in every arm. Then prints the tables of `flair-jax
-summarize`. A run that is there already is not run again.
+Runs `flair-jax train` for every arm and seed, seed by seed. All arms of a seed start the U-Net from
+the same weights. Then prints the tables of `flair-jax summarize`. Runs that already exist are not
+repeated.
 """
 
 import argparse

@@ -1,17 +1,18 @@
-"""Detection of one raster, against the reference's way: time of the whole command, and memory.
+"""Time and memory of detecting one raster, compared with a PyTorch implementation.
 
     pip install -e ".[torch]" segmentation-models-pytorch
     python benchmarks/detection.py --source=DOWNLOAD --checkpoint=RUN [--output=FILE.json]
 
-The raster is a mosaic of the first patches of the download. Ours is `flair-jax detect` as a user
-runs it, with an empty and with a warm compile cache, and with the reference's tiles of 512; the
-peer is `peer_detection.py` with the same weights. Every run is a new process, from its start to the
-written file; they take turns, `--rounds` times. Memory is the most that a process held at once.
+The raster is a mosaic of the first patches of the download. `flair-jax detect` runs as a user
+starts it, with a cold and a warm compilation cache, and with the reference's tiles of 512 pixels.
+The peer is `peer_detection.py` with the same weights. Each run is a new process, timed from its
+start to the written file; the variants alternate for `--rounds` rounds. Memory is the peak resident
+set size of the process.
 
-With the same tiles both must give the same classes, but for pixels whose best two classes are
-within rounding, and for the raster's edge: ours reflects the image there, the peer puts zeros.
-On a machine where other programs run, OMP_WAIT_POLICY=PASSIVE keeps PyTorch's threads from
-counting the time for which they wait for each other.
+With the same tiles both must predict the same classes, except where the two best classes differ by
+rounding only, and at the edge of the raster, where flair_jax reflects the image and the peer pads
+with zeros. If other programs run on the machine, set OMP_WAIT_POLICY=PASSIVE: otherwise the
+processor time of PyTorch includes the time its threads spend waiting for each other.
 """
 
 import argparse
@@ -32,16 +33,16 @@ ROOT = Path(__file__).parents[1]
 PATCH, TILE, MARGIN = 512, 512, 128
 WARM, COLD, SAME_TILES = "flair-jax", "flair-jax, cold cache", f"flair-jax, tiles of {TILE}"
 PEER, CHANNELS_LAST = "peer", "peer, channels last"
-Figures = dict[str, float]  # of one process: wall and processor seconds, MiB
+Figures = dict[str, float]  # of one process: wall and processor time in seconds, memory in MiB
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", required=True, help="the download, unpacked")
-    parser.add_argument("--checkpoint", required=True, help="a run of 5 bands and 13 classes")
+    parser.add_argument("--source", required=True, help="folder of the unpacked download")
+    parser.add_argument("--checkpoint", required=True, help="run with 5 bands and 13 classes")
     parser.add_argument("--output", help="JSON file to write")
-    parser.add_argument("--side", type=int, default=6, help="of the mosaic, in patches")
-    parser.add_argument("--batch_size", type=int, default=4, help="of the peer")
+    parser.add_argument("--side", type=int, default=6, help="side of the mosaic in patches")
+    parser.add_argument("--batch_size", type=int, default=4, help="batch size of the peer")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     checkpoint = str(Path(args.checkpoint).resolve())
@@ -74,20 +75,20 @@ def main() -> None:
             for name, command in commands.items():
                 paths = [f"--input={raster}", f"--output={outputs[name]}"]
                 runs[name].append(measure([sys.executable, *command, *paths]))
-        found = {name: medians(figures) for name, figures in runs.items()}
-        found["ratio to the peer"] = {
-            name: found[PEER]["wall"] / found[name]["wall"] for name in commands if name != PEER
+        results = {name: medians(figures) for name, figures in runs.items()}
+        results["ratio to the peer"] = {
+            name: results[PEER]["wall"] / results[name]["wall"] for name in commands if name != PEER
         }
-        found["ratio of processor time"] = {
-            name: found[PEER]["processor"] / found[name]["processor"]
+        results["ratio of processor time"] = {
+            name: results[PEER]["processor"] / results[name]["processor"]
             for name in commands if name != PEER
         }  # fmt: skip
-        found["share of equal classes"] = agreement(outputs)
-    for what, figures in found.items():
+        results["share of equal classes"] = agreement(outputs)
+    for what, figures in results.items():
         print(f"{what}: " + ", ".join(f"{key} {value:.5g}" for key, value in figures.items()))
     if args.output:
         packages = ("rasterio", "torch", "segmentation-models-pytorch")
-        write_record(args.output, args, found, packages)
+        write_record(args.output, args, results, packages)
 
 
 def write_mosaic(source: Path, side: int, path: Path) -> None:
@@ -107,34 +108,34 @@ def write_mosaic(source: Path, side: int, path: Path) -> None:
 
 
 def measure(command: list[str]) -> Figures:
-    """Runs a command in the project's folder; its time and the most memory that it held."""
+    """Runs a command in the project's folder and returns its times and peak memory."""
     started = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert process.stdout is not None
-    said = process.stdout.read()
+    output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - started
     if status:
-        raise SystemExit(f"{' '.join(command)} failed:\n{said.decode()}")
+        raise SystemExit(f"{' '.join(command)} failed:\n{output.decode()}")
     return {"wall": wall, "processor": usage.ru_utime + usage.ru_stime,
             "MiB": usage.ru_maxrss / 1024}  # fmt: skip
 
 
 def medians(runs: list[Figures]) -> Figures:
-    """Of every figure, over the rounds."""
+    """Median of each figure over the rounds."""
     return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
 def agreement(outputs: dict[str, Path]) -> Figures:
-    """Shares of pixels with the peer's class: with the same tiles, and with ours."""
-    theirs = classes_of(outputs[PEER])
+    """Fractions of pixels with the peer's class, with the same tiles and with our default ones."""
+    peer = classes_of(outputs[PEER])
     same, ours = classes_of(outputs[SAME_TILES]) - 1, classes_of(outputs[WARM]) - 1
     inside = np.s_[TILE:-TILE, TILE:-TILE]
     return {
-        "same tiles, away from the edge": float(np.mean(same[inside] == theirs[inside])),
-        "same tiles": float(np.mean(same == theirs)),
-        "our tiles": float(np.mean(ours == theirs)),
-        "pixels compared": theirs.size,
+        "same tiles, away from the edge": float(np.mean(same[inside] == peer[inside])),
+        "same tiles": float(np.mean(same == peer)),
+        "our tiles": float(np.mean(ours == peer)),
+        "pixels compared": peer.size,
     }
 
 

@@ -1,14 +1,14 @@
-"""How much of a whole scoring is spent in the model.
+"""The share of a whole evaluation that is spent in the model.
 
     pip install -e .
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1 python benchmarks/evaluation.py \
-        --data_dir=WHERE_YOU_BUILT_IT --workdir=RUN [--split=test] [--output=FILE.json]
+        --data_dir=DATA_DIR --workdir=RUN [--split=test] [--output=FILE.json]
 
-Scores a split with a run as `flair-jax evaluate` does, and alone the same number of forward passes
-of the same batches, compiled by themselves and put on the device before; they take turns, `--rounds`
-times, in one process. Then the command itself in a new process, with a warm compile cache. Last,
-every part of a scoring by itself. Nothing is written into the run. The variable asks for the huge
-pages that the command asks for itself.
+Evaluates a split as `flair-jax evaluate` does, and separately runs the same number of forward
+passes on the same batches, compiled on their own and with the batches already on the device. Both
+alternate for `--rounds` rounds in one process. Then the command itself is timed in a new process
+with a warm compilation cache, and finally each part of an evaluation on its own. Nothing is written
+to the run. The variable requests huge pages, which the command requests by itself.
 """
 
 import argparse
@@ -49,7 +49,7 @@ Seconds = dict[str, float]  # wall and processor
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", required=True, help="the --data_dir of the build")
-    parser.add_argument("--workdir", required=True, help="of a run without metadata")
+    parser.add_argument("--workdir", required=True, help="workdir of a run without metadata")
     parser.add_argument("--split", default="test", choices=("train", "val", "test"))
     parser.add_argument("--output", help="JSON file to write")
     parser.add_argument("--batch_size", type=int, default=4)
@@ -60,16 +60,16 @@ def main() -> None:
         scratch = Path(name)
         os.environ["JAX_COMPILATION_CACHE_DIR"] = str(scratch / "cache")
         compilation_cache.use(str(scratch / "cache"))
-        found = compared(args, scratch)
-    for what, value in found.items():
+        results = compared(args, scratch)
+    for what, value in results.items():
         figures = value if isinstance(value, dict) else {"": value}
         print(f"{what}: " + ", ".join(f"{key} {number:.4g}" for key, number in figures.items()))
     if args.output:
-        write_record(args.output, args, found, ("grain", "orbax-checkpoint"))
+        write_record(args.output, args, results, ("grain", "orbax-checkpoint"))
 
 
 def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
-    """Runs everything; medians over the rounds."""
+    """Runs everything and returns medians over the rounds."""
     workdir, mesh = epath.Path(args.workdir).resolve(), make_mesh()
     directory = input_pipeline.dataset_directory(args.data_dir, config.default().data_config)
     split = input_pipeline.open_split(directory, args.split)
@@ -140,23 +140,23 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     for _ in range(args.rounds):
         for name, call in calls.items():
             runs[name].append(timed(call))
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         name: {
             kind: statistics.median(run[kind] for run in values) for kind in ("wall", "processor")
         }
         for name, values in runs.items()
     }
-    found["patches"] = len(split)
-    found["batches"] = len(batches)
+    results["patches"] = len(split)
+    results["batches"] = len(batches)
     for name in (WHOLE, COMMAND):
-        found[f"share of the model in {name}"] = {
-            kind: found[MODEL][kind] / found[name][kind] for kind in ("wall", "processor")
+        results[f"share of the model in {name}"] = {
+            kind: results[MODEL][kind] / results[name][kind] for kind in ("wall", "processor")
         }
-    return found
+    return results
 
 
 def timed(call: Callable[[], Any]) -> Seconds:
-    """Wall and processor time of a call, that of processes it waits for included."""
+    """Wall and processor time of a call, including that of the processes it waits for."""
     wall, processor = time.perf_counter(), sum(os.times()[:4])
     call()
     return {"wall": time.perf_counter() - wall, "processor": sum(os.times()[:4]) - processor}

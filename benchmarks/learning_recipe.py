@@ -1,21 +1,21 @@
-"""The whole learning recipe against PyTorch: losses step by step, and the time of a step.
+"""Training compared with PyTorch: losses step by step, and the time of a step.
 
     pip install -e ".[torch]" segmentation-models-pytorch
-    python benchmarks/learning_recipe.py --data_dir=WHERE_YOU_BUILT_IT --output=DIR
+    python benchmarks/learning_recipe.py --data_dir=DATA_DIR --output=DIR
 
-Both sides get the same first weights (this project's, by its export), the same batches and the
-same pixels: the training split in this project's own order, crops cut once on the host, no
-augmentation. Both take plain SGD steps with batch statistics on the baseline's 13 classes, with
-weights 1 x 12 + 0 and the loss divided by the number of pixels.
+Both sides start from the same weights (exported from this project) and see the same batches: the
+training split in this project's order, crops cut once on the host, no augmentation. Both take plain
+SGD steps with batch statistics on the baseline's 13 classes, with class weights 1 for the first 12
+and 0 for "other", and the loss divided by the number of pixels.
 
-SGD amplifies rounding: two float32 programs that are both right drift apart. To tell that from an
-error, PyTorch also runs against itself, with its memory laid out channels last, and with its first
-weights disturbed by one part in 1e7. All learners take turns in one process, a block of steps
-each, so that no two compute at once. Beside the wall time of a step its processor time is taken,
-which other programs on the machine disturb less; with OMP_WAIT_POLICY=PASSIVE in the environment
-it does not count PyTorch's threads while they wait for each other.
+SGD amplifies rounding errors, so two correct float32 programs drift apart. To tell this from an
+error, PyTorch is also compared with itself: in channels-last memory layout, and with its initial
+weights perturbed by one part in 1e7. All learners alternate in one process, a block of steps each,
+so that no two compute at the same time. Processor time is recorded beside wall time, because other
+programs on the machine affect it less. With OMP_WAIT_POLICY=PASSIVE in the environment it does not
+include the time PyTorch's threads spend waiting for each other.
 
-Writes `learning_recipe.json` and `learning_recipe.png` into the output folder.
+Writes `learning_recipe.json` and `learning_recipe.png` to the output folder.
 """
 
 import argparse
@@ -62,7 +62,7 @@ LEARNERS = (OURS, PEER, CHANNELS_LAST, DISTURBED)
 
 
 def training_batches(args: argparse.Namespace) -> Iterator[Batch]:
-    """The batches of this project's order, epoch after epoch; every crop is drawn once, here."""
+    """Batches in this project's order, epoch after epoch, with random crops cut here."""
     directory = input_pipeline.dataset_directory(args.data_dir, args.data_config)
     split = input_pipeline.open_split(directory, "train")
     order = first_steps(split, args.batch_size, args.seed, args.steps)
@@ -81,7 +81,7 @@ def training_batches(args: argparse.Namespace) -> Iterator[Batch]:
 
 
 def our_learner(spec: ModelSpec, seed: int) -> tuple[Learner, dict[str, np.ndarray]]:
-    """This project's train step as `train.py` uses it, and its first weights as PyTorch's."""
+    """This project's training step, and its initial weights as a PyTorch state dict."""
     config, mesh = configuration.default(), make_mesh()
     graphdef, params, batch_stats = split_model(spec.build_model(seed))
     weights = state_dict_of(params, batch_stats)
@@ -103,7 +103,7 @@ def torch_learner(
     memory_format: torch.memory_format = torch.contiguous_format,
     disturbance: float = 0.0,
 ) -> Learner:
-    """segmentation-models-pytorch's U-Net and torch.optim.SGD on these first weights."""
+    """segmentation-models-pytorch's U-Net and torch.optim.SGD, starting from these weights."""
     model = smp.create_model(
         "unet", "resnet34", encoder_weights=None, in_channels=len(BANDS), classes=13
     )
@@ -136,7 +136,7 @@ def torch_learner(
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Lets all learners take all steps, block by block; returns losses and times."""
+    """Runs all steps of all learners, block by block, and returns losses and times."""
     batches = list(training_batches(args))
     spec = ModelSpec.from_config(configuration.default(), batches[0]["mask"].shape[1:])
     ours, weights = our_learner(spec, args.seed)
@@ -166,7 +166,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summary(args: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]:
-    """What `learning_recipe.json` holds."""
+    """The content of `learning_recipe.json`."""
     peer = np.array(results[PEER]["losses"])
     differences, seconds = {}, {}
     for name, result in results.items():
@@ -178,7 +178,7 @@ def summary(args: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]
                 "first_step": float(relative[0]),
                 "by_step": relative.tolist(),
             }
-        # The first step compiles here and warms caches there.
+        # The first step includes compilation in JAX and warming caches in PyTorch.
         seconds[name] = {"first": result["wall"][0]} | {
             f"{which}_{kind}": float(function(result[kind][1:]))
             for kind in ("wall", "processor")
@@ -204,7 +204,7 @@ def summary(args: argparse.Namespace, results: dict[str, Any]) -> dict[str, Any]
 
 
 def plot(record: dict[str, Any], path: pathlib.Path) -> None:
-    """Both loss curves, and below them how far each learner is from PyTorch."""
+    """Plots both loss curves and, below, the relative difference of each learner to PyTorch."""
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(7, 6), sharex=True, layout="constrained", height_ratios=(1, 1.2)
     )
@@ -227,17 +227,19 @@ def plot(record: dict[str, Any], path: pathlib.Path) -> None:
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Learning and step time against PyTorch.")
+    """Runs the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data_dir", required=True, help="the --data_dir of the build")
     parser.add_argument("--data_config", default="published", help="the --config of the build")
     parser.add_argument("--output", required=True, help="folder for the JSON and the plot")
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--crop_size", type=int, default=256, help="pixels; 0: whole patches")
-    parser.add_argument("--block", type=int, default=10, help="steps of a learner's turn")
+    parser.add_argument(
+        "--block", type=int, default=10, help="steps before the next learner's turn"
+    )
     parser.add_argument("--seed", type=int, default=2022)
-    parser.add_argument("--note", default="", help="for the record: what else ran, for example")
+    parser.add_argument("--note", default="", help="remark for the record")
     args = parser.parse_args()
     output = pathlib.Path(args.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -245,7 +247,7 @@ def main() -> None:
     (output / "learning_recipe.json").write_text(json.dumps(record, indent=1) + "\n")
     plot(record, output / "learning_recipe.png")
     for name, value in record["relative_difference_to_pytorch"].items():
-        print(f"{name}: {value['largest']:.1e} from PyTorch at most, at step {value['at_step']}")
+        print(f"{name}: at most {value['largest']:.1e} from PyTorch, at step {value['at_step']}")
     for name, value in record["seconds_per_step"].items():
         print(
             f"{name}: median {value['median_wall']:.2f} s a step, "

@@ -1,13 +1,14 @@
-"""Loading patches, against the reference's way: patches a second of time and of processor time.
+"""Loading patches, compared with the reference's pipeline: patches per second.
 
     pip install -e ".[torch]" albumentations
     python benchmarks/loading.py --source=DOWNLOAD --data_dir=BUILT [--output=FILE.json]
 
-Ours: shuffled records of the built data set, read, decoded and batched as uint8, ready for the
-device, where augmentation is done. The peer: image and mask of the same patches by rasterio,
-13 one-hot masks, albumentations, float32. Every file is read once before, so that both find it in
-the page cache. They take turns, `--rounds` times, in this process and with one and more workers;
-then ours alone with one and more threads in this process. Processor time is that of all processes.
+flair_jax reads, decodes and batches shuffled records of the built data set as uint8, ready for the
+device, where augmentation takes place. The peer reads image and mask of the same patches with
+rasterio, makes 13 one-hot masks, augments with albumentations and converts to float32. Every file
+is read once beforehand, so that both read from the page cache. The two alternate for `--rounds`
+rounds, in this process and with one and more worker processes; then flair_jax alone runs with one
+and more threads. Processor time is that of all processes.
 """
 
 import argparse
@@ -32,11 +33,11 @@ Rates = dict[str, float]  # by kind
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", required=True, help="the download, unpacked")
+    parser.add_argument("--source", required=True, help="folder of the unpacked download")
     parser.add_argument("--data_dir", required=True, help="the --data_dir of its build")
     parser.add_argument("--output", help="JSON file to write")
     parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--patches", type=int, default=480, help="read by the peer in a round")
+    parser.add_argument("--patches", type=int, default=480, help="patches the peer reads per round")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
@@ -57,9 +58,9 @@ def main() -> None:
         for batch in peer.batches(chosen, args.batch_size, augment=True, workers=workers):
             yield len(batch["img"])
 
-    # As many more patches as ours is faster, so that both take about as long.
+    # flair_jax is faster and gets more patches, so that both take about the same time.
     many, few = 20 * args.patches, args.patches
-    found = {}
+    results = {}
     for workers in range(args.workers + 1):
         rates: dict[str, list[Rates]] = {OURS: [], PEER: []}
         for _ in range(args.rounds):
@@ -68,31 +69,32 @@ def main() -> None:
         for kind in KINDS:
             values = {name: median(of_side, kind) for name, of_side in rates.items()}
             values["ratio"] = values[OURS] / values[PEER]
-            found[f"{kind}, {workers} worker processes"] = values
+            results[f"{kind}, {workers} worker processes"] = values
     for threads in (1, 2, 4):
         alone = [measure(our_batches(many, 0, threads), many) for _ in range(args.rounds)]
         for kind in KINDS:
-            found[f"{kind}, {threads} threads"] = {OURS: median(alone, kind)}
-    for what, figures in found.items():
+            results[f"{kind}, {threads} threads"] = {OURS: median(alone, kind)}
+    for what, figures in results.items():
         print(f"{what}: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     if args.output:
-        write_record(args.output, args, found, ("grain", "array_record", "torch", "albumentations"))
+        packages = ("grain", "array_record", "torch", "albumentations")
+        write_record(args.output, args, results, packages)
 
 
 def pairs_of(source: Path, numbers: set[str]) -> list[tuple[str, str]]:
-    """Paths of image and mask of the patches of these numbers, in any folder."""
+    """Paths of image and mask of the patches with these numbers, in any subfolder."""
     files = {path.name: str(path) for path in source.rglob("*.tif")}
     return [(files[f"IMG_{number}.tif"], files[f"MSK_{number}.tif"]) for number in sorted(numbers)]
 
 
 def measure(loaded: Iterable[int], patches: int) -> Rates:
-    """Rates of reading so many patches, after the first batch: workers have started by then."""
+    """Rates of reading `patches` patches, from the first batch on, when workers are running."""
     count, started, busy = 0, 0.0, 0.0
     for size in loaded:
         count += size
         if not started:
             first, started, busy = size, time.perf_counter(), processor_time()
-        elif count == patches:  # before the end, after which the workers have exited
+        elif count == patches:  # before the iterator ends and its workers exit
             break
     return {
         WALL: (count - first) / (time.perf_counter() - started),
@@ -101,7 +103,7 @@ def measure(loaded: Iterable[int], patches: int) -> Rates:
 
 
 def processor_time() -> float:
-    """Of this process and its workers so far, in seconds."""
+    """Processor time of this process and its workers so far, in seconds."""
     ticks = 0
     for worker in multiprocessing.active_children():
         fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
@@ -110,7 +112,7 @@ def processor_time() -> float:
 
 
 def median(rates: list[Rates], kind: str) -> float:
-    """Over the rounds."""
+    """Median rate of one kind over the rounds."""
     return statistics.median(of_round[kind] for of_round in rates)
 
 

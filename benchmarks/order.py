@@ -1,4 +1,4 @@
-"""The batches of a training, over as many epochs as it takes."""
+"""Order of the training patches over several epochs."""
 
 import numpy as np
 

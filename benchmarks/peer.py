@@ -1,4 +1,4 @@
-"""The reference's way of working, written anew: what the other benchmarks measure against."""
+"""A data loader that works like the reference's, to compare with (PyTorch, rasterio)."""
 
 from collections.abc import Iterator
 
@@ -12,11 +12,11 @@ CLASSES = 13
 
 
 class Patches(Dataset):
-    """Patches as its loader makes them: image, and mask with a channel for each class.
+    """Patches as the reference loads them: image, and mask with one channel per class.
 
     Args:
         pairs: paths of image and mask of each patch.
-        augment: whether flips and quarter turns are applied, on the host.
+        augment: whether to apply random flips and rotations by 90 degrees, on the host.
     """
 
     def __init__(self, pairs: list[tuple[str, str]], augment: bool) -> None:
@@ -54,7 +54,7 @@ class Patches(Dataset):
 def batches(
     pairs: list[tuple[str, str]], batch_size: int, augment: bool, workers: int
 ) -> Iterator[dict[str, torch.Tensor]]:
-    """All whole batches of the patches in a random order."""
+    """Batches of the patches in random order; the last incomplete batch is dropped."""
     return iter(
         DataLoader(
             Patches(pairs, augment), batch_size=batch_size, shuffle=True, num_workers=workers,

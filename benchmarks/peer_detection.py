@@ -1,10 +1,10 @@
-"""Detection in the reference's way, written anew: what `detection.py` measures against.
+"""Detection of a raster as in the reference (PyTorch, rasterio), to compare with.
 
     python benchmarks/peer_detection.py --weights=FILE.safetensors --input=IN.tif --output=OUT.tif
 
-Square tiles in a fixed grid, read window by window, zeros beyond the raster's ends; batches of a
-few tiles as float32 through segmentation-models-pytorch's U-Net; softmax, the largest class, the
-tile without its margins written into a GeoTIFF. Classes start at 0.
+Square tiles of a regular grid are read window by window, padded with zeros outside the raster, and
+passed in small float32 batches to segmentation-models-pytorch's U-Net. The class of highest
+probability is written to a GeoTIFF, without the margins of the tile. Classes start at 0.
 """
 
 import argparse
@@ -21,12 +21,12 @@ CLASSES = 13
 
 
 class Tiles(Dataset):
-    """The tiles of a raster: their place in rows and columns, and their pixels.
+    """The tiles of a raster: their position (row, column) and their pixels.
 
     Args:
         path: the raster.
         tile: side of a tile in pixels.
-        margin: of a tile at each side, which gives context only.
+        margin: pixels at each side of a tile that only give context.
     """
 
     def __init__(self, path: str, tile: int, margin: int) -> None:
@@ -34,17 +34,17 @@ class Tiles(Dataset):
         self._tile, self._margin = tile, margin
         height, width = self._raster.shape
         step = tile - 2 * margin
-        self._places = [(y, x) for y in range(0, height, step) for x in range(0, width, step)]
+        self._positions = [(y, x) for y in range(0, height, step) for x in range(0, width, step)]
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._positions)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        y, x = self._places[index]
+        y, x = self._positions[index]
         window = Window(x - self._margin, y - self._margin, self._tile, self._tile)
         image = self._raster.read(window=window, boundless=True, fill_value=0)
         pixels = torch.as_tensor(image / 255.0, dtype=torch.float)
-        return {"image": pixels, "place": torch.tensor([y, x])}
+        return {"image": pixels, "position": torch.tensor([y, x])}
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--tile", type=int, default=512)
     parser.add_argument("--margin", type=int, default=128)
     parser.add_argument("--batch_size", type=int, default=4)
-    parser.add_argument("--workers", type=int, default=0, help="processes that read")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read tiles")
     parser.add_argument("--channels_last", action="store_true")
     args = parser.parse_args()
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
@@ -75,7 +75,7 @@ def main() -> None:
         for batch in loader:
             probabilities = torch.softmax(model(batch["image"].to(memory_format=layout)), 1)
             classes = torch.argmax(probabilities, 1).numpy().astype(np.uint8)
-            for (y, x), labels in zip(batch["place"].tolist(), classes, strict=True):
+            for (y, x), labels in zip(batch["position"].tolist(), classes, strict=True):
                 core = labels[inside, inside][: height - y, : width - x]
                 out.write(core, 1, window=Window(x, y, core.shape[1], core.shape[0]))
 

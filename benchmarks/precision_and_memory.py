@@ -1,13 +1,13 @@
-"""What dtype, accumulation, recomputation and a moving average do to the loss and to memory.
+"""Effect of dtype, gradient accumulation, rematerialisation and EMA on loss and memory.
 
     pip install -e ".[tpu]"
-    python benchmarks/precision_and_memory.py --data_dir=WHERE_YOU_BUILT_IT --output=FILE.json \
+    python benchmarks/precision_and_memory.py --data_dir=DATA_DIR --output=FILE.json \
         [--topology=v5e:2x4 --batch_size=64] [--steps=20]
 
-Each setting takes the same first weights and the same crops through the same number of SGD steps
-on the devices at hand; and its train step on whole patches is compiled, not run, for a TPU
-topology, whose compiler says what a chip needs. Prints a table in Markdown. A setting that is in
-the output file already is not run again. (In float32 the compiler takes a quarter of an hour.)
+Each setting trains from the same initial weights on the same crops for the same number of SGD steps
+on the local devices. Its training step on whole patches is also compiled, but not run, for a TPU
+topology, to obtain the memory needed per chip. Prints a Markdown table. Settings already in the
+output file are not run again. (In float32, compilation takes 15 minutes.)
 """
 
 import argparse
@@ -48,10 +48,10 @@ def main() -> None:
     parser.add_argument("--data_dir", required=True)
     parser.add_argument("--output", required=True)
     parser.add_argument("--topology", default="v5e:2x4")
-    parser.add_argument("--batch_size", type=int, default=64, help="global, of the topology")
+    parser.add_argument("--batch_size", type=int, default=64, help="global, on the topology")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--crop_size", type=int, default=128)
-    parser.add_argument("--crops", type=int, default=8, help="in a batch, of the steps taken here")
+    parser.add_argument("--crops", type=int, default=8, help="batch size on this machine")
     args = parser.parse_args()
     os.environ.update(NO_TPU_HERE)
     jax.config.update("jax_platforms", "cpu")
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def losses(changes: dict[str, Any], args: argparse.Namespace) -> list[float]:
-    """The losses of some steps of a setting, on this machine's devices."""
+    """Losses of the first steps with a setting, on the local devices."""
     config = configured(changes)
     config.batch_size, config.crop_size = args.crops, args.crop_size
     directory = input_pipeline.dataset_directory(args.data_dir, config.data_config)
@@ -80,15 +80,15 @@ def losses(changes: dict[str, Any], args: argparse.Namespace) -> list[float]:
     ema = config.ema_decay > 0
     state = replicate(create_train_state(params, batch_stats, optimizer, ema=ema), mesh)
     step = make_train_step(graphdef, spec, config, optimizer, mesh)
-    found = []
+    values = []
     for batch in input_pipeline.batches(split, order):
         state, numbers = step(state, to_global(on_device(batch), mesh))
-        found.append(float(numbers["loss"]))
-    return found
+        values.append(float(numbers["loss"]))
+    return values
 
 
 def memory(changes: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """What the TPU compiler says of a setting's step on whole patches; its words if too large."""
+    """Memory of a setting's step on whole patches by the TPU compiler, or its error message."""
     config = configured(changes)
     config.batch_size = args.batch_size
     mesh = make_mesh(topology_devices(args.topology))
@@ -101,7 +101,7 @@ def memory(changes: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
 
 
 def configured(changes: dict[str, Any]) -> ml_collections.ConfigDict:
-    """The baseline's configuration in bfloat16, with some changes."""
+    """The baseline's configuration in bfloat16, with `changes`."""
     config = configuration.default()
     config.dtype = "bfloat16"
     config.update(changes)
@@ -109,7 +109,7 @@ def configured(changes: dict[str, Any]) -> ml_collections.ConfigDict:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """The settings side by side, in Markdown."""
+    """A Markdown table of all settings."""
     plain = rows["float32"]["losses"]
     last = len(plain)
     lines = [

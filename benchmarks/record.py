@@ -1,4 +1,4 @@
-"""What a measurement is kept with: machine, versions, date, arguments."""
+"""JSON record of a benchmark: results, machine, versions, date and arguments."""
 
 import argparse
 import datetime
@@ -12,15 +12,15 @@ from typing import Any
 
 
 def write_record(
-    path: str, args: argparse.Namespace, found: dict[str, Any], packages: Sequence[str]
+    path: str, args: argparse.Namespace, results: dict[str, Any], packages: Sequence[str]
 ) -> None:
-    """Writes a JSON file with what was found.
+    """Writes the results of a benchmark to a JSON file.
 
     Args:
-        path: the file.
-        args: of the command line; paths are left out.
-        found: the figures.
-        packages: whose versions matter, beside those that always do.
+        path: file to write.
+        args: parsed command line; paths are left out.
+        results: the measured figures.
+        packages: packages whose versions are recorded beside JAX, Flax and NumPy.
     """
     always = ("jax", "jaxlib", "flax", "numpy")
     hidden = ("source", "data_dir", "output", "checkpoint")
@@ -32,13 +32,13 @@ def write_record(
         "versions": {"python": platform.python_version()}
         | {name: importlib.metadata.version(name) for name in (*always, *packages)},
         "arguments": {k: v for k, v in vars(args).items() if k not in hidden},
-        "found": found,
+        "found": results,
     }
     pathlib.Path(path).write_text(json.dumps(record, indent=1) + "\n")
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Model name of the CPU."""
     info = pathlib.Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

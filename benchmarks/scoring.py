@@ -1,10 +1,10 @@
-"""Counting confusion matrices, against scikit-learn patch by patch as the reference does.
+"""Time of counting confusion matrices, compared with scikit-learn as the reference uses it.
 
     pip install -e . scikit-learn
     python benchmarks/scoring.py [--output=FILE.json]
 
-Both count the same made-up labels and predictions, taking turns. With the extra `tpu` the reducer
-is also compiled for a TPU, and its program searched for gathers and scatters.
+Both count the same synthetic labels and predictions, alternating. With the extra `tpu` the counting
+function is also compiled for a TPU, and its program is searched for gathers and scatters.
 """
 
 import argparse
@@ -47,27 +47,27 @@ def main() -> None:
     def ours() -> np.ndarray:
         return np.asarray(count(*arrays))
 
-    def theirs() -> np.ndarray:
+    def peer() -> np.ndarray:
         pairs = zip(labels, predictions, strict=True)
         every = range(CLASSES)
         return np.stack([confusion_matrix(t.ravel(), p.ravel(), labels=every) for t, p in pairs])
 
-    np.testing.assert_array_equal(ours(), theirs())
+    np.testing.assert_array_equal(ours(), peer())
     seconds: dict[str, list[float]] = {"flair-jax": [], "peer": []}
     for _ in range(args.rounds):
         seconds["flair-jax"].append(timed(ours))
-        seconds["peer"].append(timed(theirs))
-    found = {
+        seconds["peer"].append(timed(peer))
+    results = {
         f"ms a patch, {name}": 1000 * statistics.median(values) / args.patches
         for name, values in seconds.items()
     }
-    found["ratio"] = found["ms a patch, peer"] / found["ms a patch, flair-jax"]
+    results["ratio"] = results["ms a patch, peer"] / results["ms a patch, flair-jax"]
     if importlib.util.find_spec("libtpu"):
-        found["gathers and scatters in its TPU program"] = indexed_on_tpu(arrays)
-    for what, value in found.items():
+        results["gathers and scatters in its TPU program"] = indexed_on_tpu(arrays)
+    for what, value in results.items():
         print(f"{what}: {value:.4g}")
     if args.output:
-        write_record(args.output, args, found, ("scikit-learn",))
+        write_record(args.output, args, results, ("scikit-learn",))
 
 
 def timed(call: Callable[[], np.ndarray]) -> float:
@@ -77,7 +77,7 @@ def timed(call: Callable[[], np.ndarray]) -> float:
 
 
 def indexed_on_tpu(arrays: tuple[jax.Array, ...]) -> int:
-    """How many gathers and scatters the reducer's program has, compiled for a v5e chip."""
+    """Number of gathers and scatters in the counting program compiled for a v5e chip."""
     chip = SingleDeviceSharding(topology_devices("v5e:2x2")[0])
     count = jax.jit(lambda t, p, v: confusion_matrices(t, p, v, CLASSES), in_shardings=chip)
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]

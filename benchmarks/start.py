@@ -1,10 +1,11 @@
-"""From the command to the first training step on the toy data, with a cold and a warm cache.
+"""Time from the command to the first training step, with a cold and a warm compilation cache.
 
     python benchmarks/start.py [--output=FILE.json] [--rounds=3]
 
-The toy data are made and built before. Each round starts twice with a compile cache of its own,
-empty the first time. `--help` is timed too: nothing heavy should be imported on its way. The
-processor's seconds, of all cores, say more than the clock's where others use the machine too.
+The toy data set is generated and built beforehand. Each round starts the command twice with a new
+compilation cache, which is empty the first time. `--help` is timed as well: it should import
+nothing heavy. If other programs use the machine, compare the processor time of all cores rather
+than wall time.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def main() -> None:
     args = parser.parse_args()
     helps, cold, warm = [], [], []
     with tempfile.TemporaryDirectory() as scratch:
-        start(Path(scratch, "before"), Path(scratch, "cache"))  # makes the data
+        start(Path(scratch, "before"), Path(scratch, "cache"))  # generates the data
         for number in range(args.rounds):
             started = time.perf_counter()
             subprocess.run([*COMMAND, "--help"], cwd=ROOT, capture_output=True, check=False)
@@ -40,23 +41,23 @@ def main() -> None:
             cache = Path(scratch, f"cache-{number}")
             cold.append(start(Path(scratch, f"cold-{number}"), cache))
             warm.append(start(Path(scratch, f"warm-{number}"), cache))
-    found: dict[str, float] = {"--help": statistics.median(helps)}
+    results: dict[str, float] = {"--help": statistics.median(helps)}
     for stage in (*STAGES, PROCESSOR):
         for name, runs in (("cold", cold), ("warm", warm)):
-            found[f"{stage}, {name} cache"] = statistics.median(run[stage] for run in runs)
+            results[f"{stage}, {name} cache"] = statistics.median(run[stage] for run in runs)
     for first in ("the first step", PROCESSOR):
-        ratio = found[f"{first}, warm cache"] / found[f"{first}, cold cache"]
-        found[f"ratio of {first}"] = ratio
-    for what, value in found.items():
+        ratio = results[f"{first}, warm cache"] / results[f"{first}, cold cache"]
+        results[f"ratio of {first}"] = ratio
+    for what, value in results.items():
         print(f"{what}: {value:.2f}" + ("" if "ratio" in what else " s"))
     if args.output:
-        write_record(args.output, args, found, ("orbax-checkpoint", "tensorflow-datasets"))
+        write_record(args.output, args, results, ("orbax-checkpoint", "tensorflow-datasets"))
 
 
 def start(workdir: Path, cache: Path) -> dict[str, float]:
-    """Seconds until each stage is reached, by the clock; those of the processor until the last.
+    """Wall time in seconds until each stage, and processor time until the last.
 
-    The run is ended after its first step.
+    The run is killed after its first step.
     """
     flags = ["--config=toy", "--config.log_every_steps=1", f"--workdir={workdir}",
              f"--config.compilation_cache={cache}"]  # fmt: skip
@@ -79,7 +80,7 @@ def start(workdir: Path, cache: Path) -> dict[str, float]:
 
 
 def processor_seconds() -> float:
-    """What all ended child processes have used."""
+    """Processor time in seconds of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -1,14 +1,15 @@
-"""The training step and the inference of whole patches, against PyTorch: seconds an image.
+"""Seconds per image of a training step and of inference, compared with PyTorch.
 
     pip install -e ".[torch]" segmentation-models-pytorch
     python benchmarks/step.py [--batch_size=4] [--rounds=4] [--output=FILE.json]
 
-Made-up patches of 512 x 512, the baseline's U-Net in float32 on all cores. PyTorch as the reference
-runs it, and with its memory laid out channels last. Each side has a process of its own, since two
-sets of threads in one slow each other down, and they take turns, so that no two compute at once.
-PyTorch's threads sleep while they wait (OMP_WAIT_POLICY=PASSIVE), or its processor time would count
-that. Ours asks for huge pages, as its commands do; to lend them to PyTorch as well, or to be
-without, set GLIBC_TUNABLES=glibc.malloc.hugetlb=1, or to nothing, for all.
+Random patches of 512 x 512 pixels, the baseline's U-Net in float32 on all cores. PyTorch runs in
+the reference's memory layout and in channels-last layout. Each side runs in its own process,
+because two thread pools in one process slow each other down; the sides alternate, so that no two
+compute at the same time. PyTorch's threads sleep while they wait (OMP_WAIT_POLICY=PASSIVE);
+otherwise its processor time would include waiting. flair_jax runs with huge pages, as its commands
+do. To give them to PyTorch too, set GLIBC_TUNABLES=glibc.malloc.hugetlb=1; to run all sides without
+huge pages, set it to the empty string.
 """
 
 import argparse
@@ -44,18 +45,18 @@ def main() -> None:
     parser.add_argument("--output", help="JSON file to write")
     parser.add_argument("--batch_size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--side", choices=SIDES, help="be that side's process")
+    parser.add_argument("--side", choices=SIDES, help="run as the process of this side")
     args = parser.parse_args()
     if args.side:
         work(args.side, args.batch_size)
         return
     sides = {name: start(name, args.batch_size) for name in SIDES}
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for what in ("training step", "inference"):
         seconds: dict[str, list[list[float]]] = {name: [] for name in SIDES}
         for _ in range(args.rounds):
             for name, process in sides.items():
-                ask(process, what)  # compiles the first time, and later warms what has cooled down
+                ask(process, what)  # compiles the first time; later warms the caches
                 seconds[name] += [ask(process, what) for _ in range(2)]
         for i, kind in enumerate(("wall", "processor")):
             of_kind = {
@@ -63,17 +64,17 @@ def main() -> None:
                 for name, pairs in seconds.items()
             }
             ratios = {f"ratio to {name}": of_kind[name] / of_kind[OURS] for name in SIDES[1:]}
-            found[f"{what}, seconds of {kind} time an image"] = of_kind | ratios
-            told = ", ".join(f"{name} {value:.3f}" for name, value in (of_kind | ratios).items())
-            print(f"{what}, seconds of {kind} time an image: {told}", flush=True)
+            results[f"{what}, seconds of {kind} time an image"] = of_kind | ratios
+            line = ", ".join(f"{name} {value:.3f}" for name, value in (of_kind | ratios).items())
+            print(f"{what}, seconds of {kind} time an image: {line}", flush=True)
     for process in sides.values():
-        process.communicate()  # closes what it reads from, and so ends it
+        process.communicate()  # closes its standard input, which ends it
     if args.output:
-        write_record(args.output, args, found, ("torch", "segmentation-models-pytorch"))
+        write_record(args.output, args, results, ("torch", "segmentation-models-pytorch"))
 
 
 def start(side: str, batch_size: int) -> "subprocess.Popen[str]":
-    """A side's process, which waits to be asked."""
+    """Starts the process of a side, which waits for requests."""
     command = [sys.executable, __file__, f"--side={side}", f"--batch_size={batch_size}"]
     own = {huge_pages.VARIABLE: huge_pages.VALUE} if side == OURS else {}
     environment = {"OMP_WAIT_POLICY": "PASSIVE", "JAX_PLATFORMS": "cpu", **own, **os.environ}
@@ -83,7 +84,7 @@ def start(side: str, batch_size: int) -> "subprocess.Popen[str]":
 
 
 def ask(process: "subprocess.Popen[str]", what: str) -> list[float]:
-    """Lets a side do something once; seconds of wall and of processor time."""
+    """Requests one call from a side; returns wall and processor time in seconds."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(what + "\n")
@@ -92,7 +93,7 @@ def ask(process: "subprocess.Popen[str]", what: str) -> list[float]:
 
 
 def work(side: str, batch_size: int) -> None:
-    """What a side's process does: what it is asked, until nobody asks any more."""
+    """Main loop of a side's process: answers requests until its standard input is closed."""
     rng = np.random.default_rng(0)
     shape = batch_size, SIDE, SIDE
     batch = {
@@ -114,7 +115,7 @@ def work(side: str, batch_size: int) -> None:
 
 
 def training(side: str, spec: ModelSpec, batch: dict[str, np.ndarray]) -> Call:
-    """A step from first weights."""
+    """A training step from the initial weights."""
     ours, weights = our_learner(spec, seed=0)
     if side == OURS:
         return lambda: ours(batch)
@@ -123,7 +124,7 @@ def training(side: str, spec: ModelSpec, batch: dict[str, np.ndarray]) -> Call:
 
 
 def inference(side: str, spec: ModelSpec, batch: dict[str, np.ndarray]) -> Call:
-    """The classes of a batch."""
+    """Predicted classes of a batch."""
     if side == OURS:
         graphdef, params, batch_stats = split_model(spec.build_model(0))
         classify = jax.jit(

@@ -1,9 +1,9 @@
 """The FLAIR #1 baseline: U-Net, ResNet34, five bands, no metadata, no augmentation.
 
-    python -m flair_jax.main --config=configs/baseline.py --config.data_dir=WHERE_YOU_BUILT_IT
+    flair-jax train --config=baseline --config.data_dir=WHERE_YOU_BUILT_IT
 
 Published score (IGN, PyTorch, five runs): test mIoU 0.5443 +- 0.0014, challenge definition, with
-an encoder that starts from ImageNet weights. Not run here: the data set is not ours to ship.
+an encoder that starts from ImageNet weights. Not run here: the data set has to be downloaded.
 
 The batch size here is the global one. The published runs had 16 GPUs with 10 patches each:
 --config.batch_size=160.
@@ -15,7 +15,7 @@ from flair_jax.config import default
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """Every value of the published recipe; config.default() explains all keys."""
+    """Every value of the published recipe; flair-jax config explains all keys."""
     config = default()
 
     config.data_config = "published"

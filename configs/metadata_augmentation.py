@@ -1,9 +1,9 @@
 """The FLAIR #1 baseline with metadata and geometric augmentation.
 
-    python -m flair_jax.main --config=configs/metadata_augmentation.py --config.data_dir=...
+    flair-jax train --config=metadata_augmentation --config.data_dir=WHERE_YOU_BUILT_IT
 
 Published score (IGN, PyTorch, five runs): test mIoU 0.5570 +- 0.0027, challenge definition, with
-an encoder that starts from ImageNet weights. Not run here: the data set is not ours to ship.
+an encoder that starts from ImageNet weights. Not run here: the data set has to be downloaded.
 """
 
 import ml_collections

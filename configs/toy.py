@@ -1,6 +1,6 @@
-"""A first look at everything: made-up data, small patches, a few epochs, minutes on a laptop.
+"""A first run of everything: synthetic data, small patches, a few epochs, minutes on a laptop.
 
-python -m flair_jax.main --config=configs/toy.py
+flair-jax train --config=toy
 """
 
 import ml_collections

@@ -8,6 +8,7 @@ import difflib
 import json
 import pathlib
 import re
+import sys
 import traceback
 import types
 from collections.abc import Callable, Sequence
@@ -151,6 +152,7 @@ def _get_config(path: pathlib.Path, arguments: list[str]) -> ml_collections.Conf
     """What a configuration file's `get_config` returns."""
     module = types.ModuleType(f"config_{path.stem}")
     module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses look for the file's names
     try:
         exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
         config = module.get_config(*arguments)
@@ -162,7 +164,7 @@ def _get_config(path: pathlib.Path, arguments: list[str]) -> ml_collections.Conf
         ]
         where = f"in {path}" + (f", line {lines[-1]}" if lines else "")
         unknown = re.search(r'Key "(\w+)" does not exist', str(error))
-        if isinstance(error, AttributeError) and unknown:  # said by a locked configuration
+        if isinstance(error, AttributeError) and unknown:  # the message of a locked configuration
             old = {name.split(".")[-1]: name for name in RENAMED}
             check_known(old.get(unknown[1], unknown[1]), where)
         raise UserError(f"{where}: {type(error).__name__}: {error}") from error
@@ -201,13 +203,13 @@ def set_text(config: ml_collections.ConfigDict, name: str, texts: Sequence[str])
 
 
 def _as_tuple(text: str) -> tuple:
-    """A tuple, a list or a single value in Python's notation; one text may be without quotes."""
+    """A tuple, a list or a single value in Python's notation; strings may be red,green,blue."""
     try:
         value = ast.literal_eval(text)
     except (SyntaxError, ValueError):
-        if "," in text or " " in text:
+        if not text or set(text) & set("()[]'\""):
             raise
-        return (text,)
+        return tuple(part.strip() for part in text.split(","))
     return tuple(value) if isinstance(value, tuple | list) else (value,)
 
 
@@ -231,7 +233,7 @@ def load(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     config = default()
     try:
         saved = ml_collections.ConfigDict(_tuples(json.loads(path.read_text())))
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, OSError, TypeError, ValueError) as error:
         raise UserError(f"{path} is not a saved configuration: {error}") from error
     for name in flat(saved):
         check_known(name, f"in {path}")
@@ -272,7 +274,7 @@ def _differences(
     compared: Callable[[Key], bool],
 ) -> str:
     """A line for each key that differs."""
-    old, new = flat(saved), flat(given)
+    old, new = flat(saved), _tuples(flat(given))  # lists are saved, and read as tuples
     return "\n".join(
         f"  config.{name}: {old[name]!r} in the run, {new[name]!r} given"
         for name, key in KEYS.items()
@@ -296,9 +298,9 @@ def _walk(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON knows no tuples; the configuration has no lists."""
+    """A value of JSON, which knows no tuples, with tuples in the place of lists."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return tuple(map(_tuples, value))
     return value

@@ -95,6 +95,14 @@ def _are_steps(value: tuple) -> bool:
     )
 
 
+def _are_classes(value: tuple) -> bool:
+    """Whether the parts of all classes are there; `nomenclature` checks them."""
+    return all(
+        isinstance(entry, tuple | list) and len(entry) == 4 and isinstance(entry[3], tuple | list)
+        for entry in value
+    )
+
+
 POSITIVE = Rule("more than 0", lambda value: 0 < value < math.inf)
 PROBABILITY = Rule("a probability, 0 to 1", lambda value: 0 <= value <= 1)
 TEXTS = Rule("a tuple of strings", lambda value: all(isinstance(element, str) for element in value))
@@ -109,7 +117,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key("data_config", "published", "The --config of the build."),
         Key(
             "bands", BANDS,
-            "The bands that the model sees, in this order: \"('red', 'green', 'blue')\".",
+            "The bands that the model sees, in this order, such as red,green,blue.",
             Rule(
                 f"some of {', '.join(BANDS)}, each once",
                 lambda value: 0 < len(value) == len(set(value)) and set(value) <= set(BANDS),
@@ -150,7 +158,8 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         ),
         Key(
             "classes", (),
-            "Your own classes: ((name, '#rrggbb', weight, (mask values, ...)), ...).",
+            "Your own classes, in the order of their labels.",
+            Rule("((name, '#rrggbb', weight, (mask values, ...)), ...)", _are_classes),
             of_model=True,
         ),
         Key(

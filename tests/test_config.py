@@ -21,7 +21,7 @@ def config():
 def test_shipped_configurations_are_valid_and_begin_with_their_command(name):
     path = CONFIGS / f"{name}.py"
     configuration.validate(runpy.run_path(str(path))["get_config"]())
-    assert f"python -m flair_jax.main --config=configs/{name}.py" in path.read_text()[:300]
+    assert f"flair-jax train --config={name}" in path.read_text()[:300]
 
 
 def test_baseline_is_the_published_recipe():
@@ -65,6 +65,12 @@ def test_baseline_is_the_published_recipe():
         ("learning_rate", float("nan"), "config.learning_rate is nan; expected more than 0"),
         ("plateau.threshold", float("inf"), "config.plateau.threshold is inf; expected at least 0"),
         ("disabled_classes", (1,), "config.disabled_classes is (1,); expected a tuple of strings"),
+        ("classes", (1, 2), "config.classes is (1, 2); expected ((name, '#rrggbb', weight, (mask"),
+        (
+            "classes",
+            (("a", "#000000", 1.0, 1),),
+            "expected ((name, '#rrggbb', weight, (mask values",
+        ),
         ("max_to_keep", 1, "config.max_to_keep is 1; expected at least 2"),
         ("synthetic.patch_size", 100, "expected a multiple of 32, at least 64"),
     ],
@@ -166,6 +172,13 @@ def test_a_file_without_get_config(tmp_path):
         configuration.read(str(tmp_path / "a.py"))
 
 
+def test_a_file_with_a_dataclass(tmp_path):
+    head = "from __future__ import annotations\nimport dataclasses\n"
+    head += "@dataclasses.dataclass\nclass Size:\n    side: dataclasses.InitVar[int] = 4\n"
+    (tmp_path / "a.py").write_text(f"{head}{FILE}    config.batch_size = 4\n    return config\n")
+    assert configuration.read(str(tmp_path / "a.py")).batch_size == 4
+
+
 def test_a_file_whose_get_config_takes_a_text(tmp_path):
     path = tmp_path / "a.py"
     path.write_text(f"{FILE}    config.batch_size = int(size)\n    return config\n")
@@ -210,3 +223,12 @@ def test_keys_that_an_older_run_has_not_saved_are_the_defaults(config, tmp_path)
     del saved["ema_decay"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
     assert configuration.load(tmp_path).to_dict() == config.to_dict()
+
+
+def test_lists_and_tuples_of_classes_are_the_same_run(config, tmp_path):
+    config.nomenclature = "mine"
+    config.classes = (["a", "#000000", 1.0, [1, 2]], ["b", "#ffffff", 0.0, [3]])
+    configuration.validate(config)
+    configuration.save(config, tmp_path)
+    configuration.check_unchanged(config, tmp_path)
+    configuration.check_same_model(config, tmp_path)

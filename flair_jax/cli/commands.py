@@ -17,7 +17,7 @@ COMMANDS = {
     "predict": "Predict a split with a trained run, as georeferenced rasters.",
     "detect": "Predict the land cover of rasters of any size.",
     "report": "Write the HTML report of one or several runs.",
-    "summarize": "Print scores of several runs: means and deviations over seeds.",
+    "summarize": "Print scores of several runs: means and standard deviations.",
     "config": "List the configuration keys, or what a configuration changes.",
     "import-torch": "Convert PyTorch weights to a checkpoint.",
     "export-torch": "Convert a checkpoint to PyTorch weights.",

@@ -30,7 +30,8 @@ def export_weights(checkpoint: str, out: str) -> int:
     spec, params, batch_stats, _ = load(checkpoint, make_mesh())
     if spec.metadata_fusion == "channels":
         raise UserError(
-            "the PyTorch model has no channel fusion of metadata: it cannot be exported"
+            "the PyTorch model has no channel fusion of metadata: this checkpoint cannot be "
+            "exported"
         )
     tensors = torch_weights.state_dict_of(params, batch_stats)
     partial = path.with_name(path.name + ".tmp")

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, traverse_util
 
 from flair_jax.models.ops import tpu
 from flair_jax.models.preprocess import normalise
@@ -61,7 +61,10 @@ def folded_forward(
 
 
 def _by_name(state: nnx.State) -> Arrays:
-    return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+    # The pure dict and not `to_flat_state`: how a variable gives its array has changed between
+    # versions of Flax.
+    flat = traverse_util.flatten_dict(nnx.to_pure_dict(state))
+    return {".".join(map(str, path)): array for path, array in flat.items()}
 
 
 def _path(name: str) -> tuple[int | str, ...]:

@@ -1,6 +1,10 @@
 """--config and --config.KEY=VALUE on command lines."""
 
+import ast
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flair_jax import config as configuration
 from flair_jax.cli import config_flags
@@ -45,6 +49,8 @@ def test_every_default_can_be_written(name):
         ("plateau.min_lr", ["1e-3"], 1e-3),
         ("bands", ["('nir',)"], ("nir",)),
         ("bands", ["nir"], ("nir",)),
+        ("bands", ["red, nir"], ("red", "nir")),
+        ("disabled_classes", ["water,bare soil"], ("water", "bare soil")),
         ("bands", ["red", "nir"], ("red", "nir")),
         ("profile", ["[2, 3]"], (2, 3)),
         ("classes", ["(('a', '#000000', 1.0, (1, 2)),)"], (("a", "#000000", 1.0, (1, 2)),)),
@@ -64,7 +70,8 @@ def test_texts_become_values(key, texts, value):
         ("batch_size", "", "expected an integer, at least 1"),
         ("learning_rate", "fast", "expected a number, more than 0"),
         ("profile", "(1, 2", "expected a tuple, (first step, last step), or (0, 0) for none"),
-        ("bands", "red, green", "expected a tuple, some of red, green, blue, nir, height, each"),
+        ("bands", "('red', green)", "expected a tuple, some of red, green, blue, nir, height, e"),
+        ("bands", "", "expected a tuple, some of red, green, blue, nir, height, each once"),
         ("augment", "2", "expected True or False"),
     ],
 )
@@ -72,6 +79,30 @@ def test_texts_that_are_no_values(key, text, expected):
     with pytest.raises(UserError) as caught:
         configuration.set_text(configuration.default(), key, [text])
     assert str(caught.value).startswith(f"--config.{key}={text}: {expected}")
+
+
+LITERALS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.sets(st.integers()),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(sorted(KEYS)), st.text() | LITERALS.map(repr))
+def test_any_text_is_a_value_or_one_error(key, text):
+    config = configuration.default()
+    try:
+        configuration.set_text(config, key, [text])
+        configuration.validate(config)
+    except UserError as error:
+        message = str(error)
+        assert any(word in message for word in ("config.", "nomenclature", "U-Net"))  # noqa: PT017
+        return
+    value = configuration.flat(config)[key]
+    assert KEYS[key].takes(value)
+    if isinstance(value, tuple) and value:
+        assert value == tuple(ast.literal_eval(repr(value)))
 
 
 def test_the_list_has_every_key_with_its_default_within_80_columns(capsys):
