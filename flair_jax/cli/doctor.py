@@ -16,7 +16,12 @@ EXAMPLES = (
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Defines the flags."""
     add = parser.add_argument
-    add("--source", default="", metavar="DIR", help="folder of the download; zips may stay so")
+    add(
+        "--source",
+        default="",
+        metavar="DIR",
+        help="folder of the download; zips need not be unpacked",
+    )
     add("--data_dir", metavar="DIR", help="the --data_dir of a build ('' is TFDS's own)")
     add(
         "--data_config", default="published", metavar="NAME",

@@ -11,15 +11,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 from absl import flags
 from etils import epath
+from jax.sharding import Mesh
 
 from flair_jax.data import metadata
 from flair_jax.data.bands import BANDS
 from flair_jax.errors import UserError
 from flair_jax.runtime import console
+from flair_jax.runtime.sharding import process_rows
 from flair_jax.runtime.storage import check_reachable
 from tfds_builder.flair.built import Records, open_built
 from tfds_builder.flair.faults import BuildError
@@ -275,14 +276,13 @@ def batches(
     num_workers: int = 0,
     num_threads: int | None = None,
     prefetch_mb: int = PREFETCH_MB,
-    process_index: int = 0,
-    process_count: int = 1,
 ) -> Iterator[Batch]:
-    """This process's share of the batches in `order`.
+    """The batches in `order`.
 
     Args:
         split: where to read.
-        order: (steps, batch_size) sample indices; `PADDING` makes a sample with `valid` False.
+        order: (steps, n) sample indices, one batch a row; `PADDING` makes a sample with `valid`
+            False. Of several processes, each takes the columns `sharding.process_rows`.
         metadata_encoding: add `metadata` (n, numbers) float32, see `metadata.encode`.
         refused_values: mask values that raise an error.
         keep: further features of the data set to add unchanged, such as `id` or `transform`.
@@ -293,32 +293,27 @@ def batches(
             are of use with slow disks only.
         prefetch_mb: MiB of batches that are read ahead, but one batch at least. A thread reads a
             batch, so that large batches need more for all threads to work.
-        process_index, process_count: this process's index, and the number of processes, which
-            share each batch.
 
     Raises:
         UserError: a mask has one of the refused values; the message names it.
 
     Yields:
         `image` (n, H, W, bands) uint8, `mask` (n, H, W) uint8, `sample` (n,) bool (False for
-        padding), `valid` (n,) bool (False for padding and for patches without mask), with
-        n = batch_size / process_count.
+        padding), `valid` (n,) bool (False for padding and for patches without mask).
     """
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads flags, which are not parsed in a notebook
-    steps, batch_size = order.shape
-    local_batch_size = batch_size // process_count
-    indices = order.reshape(steps, process_count, local_batch_size)[:, process_index].reshape(-1)
     bands = range(split.bands) if bands is None else bands
     threads = num_threads or min(4, available_cpus())
     read = _ReadPatch(split, metadata_encoding, refused_values, keep, bands)
     height, width = split.patch_size
-    batch_bytes = local_batch_size * height * width * (len(bands) + 1)
+    batch_size = order.shape[1]
+    batch_bytes = batch_size * height * width * (len(bands) + 1)
     buffer = prefetch_batches(batch_bytes, prefetch_mb, threads, max(1, num_workers))
     data = (
-        grain.MapDataset.source(indices)
+        grain.MapDataset.source(order.reshape(-1))
         .map(read)
-        .batch(local_batch_size)
+        .batch(batch_size)
         .to_iter_dataset(grain.ReadOptions(min(threads, buffer), prefetch_buffer_size=buffer))
     )
     if num_workers:
@@ -332,22 +327,19 @@ def prefetch_batches(batch_bytes: int, prefetch_mb: int, threads: int, processes
     return max(1, min(within, max(PREFETCH_BATCHES, threads)))
 
 
-def split_batches(split: Split, batch_size: int, **options: Any) -> Iterable[Batch]:
+def split_batches(split: Split, batch_size: int, mesh: Mesh, **options: Any) -> Iterable[Batch]:
     """All patches of a split once, in order, in batches padded to `batch_size`, with a bar.
+
+    Each process reads its own rows of the batches.
 
     Args:
         split: where to read.
         batch_size: the global batch.
+        mesh: the devices that share each batch.
         options: keyword arguments of `batches`.
     """
     order = eval_order(len(split), batch_size)
-    data = batches(
-        split,
-        order,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        **options,
-    )
+    data = batches(split, order[:, process_rows(mesh, batch_size)], **options)
     return console.progress_bar(data, total=len(order), desc=split.name, unit="batch")
 
 

@@ -124,7 +124,7 @@ class PartialJob:
         for name in sorted(names, key=lambda name: name == self._settings.name):  # that last
             (self.directory / name).unlink()
         with contextlib.suppress(OSError):  # not empty
-            self.directory.rmdir()
+            os.rmdir(self.directory)
 
     def _is_own(self, name: str) -> bool:
         # Temporary files have the name of a product and a suffix.

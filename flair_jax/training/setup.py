@@ -107,7 +107,7 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
 
     def validate(params: Arrays, batch_stats: Arrays, stop: Callable[[], bool]) -> Evaluation:
         data = split_batches(
-            splits["val"], eval_batch_size, metadata_encoding=spec.metadata_encoding,
+            splits["val"], eval_batch_size, mesh, metadata_encoding=spec.metadata_encoding,
             bands=band_indices(spec.bands), num_workers=config.num_workers,
             refused_values=spec.refused_values,
         )  # fmt: skip

@@ -71,16 +71,13 @@ def test_bands_are_chosen_and_ordered(train):
     np.testing.assert_array_equal(chosen["image"], whole["image"][..., [3, 0]])
 
 
-def test_hosts_share_each_global_batch_in_order(train):
+def test_processes_read_their_rows_of_each_global_batch(train):
     order = input_pipeline.train_order(16, 8, seed=0, epoch=0)
     whole = list(input_pipeline.batches(train, order))
-    shares = [
-        list(input_pipeline.batches(train, order, process_index=i, process_count=4))
-        for i in range(4)
-    ]
-    for step, batch in enumerate(whole):
-        together = np.concatenate([share[step]["image"] for share in shares])
-        np.testing.assert_array_equal(together, batch["image"])
+    for rows in ([0, 1, 6, 7], [2, 3, 4, 5]):
+        part = list(input_pipeline.batches(train, order[:, rows]))
+        for step, batch in enumerate(whole):
+            np.testing.assert_array_equal(part[step]["image"], batch["image"][rows])
 
 
 def test_batches_do_not_depend_on_where_they_begin(train):

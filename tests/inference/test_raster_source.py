@@ -8,62 +8,12 @@ import rasterio
 from rasterio.enums import Resampling
 from rasterio.transform import Affine, from_origin
 from rasterio.vrt import WarpedVRT
+from rasters import PLACE, RGB, noise, read_all, write
 
 from flair_jax.errors import UserError
 from flair_jax.inference import resampling
-from flair_jax.inference.input_files import expand
 from flair_jax.inference.mosaic import UnreadableError
 from flair_jax.inference.raster_source import Source
-
-RGB = ("red", "green", "blue")
-PLACE = from_origin(900_000, 6_500_000, 0.2, 0.2)
-
-
-def write(path, pixels, *, descriptions=None, mask=None, crs="EPSG:2154", **profile):
-    """Writes (bands, H, W) as a GeoTIFF without alpha, unless `photometric` says otherwise."""
-    count, height, width = pixels.shape
-    profile = {"transform": PLACE, "photometric": "minisblack", "crs": crs} | profile
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(
-            path, "w", driver="GTiff", height=height, width=width, count=count,
-            dtype=pixels.dtype.name, **profile,
-        ) as raster,
-    ):  # fmt: skip
-        raster.write(pixels)
-        if mask is not None:
-            raster.write_mask(mask)
-        for band, text in enumerate(descriptions or [], 1):
-            raster.set_band_description(band, text)
-    return str(path)
-
-
-def noise(bands, height=20, width=30, seed=0):
-    return np.random.default_rng(seed).integers(1, 256, (bands, height, width), dtype=np.uint8)
-
-
-def read_all(source):
-    """Image (bands, H, W) and valid pixels of an entire source."""
-    image, valid = source.read(np.arange(source.height), np.arange(source.width))
-    return None if image is None else np.moveaxis(image, -1, 0), valid
-
-
-def test_inputs_by_comma_glob_url_and_list(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("b.tif", "a.tif", "a,b.tif", "[c].tif"):
-        (tmp_path / name).touch()
-    assert expand("b.tif,a.tif") == ["b.tif", "a.tif"]
-    assert expand("?.tif") == ["a.tif", "b.tif"]
-    assert expand("a,b.tif") == ["a,b.tif"]
-    assert expand("[c].tif") == ["[c].tif"]
-    assert expand(["https://host/x.tif?a=*", tmp_path / "a.tif"]) == [
-        "https://host/x.tif?a=*",
-        str(tmp_path / "a.tif"),
-    ]
-    with pytest.raises(UserError, match=r"no file matches \*\.jp2"):
-        expand("*.jp2")
-    with pytest.raises(UserError, match="--input=RASTER is needed"):
-        expand([])
 
 
 def test_bands_by_number_and_by_description(tmp_path):
@@ -348,10 +298,3 @@ def test_a_truncated_file_is_named_with_the_window(tmp_path, several):
     source.read(np.arange(20), np.arange(50))
     with pytest.raises(UnreadableError, match=r"cut.tif .*columns 10 to 59, rows 100 to 199"):
         source.read(np.arange(100, 200), np.arange(10, 60))
-
-
-def test_a_file_that_is_not_a_raster_is_named(tmp_path):
-    (tmp_path / "notes.tif").write_text("nothing")
-    for name in ("notes.tif", "missing.tif"):
-        with pytest.raises(UserError, match=rf"{name} cannot be opened as a raster \(--input\)"):
-            Source([str(tmp_path / name)], RGB)
