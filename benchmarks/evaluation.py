@@ -83,7 +83,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     def read() -> list[input_pipeline.Batch]:
         return list(
             input_pipeline.split_batches(
-                split, args.batch_size, bands=band_indices(spec.bands), keep=evaluate.FIELDS
+                split, args.batch_size, mesh, bands=band_indices(spec.bands), keep=evaluate.FIELDS
             )
         )
 

@@ -39,7 +39,7 @@ from flair_jax.runtime.atomic_io import atomic_write
 from flair_jax.runtime.sharding import (
     batch_sharding,
     check_batch_size,
-    gather_hosts,
+    gather_texts,
     make_mesh,
     replicated,
     to_global,
@@ -158,7 +158,7 @@ def accumulate(
         raise NoMasksError("no patch of this split has a mask: it can be predicted, but not scored")
     indices = np.flatnonzero(np.concatenate(valid))
     fields = {
-        name: gather_hosts(np.stack(values))[indices]
+        name: gather_texts(np.stack(values), mesh)[indices]
         for name, values in zip(FIELDS, zip(*kept, strict=True), strict=False)
     }
     loss = loss_sum / max(loss_count, 1e-12)
@@ -213,7 +213,7 @@ def evaluate_checkpoint(
     graphdef = nnx.split(spec.abstract_model())[0]
     eval_step = make_eval_step(graphdef, spec, loss_normalization, mesh)
     data = split_batches(
-        split, batch_size, metadata_encoding=spec.metadata_encoding,
+        split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
         bands=band_indices(spec.bands), num_workers=num_workers,
         refused_values=spec.refused_values, keep=FIELDS,
     )  # fmt: skip

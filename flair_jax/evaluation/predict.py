@@ -37,6 +37,7 @@ from flair_jax.runtime.sharding import (
     check_batch_size,
     local_rows,
     make_mesh,
+    process_rows,
     replicated,
     to_global,
     wait_for_hosts,
@@ -187,11 +188,12 @@ def predict_checkpoint(
     predict_step = make_predict_step(nnx.split(spec.abstract_model())[0], spec, mesh)
     georeference = ("id", "transform", "crs")
     data = split_batches(
-        split, batch_size, metadata_encoding=spec.metadata_encoding,
+        split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
         bands=band_indices(spec.bands), num_workers=num_workers, keep=georeference,
     )  # fmt: skip
+    rows = process_rows(mesh, batch_size)
     for number, batch in enumerate(data):
-        first_index = number * batch_size + jax.process_index() * len(batch["sample"])
+        indices = number * batch_size + rows
         classes = local_rows(predict_step(params, batch_stats, to_global(on_device(batch), mesh)))
         for i in np.flatnonzero(batch["sample"]):
             path = partial / f"PRED_{batch['id'][i]}.tif"
@@ -200,7 +202,7 @@ def predict_checkpoint(
                     f"two patches of the split {split.name!r} have the number of {path.name}"
                 )
             write_prediction(path, classes[i], batch["transform"][i], str(batch["crs"][i]))
-            if first_index + i in with_overlay:
+            if indices[i] in with_overlay:
                 image = overlay(batch["image"][i], classes[i], spec)
                 images.write_png(overlay_partial / f"OVERLAY_{batch['id'][i]}.png", image)
     wait_for_hosts("predictions: files written")

@@ -13,11 +13,13 @@ DATA_AXIS = "data"
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A one-axis mesh over all devices of all hosts (or over those given)."""
-    devices = jax.devices() if devices is None else list(devices)
-    return jax.make_mesh(
-        (len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices
-    )
+    """A one-axis mesh over all devices of all hosts (or over those given), in the order given.
+
+    The devices of a process need not be neighbours in it, and on TPU pods they are not: which rows
+    of a batch a process holds is told by `process_rows` alone.
+    """
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.asarray(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -50,8 +52,24 @@ def check_batch_size(batch_size: int, mesh: Mesh, flag: str, parts: int = 1) -> 
         )
 
 
+def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """The rows of a global batch that this process's devices hold.
+
+    Returns:
+        (batch_size / processes,) int64, ascending; not contiguous where the mesh interleaves the
+        devices of several processes.
+    """
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.sort(np.concatenate([np.arange(batch_size)[index] for index in slices]))
+
+
 def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a batch -> global arrays split over the devices by the first axis."""
+    """This process's rows of a batch -> global arrays split over the devices by the first axis.
+
+    Args:
+        batch: arrays of the rows `process_rows`, in that order.
+        mesh: the devices.
+    """
     sharding = batch_sharding(mesh)
     return {
         key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()
@@ -64,29 +82,40 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
-    """This process's rows of an array that is split by its first axis, in order."""
+    """This process's rows of an array that is split by its first axis: those of `process_rows`."""
     shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
-def gather_hosts(texts: np.ndarray) -> np.ndarray:
-    """The texts of every host's shares of some batches, in the order of the global batches.
+def gather_texts(texts: np.ndarray, mesh: Mesh) -> np.ndarray:
+    """The texts of all processes' rows of some batches, in the order of the global batches.
 
     Args:
-        texts: (steps, share) str, this host's; every host must call, with the same steps.
+        texts: (steps, rows) str of this process's `process_rows`; every process must call this,
+            with the same number of steps.
+        mesh: the devices.
 
     Returns:
-        (steps x share x hosts,) str, the same on every host.
+        (steps x batch_size,) str, the same on every process.
     """
     if jax.process_count() == 1:
         return texts.reshape(-1)
+    encoded = np.char.encode(texts.T, "utf-8")
+    width = largest(encoded.dtype.itemsize)
+    as_numbers = encoded.astype(f"S{width}").view(np.uint8).reshape(*texts.T.shape, width)
+    rows = to_global({"rows": as_numbers}, mesh)["rows"]
+    gathered = np.asarray(jax.jit(lambda x: x, out_shardings=replicated(mesh))(rows))
+    by_step = np.ascontiguousarray(gathered.swapaxes(0, 1))
+    return np.char.decode(by_step.view(f"S{width}").reshape(-1), "utf-8")
+
+
+def largest(value: int) -> int:
+    """The largest of all processes' values, on every process; every process must call this."""
+    if jax.process_count() == 1:
+        return value
     from jax.experimental.multihost_utils import process_allgather
 
-    encoded = np.char.encode(texts, "utf-8")
-    width = int(process_allgather(np.int32(encoded.dtype.itemsize)).max())
-    as_numbers = encoded.astype(f"S{width}").view(np.uint8).reshape(*texts.shape, width)
-    gathered = np.ascontiguousarray(process_allgather(as_numbers).swapaxes(0, 1))
-    return np.char.decode(gathered.view(f"S{width}").reshape(-1), "utf-8")
+    return int(process_allgather(np.int64(value)).max())
 
 
 def wait_for_hosts(name: str) -> None:

@@ -10,7 +10,7 @@ from flair_jax.data.input_pipeline import PADDING, Split, as_text, batches, on_d
 from flair_jax.evaluation.predict import make_predict_step
 from flair_jax.models.functional import Arrays
 from flair_jax.models.spec import ModelSpec
-from flair_jax.runtime.sharding import to_global
+from flair_jax.runtime.sharding import process_rows, to_global
 from flair_jax.training.metric_writer import MetricWriter
 from flair_jax.viz import figures, images
 
@@ -35,10 +35,10 @@ class ImageSummaries:
         # Padded to a multiple of the devices, so that every process takes part.
         order = np.full(-(-count // mesh.size) * mesh.size, PADDING)
         order[:count] = self.indices
+        order = order[None, process_rows(mesh, len(order))]
         (batch,) = batches(
-            split, order[None], metadata_encoding=spec.metadata_encoding,
-            bands=band_indices(spec.bands), process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            split, order, metadata_encoding=spec.metadata_encoding,
+            bands=band_indices(spec.bands),
         )  # fmt: skip
         self._batch = on_device(batch)
         self._names = [as_text(split.records[index]["id"]) for index in self.indices]

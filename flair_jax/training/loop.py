@@ -16,7 +16,7 @@ from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import StopRequestedError
 from flair_jax.runtime import console, profiling
 from flair_jax.runtime.preemption import Preempted, StopSignals
-from flair_jax.runtime.sharding import to_global
+from flair_jax.runtime.sharding import process_rows, to_global
 from flair_jax.training.final_evaluation import score_and_predict
 from flair_jax.training.metric_writer import MetricWriter
 from flair_jax.training.optimizer import with_learning_rate
@@ -245,13 +245,11 @@ def _epoch_batches(run: Run, first_step: int) -> Iterator[input_pipeline.Batch]:
     )
     return input_pipeline.batches(
         split,
-        order[first_step:],
+        order[first_step:, process_rows(run.mesh, config.batch_size)],
         metadata_encoding=run.spec.metadata_encoding,
         bands=band_indices(run.spec.bands),
         refused_values=run.spec.refused_values,
         num_workers=config.num_workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
     )
 
 

@@ -14,6 +14,7 @@ from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import Split, check_bands, split_batches
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import Evaluation, accumulate, make_eval_step
+from flair_jax.inference.georeference import common_pixel_size
 from flair_jax.models.functional import Arrays, split_model
 from flair_jax.models.spec import FILE, ModelSpec
 from flair_jax.runtime import console
@@ -69,7 +70,8 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     check_bands(splits["train"])
     height, width = splits["train"].patch_size
     configuration.check_patch_size(config, height, width)
-    spec = ModelSpec.from_config(config, (height, width))
+    pixel_size = common_pixel_size(splits["train"].records)
+    spec = ModelSpec.from_config(config, (height, width), pixel_size)
     steps = input_pipeline.steps_per_epoch(splits["train"], config.batch_size)
 
     model = set_training_options(spec.build_model(config.seed), config, mesh)
@@ -105,7 +107,7 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
 
     def validate(params: Arrays, batch_stats: Arrays, stop: Callable[[], bool]) -> Evaluation:
         data = split_batches(
-            splits["val"], eval_batch_size, metadata_encoding=spec.metadata_encoding,
+            splits["val"], eval_batch_size, mesh, metadata_encoding=spec.metadata_encoding,
             bands=band_indices(spec.bands), num_workers=config.num_workers,
             refused_values=spec.refused_values,
         )  # fmt: skip
