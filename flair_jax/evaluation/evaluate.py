@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
+    PREFETCH_MB,
     Batch,
     Split,
     check_bands,
@@ -184,6 +185,7 @@ def evaluate_checkpoint(
     batch_size: int,
     loss_normalization: str,
     num_workers: int = 0,
+    prefetch_mb: int = PREFETCH_MB,
     output: epath.PathLike | None = None,
     ema: bool = False,
 ) -> dict[str, Any]:
@@ -198,7 +200,7 @@ def evaluate_checkpoint(
         mesh: the devices.
         batch_size: global batch.
         loss_normalization: see `losses.cross_entropy_sums`.
-        num_workers: see `input_pipeline.batches`.
+        num_workers, prefetch_mb: see `input_pipeline.batches`.
         output: folder to write to, or None.
         ema: score the exponential moving average of the weights.
 
@@ -214,7 +216,7 @@ def evaluate_checkpoint(
     eval_step = make_eval_step(graphdef, spec, loss_normalization, mesh)
     data = split_batches(
         split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-        bands=band_indices(spec.bands), num_workers=num_workers,
+        bands=band_indices(spec.bands), num_workers=num_workers, prefetch_mb=prefetch_mb,
         refused_values=spec.refused_values, keep=FIELDS,
     )  # fmt: skip
     evaluation = accumulate(eval_step, params, batch_stats, data, mesh)
@@ -258,6 +260,7 @@ def evaluate_run(
         batch_size=config.eval_batch_size or config.batch_size,
         loss_normalization=config.loss_normalization,
         num_workers=config.num_workers,
+        prefetch_mb=config.prefetch_mb,
         output=output,
         ema=ema,
     )

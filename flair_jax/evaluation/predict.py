@@ -16,6 +16,7 @@ from rasterio.transform import Affine
 
 from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
+    PREFETCH_MB,
     Split,
     check_bands,
     dataset_directory,
@@ -139,6 +140,7 @@ def predict_checkpoint(
     batch_size: int,
     output: epath.PathLike,
     num_workers: int = 0,
+    prefetch_mb: int = PREFETCH_MB,
     ema: bool = False,
     overlays: int | None = 0,
     submission: epath.PathLike | None = None,
@@ -156,7 +158,7 @@ def predict_checkpoint(
         mesh: the devices.
         batch_size: global batch.
         output: folder to create; an earlier one of that name is replaced.
-        num_workers: see `input_pipeline.batches`.
+        num_workers, prefetch_mb: see `input_pipeline.batches`.
         ema: predict with the exponential moving average of the weights.
         overlays: number of patches, spread over the split, to write an overlay of; None: all.
         submission: a zip to write for the challenge, see `submission.write_submission`.
@@ -189,7 +191,8 @@ def predict_checkpoint(
     georeference = ("id", "transform", "crs")
     data = split_batches(
         split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-        bands=band_indices(spec.bands), num_workers=num_workers, keep=georeference,
+        bands=band_indices(spec.bands), num_workers=num_workers, prefetch_mb=prefetch_mb,
+        keep=georeference,
     )  # fmt: skip
     rows = process_rows(mesh, batch_size)
     for number, batch in enumerate(data):
@@ -256,6 +259,7 @@ def predict_run(
         batch_size=config.eval_batch_size or config.batch_size,
         output=output,
         num_workers=config.num_workers,
+        prefetch_mb=config.prefetch_mb,
         ema=ema,
         overlays=overlays,
         submission=submission,

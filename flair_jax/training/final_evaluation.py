@@ -33,7 +33,11 @@ def score_and_predict(
         console.log(f"no test score: {error}")
         return None
     batch_size = config.eval_batch_size or config.batch_size
-    options = {"batch_size": batch_size, "num_workers": config.num_workers}
+    options = {
+        "batch_size": batch_size,
+        "num_workers": config.num_workers,
+        "prefetch_mb": config.prefetch_mb,
+    }
     checkpoints = workdir / "checkpoints"
     reader = Checkpoints(checkpoints, read_only=True)
     best = reader.best()

@@ -250,6 +250,7 @@ def _epoch_batches(run: Run, first_step: int) -> Iterator[input_pipeline.Batch]:
         bands=band_indices(run.spec.bands),
         refused_values=run.spec.refused_values,
         num_workers=config.num_workers,
+        prefetch_mb=config.prefetch_mb,
     )
 
 

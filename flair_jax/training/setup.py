@@ -109,6 +109,7 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
         data = split_batches(
             splits["val"], eval_batch_size, mesh, metadata_encoding=spec.metadata_encoding,
             bands=band_indices(spec.bands), num_workers=config.num_workers,
+            prefetch_mb=config.prefetch_mb,
             refused_values=spec.refused_values,
         )  # fmt: skip
         return accumulate(eval_step, params, batch_stats, data, mesh, stop)
