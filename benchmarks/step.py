@@ -30,7 +30,7 @@ from record import write_record
 
 from flair_jax import config as configuration
 from flair_jax.data.bands import BANDS
-from flair_jax.models.functional import best_class, forward, split_model
+from flair_jax.models.functional import forward, split_model
 from flair_jax.models.ops import for_platform
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import huge_pages
@@ -129,9 +129,7 @@ def inference(side: str, spec: ModelSpec, batch: dict[str, np.ndarray]) -> Call:
         graphdef, params, batch_stats = split_model(spec.build_model(0))
         ops = for_platform(jax.devices()[0].platform)
         classify = jax.jit(
-            lambda p, s, image: best_class(
-                forward(graphdef, spec, p, s, {"image": image}, ops), ops
-            )
+            lambda p, s, image: ops.best_class(forward(graphdef, spec, p, s, {"image": image}, ops))
         )
         return lambda: np.asarray(classify(params, batch_stats, batch["image"]))
     model = smp.create_model(

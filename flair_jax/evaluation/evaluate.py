@@ -30,7 +30,7 @@ from flair_jax.evaluation import tables
 from flair_jax.evaluation.grouped_metrics import FIELDS, by_patch, grouped_scores, groups
 from flair_jax.evaluation.metrics import DEFINITIONS, challenge_scores, confusion_matrices, summary
 from flair_jax.inference.loading import load
-from flair_jax.models.functional import Arrays, best_class, forward
+from flair_jax.models.functional import Arrays, forward
 from flair_jax.models.losses import cross_entropy_sums
 from flair_jax.models.ops import for_mesh
 from flair_jax.models.preprocess import to_labels
@@ -107,7 +107,7 @@ def make_eval_step(
             "valid": valid,
             "stop": jnp.any(batch["stop"]),
             "confusions": confusion_matrices(
-                labels, best_class(logits, ops), valid, len(nomenclature), ops
+                labels, ops.best_class(logits), valid, len(nomenclature), ops
             ),
         }
 

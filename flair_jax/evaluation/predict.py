@@ -28,7 +28,7 @@ from flair_jax.data.reference_facts import TEST_PATCHES
 from flair_jax.errors import UserError
 from flair_jax.evaluation.submission import check_submittable, write_submission
 from flair_jax.inference.loading import load
-from flair_jax.models.functional import Arrays, best_class, forward
+from flair_jax.models.functional import Arrays, forward
 from flair_jax.models.ops import for_mesh
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
@@ -59,7 +59,7 @@ def make_predict_step(
 
     def predict_step(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> jax.Array:
         logits = forward(graphdef, spec, params, batch_stats, batch, ops)
-        return best_class(logits, ops).astype(jnp.uint8)
+        return ops.best_class(logits).astype(jnp.uint8)
 
     return jax.jit(
         predict_step,

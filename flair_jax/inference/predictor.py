@@ -37,9 +37,8 @@ class Model:
         ops = for_platform(device.platform)
 
         def infer(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> jax.Array:
-            logits = ops.class_layout(forward(graphdef, spec, params, batch_stats, batch, ops))
-            probability = jax.nn.softmax(logits.astype(jnp.float32), ops.class_axis)
-            return ops.leave(ops.from_class_layout(probability))
+            logits = ops.leave(forward(graphdef, spec, params, batch_stats, batch, ops))
+            return jax.nn.softmax(logits.astype(jnp.float32))
 
         self._infer = jax.jit(infer)
 

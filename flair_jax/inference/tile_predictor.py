@@ -109,39 +109,31 @@ def tile_programs(
     graphdef, ops = nnx.split(spec.abstract_model())[0], for_mesh(mesh)
     wanted = functools.partial(products, probabilities=probabilities, confidence=confidence)
 
-    def infer(params: Arrays, batch_stats: Arrays, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Logits and probabilities in the layout of the classes."""
+    def infer(params: Arrays, batch_stats: Arrays, image: jax.Array) -> jax.Array:
         logits = forward(graphdef, spec, params, batch_stats, {"image": image}, ops)
-        values = ops.class_layout(logits).astype(jnp.float32)
-        return values, jax.nn.softmax(values, ops.class_axis)
-
-    def as_image(values: jax.Array) -> jax.Array:
-        return ops.leave(ops.from_class_layout(values))
+        return ops.leave(logits).astype(jnp.float32)
 
     def core(x: jax.Array) -> jax.Array:
         return x[:, margin : x.shape[1] - margin, margin : x.shape[2] - margin]
 
     def plain(params: Arrays, batch_stats: Arrays, image: jax.Array) -> Made:
-        made = wanted(*infer(params, batch_stats, image), axis=ops.class_axis)
-        return _without_axis({name: core(as_image(values)) for name, values in made.items()})
+        logits = core(infer(params, batch_stats, image))
+        return wanted(logits, jax.nn.softmax(logits))
 
     def add_view(
         params: Arrays, batch_stats: Arrays, image: jax.Array, view: jax.Array, total: jax.Array
     ) -> jax.Array:
         if views == 1:
-            return as_image(_integers(infer(params, batch_stats, image)[1]))
-        _, probability = infer(params, batch_stats, _turned(image, view))
-        return total + _turned_back(as_image(_integers(probability)), view)
+            return _integers(jax.nn.softmax(infer(params, batch_stats, image)))
+        logits = infer(params, batch_stats, _turned(image, view))
+        return total + _turned_back(_integers(jax.nn.softmax(logits)), view)
 
     def crop(total: jax.Array) -> Made:
-        return _without_axis(wanted(core(total), core(total) / (UNIT * views)))
+        return wanted(core(total), core(total) / (UNIT * views))
 
     def weigh(total: jax.Array, down: jax.Array, right: jax.Array) -> Made:
         weights = down[:, :, None, None] * right[:, None, :, None]
         return {"scores": _integers(total / (UNIT * views) * weights)}
-
-    def finish(scores: jax.Array) -> Made:
-        return _without_axis(wanted(scores, scores / UNIT))
 
     return TilePrograms(
         jax.jit(plain, in_shardings=(whole, whole, split), out_shardings=split),
@@ -153,51 +145,36 @@ def tile_programs(
         ),
         jax.jit(crop, in_shardings=split, out_shardings=split),
         jax.jit(weigh, in_shardings=split, out_shardings=split, donate_argnums=0),
-        jax.jit(finish),
+        jax.jit(lambda scores: wanted(scores, scores / UNIT)),
     )
 
 
 def products(
-    order: jax.Array,
-    probability: jax.Array,
-    *,
-    probabilities: bool,
-    confidence: bool,
-    axis: int = -1,
-) -> Made:
+    order: jax.Array, probability: jax.Array, *, probabilities: bool, confidence: bool
+) -> dict[str, jax.Array]:
     """What is written of every pixel, as bytes.
 
     Args:
-        order: any shape, the classes along `axis`: the largest entry is the class.
-        probability: float32, in the same order.
+        order: (..., classes): its largest entry is the class.
+        probability: (..., classes) float32, in the same order.
         probabilities, confidence: whether these are wanted.
-        axis: of the classes.
 
     Returns:
-        In the shape of `order`, with along `axis`: "classes" uint8, one, from 0; "probabilities"
-        uint8, of every class, 255 for 1, rounded; "confidence" uint8, two, 255 for 1: the margin
-        from the best to the second probability, and the entropy of all of them divided by the
-        largest that it could be.
+        "classes" (...) uint8, from 0; "probabilities" (..., classes) uint8, 255 for 1, rounded;
+        "confidence" (..., 2) uint8, 255 for 1: the margin from the best to the second probability,
+        and the entropy of all of them divided by the largest that it could be.
     """
-    classes = jnp.argmax(order, axis, keepdims=True)
+    classes = jnp.argmax(order, -1)
     made = {"classes": classes.astype(jnp.uint8)}
     if probabilities:
         made["probabilities"] = _bytes(probability)
     if confidence:
-        count = probability.shape[axis]
-        index = jax.lax.broadcasted_iota(jnp.int32, probability.shape, axis % probability.ndim)
-        best = jnp.max(probability, axis, keepdims=True)
-        second = jnp.max(jnp.where(index == classes, 0, probability), axis, keepdims=True)
-        entropy = -jnp.sum(
-            jax.scipy.special.xlogy(probability, probability), axis, keepdims=True
-        ) / np.log(count)
-        made["confidence"] = _bytes(jnp.concatenate([best - second, entropy], axis))
+        count = probability.shape[-1]
+        best = jax.nn.one_hot(classes, count, dtype=bool)
+        margin = jnp.max(probability, -1) - jnp.max(jnp.where(best, 0, probability), -1)
+        entropy = -jnp.sum(jax.scipy.special.xlogy(probability, probability), -1) / np.log(count)
+        made["confidence"] = _bytes(jnp.stack([margin, entropy], -1))
     return made
-
-
-def _without_axis(made: Made) -> Made:
-    """Products with the classes last, without that axis for "classes"."""
-    return made | {"classes": made["classes"][..., 0]}
 
 
 def _bytes(values: jax.Array) -> jax.Array:

@@ -1,7 +1,6 @@
 """A model as a pure function: its structure, and its arrays by dotted name."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx, traverse_util
 
 from flair_jax.models.ops import FeatureMap, Ops, plain
@@ -67,12 +66,6 @@ def forward(
     model = merge_model(graphdef, params, batch_stats, ops)
     image = normalise(batch["image"], spec)
     return model(image, batch["metadata"] if spec.takes_metadata else None)
-
-
-def best_class(logits: FeatureMap, ops: Ops = plain) -> jax.Array:
-    """(N, H, W, classes), a map of `ops` -> (N, H, W) int32: the class of the largest logit."""
-    best = jnp.argmax(ops.class_layout(logits), ops.class_axis, keepdims=True)
-    return ops.leave(ops.from_class_layout(best))[..., 0]
 
 
 def _by_name(state: nnx.State) -> Arrays:

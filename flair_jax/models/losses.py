@@ -34,11 +34,10 @@ def cross_entropy_sums(
     """
     if normalization not in LOSS_NORMALIZATIONS:
         raise ValueError(f"loss normalization {normalization!r} is none of {LOSS_NORMALIZATIONS}")
-    values = ops.class_layout(logits)
-    labels = ops.class_layout(ops.enter(labels[..., None]))
-    total = _weighted_sums(values, labels, weights, ops.class_axis)
+    values, labels, axis = ops.class_layout(logits, labels)
+    total = _weighted_sums(values, labels, weights, axis)
     counted = jnp.ones_like(weights) if normalization == "pixels" else weights
-    return total, jnp.sum(_one_hot(labels, counted, ops.class_axis), range(1, values.ndim))
+    return total, jnp.sum(_one_hot(labels, counted, axis), range(1, values.ndim))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -97,24 +97,22 @@ class Ops(Protocol):
             values: (C,), or (N or 1, H or 1, 1, C or 1).
         """
 
-    @property
-    def class_axis(self) -> int:
-        """The axis of the classes in the arrays of `class_layout`."""
-
-    def class_layout(self, x: FeatureMap) -> jax.Array:
-        """An array with the samples first, in which sums over the classes are fast.
-
-        Two maps have their pixels in the same order if `enter` or the same network made them.
+    def class_layout(
+        self, logits: FeatureMap, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array, int]:
+        """Logits and labels in the layout in which sums over the classes are fast.
 
         Args:
-            x: (N, H, W, classes).
+            logits: (N, H, W, classes).
+            labels: (N, H, W).
 
         Returns:
-            x with `classes` along `class_axis`, the pixels along the other axes after the first.
+            The logits with the samples first and the classes along an axis; the labels with the
+            pixels in the same order, and 1 in place of the classes; and this axis.
         """
 
-    def from_class_layout(self, values: jax.Array) -> FeatureMap:
-        """The inverse of `class_layout`, for any number of values along `class_axis`."""
+    def best_class(self, logits: FeatureMap) -> jax.Array:
+        """(N, H, W, classes) -> (N, H, W) int32: the first class of each pixel's largest logit."""
 
     def count_pairs(self, labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
         """How often each pair of classes occurs in an image.

@@ -14,11 +14,10 @@ import numpy as np
 from flair_jax.models.ops._cells import cell_taps, pool_neighbours
 from flair_jax.models.ops.plain import (
     add_to_rows,
+    best_class,
     channels,
-    class_axis,
     class_layout,
     enter,
-    from_class_layout,
     leave,
     moments,
     scale_and_shift,
@@ -26,13 +25,12 @@ from flair_jax.models.ops.plain import (
 
 __all__ = [
     "add_to_rows",
+    "best_class",
     "channels",
-    "class_axis",
     "class_layout",
     "convolution",
     "count_pairs",
     "enter",
-    "from_class_layout",
     "leave",
     "max_pool",
     "moments",

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-class_axis = -1
-
 
 def enter(image: jax.Array) -> jax.Array:
     return image
@@ -71,12 +69,12 @@ def add_to_rows(x: jax.Array, values: jax.Array) -> jax.Array:
     return x + values.astype(x.dtype)
 
 
-def class_layout(x: jax.Array) -> jax.Array:
-    return x
+def class_layout(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+    return logits, labels[..., None], -1
 
 
-def from_class_layout(values: jax.Array) -> jax.Array:
-    return values
+def best_class(logits: jax.Array) -> jax.Array:
+    return jnp.argmax(logits, -1)
 
 
 def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:

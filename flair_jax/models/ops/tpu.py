@@ -24,13 +24,12 @@ from flair_jax.models.ops.plain import count_pairs
 __all__ = [
     "Packed",
     "add_to_rows",
+    "best_class",
     "channels",
-    "class_axis",
     "class_layout",
     "convolution",
     "count_pairs",
     "enter",
-    "from_class_layout",
     "leave",
     "max_pool",
     "moments",
@@ -41,7 +40,6 @@ __all__ = [
 
 LANES = 128  # channels that a TPU moves at once
 NARROWEST = 16  # channels of the U-Net's maps at the image's size
-class_axis = 2
 
 # Nearest-neighbour doubling, then three taps, is four taps on the rows with zeros between them.
 _TAPS_OF_DOUBLED = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 1]], np.float32)
@@ -196,17 +194,25 @@ def add_to_rows(x: Packed, values: jax.Array) -> Packed:
     return Packed(plain.add_to_rows(x.array, values), x.channels)
 
 
-def class_layout(x: Packed) -> jax.Array:
-    # (N, r, classes, H, W / r): the classes along an axis that is not one of lanes.
-    n, h, w, _ = x.array.shape
-    apart = jnp.transpose(x.array, (0, 3, 1, 2))
-    return _rows_in_lanes(apart.reshape(n, x.pixels, x.channels, h, w))
+def class_layout(logits: Packed, labels: jax.Array) -> tuple[jax.Array, jax.Array, int]:
+    n, h, w = labels.shape
+    pixels = logits.pixels
+    labels = jnp.transpose(labels.reshape(n, h, w // pixels, pixels), (0, 3, 1, 2))
+    return _planes(logits), labels[:, :, None], 2
 
 
-def from_class_layout(values: jax.Array) -> Packed:
-    n, pixels, channels, h, w = values.shape
-    together = values.reshape(n, pixels * channels, h, w)
-    return Packed(jnp.transpose(together, (0, 2, 3, 1)), channels)
+def best_class(logits: Packed) -> jax.Array:
+    # In the layout of the loss, which an evaluation has made already.
+    n, h, _, _ = logits.array.shape
+    best = jnp.argmax(_planes(logits), 2)
+    return jnp.transpose(best, (0, 2, 3, 1)).reshape(n, h, -1)
+
+
+def _planes(logits: Packed) -> jax.Array:
+    """(N, r, classes, H, W / r): the classes along an axis that is not one of lanes."""
+    n, h, w, _ = logits.array.shape
+    apart = jnp.transpose(logits.array, (0, 3, 1, 2))
+    return _rows_in_lanes(apart.reshape(n, logits.pixels, logits.channels, h, w))
 
 
 @jax.custom_vjp

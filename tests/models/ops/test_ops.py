@@ -11,7 +11,6 @@ import pytest
 from flax import nnx
 
 from flair_jax.models import ops
-from flair_jax.models.functional import best_class
 from flair_jax.models.layers import BatchNorm, Conv
 from flair_jax.models.ops import cpu, plain, tpu
 
@@ -125,18 +124,19 @@ def test_pairs_are_counted_alike(form):
 
 
 @every_form
-def test_the_class_layout_keeps_pixels_of_two_maps_together(form):
+def test_the_class_layout_keeps_logits_and_labels_together(form):
     shape = 2, 32, 64
     logits = jnp.asarray(np.random.default_rng(3).integers(-9, 9, (*shape, 5)), jnp.float32)
-    pixels = jnp.arange(np.prod(shape)).reshape(*shape, 1)
-    by_class, order = (form.class_layout(form.enter(x)) for x in (logits, pixels))
-    assert by_class.shape[form.class_axis] == 5
-    assert by_class.shape[0] == 2
-    flat = np.moveaxis(by_class, form.class_axis, -1).reshape(-1, 5)
-    np.testing.assert_array_equal(
-        flat, np.asarray(logits).reshape(-1, 5)[np.asarray(order).ravel()]
-    )
-    np.testing.assert_array_equal(form.leave(form.from_class_layout(by_class)), logits)
-    np.testing.assert_array_equal(
-        best_class(form.enter(logits), form), np.asarray(logits).argmax(-1)
-    )
+    labels = jnp.arange(np.prod(shape)).reshape(shape)
+    by_class, order, axis = form.class_layout(form.enter(logits), labels)
+    assert (by_class.shape[0], by_class.shape[axis], order.shape[axis]) == (2, 5, 1)
+    by_pixel = np.moveaxis(by_class, axis, -1).reshape(-1, 5)
+    expected = np.asarray(logits).reshape(-1, 5)
+    np.testing.assert_array_equal(by_pixel, expected[np.asarray(order).ravel()])
+
+
+@every_form
+def test_the_best_class_is_the_first_of_the_largest(form):
+    logits = np.random.default_rng(4).integers(-2, 3, (2, 32, 64, 5)).astype(np.float32)
+    best = form.best_class(form.enter(jnp.asarray(logits)))
+    np.testing.assert_array_equal(best, logits.argmax(-1))
