@@ -246,9 +246,9 @@ class _Job:
         except Exception as error:
             if not self.partial.finished(1):
                 self.partial.remove()
-            if "RESOURCE_EXHAUSTED" in str(error):
+            if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
                 raise UserError(
-                    f"the device has too little memory for {self.batch_size} tiles of "
+                    f"there is too little memory for {self.batch_size} tiles of "
                     f"{self.grid.vertical.tile}: give a smaller --tile or --batch_size"
                 ) from error
             raise
@@ -350,17 +350,22 @@ def _metres(size: tuple[float, float] | None) -> str:
 
 
 def _local(output: str | os.PathLike[str]) -> epath.Path:
-    """The path of the output.
+    """The absolute path of the output.
 
     Raises:
-        UserError: it is not local.
+        UserError: it is not local, or not UTF-8.
     """
     if is_remote(os.fspath(output)):
         raise UserError(
             f"--output={output}: only local files can be written. Write to a local folder, and "
             "copy the files afterwards"
         )
-    return epath.Path(output).expanduser()
+    try:
+        os.fspath(output).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--output={output} is not UTF-8, as GDAL requires") from None
+    # Absolute, as GDAL drops leading spaces, and takes a name such as "file:a.tif" for a URL.
+    return epath.Path(os.path.abspath(os.path.expanduser(output)))
 
 
 def _products(output: epath.Path, options: Options) -> dict[str, epath.Path]:

@@ -63,11 +63,11 @@ def _first_input(pieces: Sequence[str]) -> tuple[int, list[str]]:
 
 def _existing(text: str) -> list[str]:
     """The existing files that a path or a glob names."""
-    path = os.path.expanduser(text.strip())
+    for path in (text, os.path.expanduser(text.strip())):
+        if os.path.exists(path):
+            return [path]
     if not path or is_remote(path):
         return []
-    if os.path.exists(path):
-        return [path]
     if not glob.has_magic(path):
         return []
     parts = Path(path).parts
@@ -85,7 +85,8 @@ def open_raster(path: str) -> rasterio.DatasetReader:
         UserError: GDAL cannot open it, or it is a folder or a container of several rasters.
     """
     try:
-        raster = rasterio.open(path)
+        # For GDAL and rasterio, a relative name may have another meaning: "zip:a.tif".
+        raster = rasterio.open(os.path.abspath(path) if os.path.exists(path) else path)
     except (rasterio.errors.RasterioError, rasterio.errors.CRSError, UnicodeError) as error:
         if os.path.isdir(path):
             pattern = shlex.quote(os.path.join(path, "*.tif"))

@@ -192,7 +192,7 @@ def _check_system(item: RasterInput, first: RasterInput) -> None:
             f"mosaicked: detect on it alone, or warp it first, such as\n  gdalwarp {flag}-r "
             f"bilinear {quoted} warped.tif"
         )
-    if not georeference.has_transform:
+    if not georeference.has_transform or not georeference.is_invertible:
         raise UserError(
             f"{item.path} is not georeferenced and cannot be mosaicked: detect on it alone, or "
             "georeference it first"

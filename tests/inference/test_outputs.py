@@ -177,6 +177,42 @@ def test_only_local_files_are_written(model, tmp_path, output):
         detect(model, tmp_path / "missing.tif", output)
 
 
+@pytest.mark.parametrize("name", [" out.tif", "\n.tif", "file:out.tif", "a&b<c>.tif"])
+def test_odd_names_of_outputs(model, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    pixels = noise(5)
+    detect(model, write(tmp_path / "in.tif", pixels), name)
+    np.testing.assert_array_equal(read(tmp_path / name), pixels[0] % 13 + 1)
+
+
+def test_an_output_that_is_not_utf8(model, tmp_path):
+    with pytest.raises(UserError, match="is not UTF-8, as GDAL requires"):
+        detect(model, write(tmp_path / "in.tif", noise(5)), os.fsdecode(b"out\xff.tif"))
+
+
+def test_arrays_of_coordinates_are_not_lost(model, tmp_path):
+    path = write(tmp_path / "in.tif", noise(5), crs=None, transform=None)
+    with rasterio.open(path, "r+") as raster:
+        raster.update_tags(ns="GEOLOCATION", X_DATASET="lon.tif", Y_DATASET="lat.tif")
+    with pytest.raises(UserError, match=r"arrays of coordinates, .*\n  gdalwarp -geoloc -t_srs"):
+        detect(model, path, tmp_path / "out.tif")
+
+
+def test_too_large_a_tile(model, tmp_path):
+    path = write(tmp_path / "in.tif", noise(5))
+    with pytest.raises(UserError, match=r"too little memory for 1 tiles of 1073741824: give a sm"):
+        flair_jax.detect_raster(model, path, tmp_path / "out.tif", tile=2**30)
+    assert list(tmp_path.glob("out*")) == []
+
+
+@pytest.mark.parametrize(
+    "option", [{"resolution": float("nan")}, {"resolution": float("inf")}, {"margin": -2}]
+)
+def test_options_that_are_no_numbers(model, tmp_path, option):
+    with pytest.raises(UserError, match=r"--\w+=\S+ is not a "):
+        flair_jax.detect_raster(model, "in.tif", tmp_path / "out.tif", **option)
+
+
 def test_a_source_of_an_input_is_not_replaced(model, tmp_path):
     tile = write(tmp_path / "tile.tif", noise(5))
     copy(tile, str(tmp_path / "all.vrt"), driver="VRT")

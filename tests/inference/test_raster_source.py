@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import rasterio
+from rasterio.control import GroundControlPoint
 from rasterio.enums import Resampling
 from rasterio.transform import Affine, from_origin
 from rasterio.vrt import WarpedVRT
@@ -198,6 +199,41 @@ def test_an_unknown_size_cannot_be_resampled(tmp_path):
         Source([path], RGB, resolution=0.2)
     (note,) = Source([path], RGB, trained_at=0.2).notes()
     assert note.endswith("is unknown and assumed to be 0.2 m, as the model was trained at")
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"gcps": [(0, 0, 2, 48)]},
+        {"gcps": [(0, 0, 2, 48), (0, 30, 2.1, 48)]},
+        {"gcps": [(row, column, 2, 48) for row in (0, 20) for column in (0, 30)]},
+        {"transform": Affine(1e-6, 0, 2, 0, -1e-6, 95)},
+        {"transform": Affine(0, 0, 2, 0, 0, 48)},
+    ],
+    ids=["one point", "two points", "points at one place", "beyond the pole", "no size"],
+)
+@pytest.mark.filterwarnings("error")
+def test_degenerate_georeferencing_has_no_size(tmp_path, place):
+    if "gcps" in place:
+        place = {"gcps": [GroundControlPoint(*p) for p in place["gcps"]], "transform": None}
+    path = write(tmp_path / "in.tif", noise(3), crs="EPSG:4326", **place)
+    source = Source([path], RGB)
+    assert source.pixel_size is None
+    assert [note for note in source.notes() if "is unknown" not in note] == []
+
+
+def test_a_pixel_without_size_cannot_be_mosaicked(tmp_path):
+    path = write(tmp_path / "in.tif", noise(3), transform=Affine(0, 0, 2, 0, 0, 48))
+    with pytest.raises(UserError, match=r"in.tif is not georeferenced and cannot be mosaicked"):
+        Source([path, path], RGB)
+
+
+@pytest.mark.parametrize("resolution", [1e-9, 1e9])
+def test_a_resolution_beyond_the_raster(tmp_path, resolution):
+    path = write(tmp_path / "in.tif", noise(3))
+    message = r"--resolution=\S+ would make .*is 0\.2 x 0\.2 m"
+    with pytest.raises(UserError, match=message):
+        Source([path], RGB, resolution=resolution)
 
 
 # Metres on the ground for a unit of the coordinate system along x and y. At this latitude a degree
