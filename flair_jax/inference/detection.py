@@ -89,6 +89,7 @@ class _Job:
         self.checkpoint, self.options = checkpoint, options
         self.output = _local(output)
         self.products = _products(self.output, options)
+        self.sidecars = _sidecars(self.products)
         names = [path.name for path in self.products.values()]
         self.partial = PartialJob(self.output, names)
         self.partial.check_directory()
@@ -190,6 +191,8 @@ class _Job:
         images.write_png(built["preview"], preview)
         pixels, areas = class_areas(rows, len(nomenclature))
         self.partial.begin_moving()
+        for path in self.sidecars:
+            path.unlink(missing_ok=True)
         for name in reversed(self.products):  # the classes last
             if built[name].exists():
                 built[name].replace(self.products[name])
@@ -208,7 +211,7 @@ class _Job:
 
     def _check_not_there(self) -> None:
         """Raises a UserError for an output that exists, unless it may be replaced."""
-        for path in self.products.values():
+        for path in [*self.products.values(), *self.sidecars]:
             if path.is_dir():
                 raise UserError(f"{path} is a folder: give another --output")
             if path.exists() and not self.options.overwrite:
@@ -238,6 +241,12 @@ class _Job:
         except UserError:
             raise
         except (rasterio.errors.RasterioError, OSError) as error:
+            damaged = self.partial.remove_damaged(self.partial.finished(self.grid.vertical.count))
+            if damaged:
+                raise UserError(
+                    f"{', '.join(damaged)} in {self.partial.directory} cannot be read and is "
+                    f"removed: {how}"
+                ) from error
             reason = error.__cause__ or error
             raise UserError(
                 f"{self.partial.directory} or {self.output} cannot be written: {reason}\nMake room "
@@ -382,6 +391,14 @@ def _products(output: epath.Path, options: Options) -> dict[str, epath.Path]:
         if getattr(options, name):
             products[name] = output.with_name(f"{output.stem}_{name}.tif")
     return products
+
+
+def _sidecars(products: dict[str, epath.Path]) -> list[epath.Path]:
+    """Files from which GDAL would take masks, overviews or statistics of an earlier raster."""
+    rasters = [path for path in products.values() if path.suffix.lower() in (".tif", ".tiff")]
+    paths = [p.with_name(p.name + suffix) for p in rasters for suffix in (".msk", ".ovr")]
+    paths += [path.with_name(path.name + ".aux.xml") for path in rasters[1:]]
+    return [path for path in paths if path not in products.values()]
 
 
 def _check_not_read(products: dict[str, epath.Path], files: Sequence[str]) -> None:
