@@ -19,10 +19,9 @@ import flair_jax
 from flair_jax.errors import UserError
 from flair_jax.inference import geotiff, qgis_style
 from flair_jax.inference.class_areas import class_areas
-from flair_jax.inference.input_files import expand, is_remote
+from flair_jax.inference.input_files import UnreadableError, expand, is_remote
 from flair_jax.inference.job_lock import job_lock
 from flair_jax.inference.loading import find
-from flair_jax.inference.mosaic import UnreadableError
 from flair_jax.inference.options import Options
 from flair_jax.inference.predictor import Model, load_model
 from flair_jax.inference.progress import duration

@@ -13,7 +13,7 @@ from rasters import PLACE, RGB, noise, read_all, write
 
 from flair_jax.errors import UserError
 from flair_jax.inference import resampling
-from flair_jax.inference.mosaic import UnreadableError
+from flair_jax.inference.input_files import UnreadableError
 from flair_jax.inference.raster_source import Source
 
 
@@ -334,3 +334,21 @@ def test_a_truncated_file_is_named_with_the_window(tmp_path, several):
     source.read(np.arange(20), np.arange(50))
     with pytest.raises(UnreadableError, match=r"cut.tif .*columns 10 to 59, rows 100 to 199"):
         source.read(np.arange(100, 200), np.arange(10, 60))
+
+
+def test_a_truncated_file_is_named_when_alpha_is_looked_at(tmp_path):
+    path = write(tmp_path / "cut.tif", noise(4, 200, 300), photometric=None)
+    content = (tmp_path / "cut.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UnreadableError, match=r"cut.tif cannot be read at columns .*complete\?"):
+        Source([path], RGB)
+
+
+def test_a_damaged_jpeg_stream_is_not_read_on(tmp_path):
+    path = write(tmp_path / "in.tif", noise(3, 64, 64), compress="jpeg", blockysize=64)
+    content = bytearray((tmp_path / "in.tif").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 40] = bytes(40)
+    (tmp_path / "in.tif").write_bytes(content)
+    with pytest.raises(UnreadableError, match=r"in.tif cannot be read .*: Corrupt JPEG data"):
+        Source([path], RGB).read(np.arange(64), np.arange(64))
