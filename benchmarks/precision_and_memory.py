@@ -29,7 +29,6 @@ from flair_jax.data.input_pipeline import on_device
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
-from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.state import create_train_state
 from flair_jax.training.step import make_train_step, set_training_options
 
@@ -76,13 +75,12 @@ def losses(changes: dict[str, Any], args: argparse.Namespace) -> list[float]:
     mesh = make_mesh()
     model = set_training_options(spec.build_model(config.seed), config, mesh)
     graphdef, params, batch_stats = split_model(model)
-    optimizer = make_optimizer(config.learning_rate)
     ema = config.ema_decay > 0
-    state = replicate(create_train_state(params, batch_stats, optimizer, ema=ema), mesh)
-    step = make_train_step(graphdef, spec, config, optimizer, mesh)
+    state = replicate(create_train_state(params, batch_stats, ema=ema), mesh)
+    step = make_train_step(graphdef, spec, config, mesh)
     values = []
     for batch in input_pipeline.batches(split, order):
-        state, numbers = step(state, to_global(on_device(batch), mesh))
+        state, numbers = step(state, to_global(on_device(batch), mesh), config.learning_rate)
         values.append(float(numbers["loss"]))
     return values
 

@@ -16,7 +16,6 @@ from flair_jax.errors import UserError
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import batch_sharding, replicated
-from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.state import create_train_state
 from flair_jax.training.step import make_train_step, set_training_options
 
@@ -71,11 +70,8 @@ def lower_train_step(
     spec = ModelSpec.from_config(config, (patch_size, patch_size))
     model = set_training_options(spec.abstract_model(), config, mesh)
     graphdef, params, batch_stats = split_model(model)
-    optimizer = make_optimizer(config.learning_rate)
     ema = config.ema_decay > 0
-    state = jax.eval_shape(
-        lambda p, s: create_train_state(p, s, optimizer, ema=ema), params, batch_stats
-    )
+    state = jax.eval_shape(lambda p, s: create_train_state(p, s, ema=ema), params, batch_stats)
     n, image = config.batch_size, (config.batch_size, patch_size, patch_size)
     batch = {
         "image": jax.ShapeDtypeStruct((*image, len(spec.bands)), jnp.uint8),
@@ -85,9 +81,10 @@ def lower_train_step(
     if spec.takes_metadata:
         numbers = metadata.SIZES[spec.metadata_encoding]
         batch["metadata"] = jax.ShapeDtypeStruct((n, numbers), jnp.float32)
-    step = make_train_step(graphdef, spec, config, optimizer, mesh)
-    placed = _placed(state, replicated(mesh)), _placed(batch, batch_sharding(mesh))
-    return step.lower(*placed)
+    step = make_train_step(graphdef, spec, config, mesh)
+    learning_rate = jax.ShapeDtypeStruct((), jnp.float32)
+    state, learning_rate = _placed((state, learning_rate), replicated(mesh))
+    return step.lower(state, _placed(batch, batch_sharding(mesh)), learning_rate)
 
 
 def _placed(tree: Any, sharding: Sharding) -> Any:

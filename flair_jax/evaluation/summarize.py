@@ -14,7 +14,7 @@ from flair_jax.data import reference_facts
 from flair_jax.errors import UserError
 
 # Keys in which the runs of one experiment may differ: the seed, and what changes no arithmetic.
-_FREE = configuration.CHANGEABLE | {"seed", "data_config"}
+_FREE = (configuration.CHANGEABLE | {"seed", "data_config"}) - {"learning_rate_limit"}
 # Keys that have columns of their own.
 _SHOWN = ("metadata.use", "metadata.encoding", "metadata.fusion", "augment")
 

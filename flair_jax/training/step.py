@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -20,28 +19,42 @@ from flair_jax.training.augmentation import augment, random_crop
 from flair_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
-TrainStep = Any  # what jax.jit returns: (TrainState, Batch) -> (TrainState, {str: jax.Array})
+# What jax.jit returns: (TrainState, Batch, learning rate) -> (TrainState, {str: jax.Array})
+TrainStep = Any
+# Sets the keys of the steps apart from those of the initial weights, which Flax counts from 0.
+STEPS = 2**32 - 1
 
 
 def set_training_options(model: UNet, config: ml_collections.ConfigDict, mesh: Mesh) -> UNet:
     """Sets a model's options from a configuration and a mesh, and returns the model."""
-    groups = mesh.size if config.batch_norm == "per_device" else 1
     form = form_for(mesh.devices.flat[0].platform)
+    groups = batch_norm_groups(config, mesh)
     model.set_attributes(groups=groups, remat=config.remat, form=form)
     return model
 
 
-def make_train_step(
-    graphdef: nnx.GraphDef,
-    spec: ModelSpec,
-    config: ml_collections.ConfigDict,
-    optimizer: optax.GradientTransformation,
-    mesh: Mesh,
-) -> TrainStep:
-    """A jitted function: state and global batch of uint8 -> next state (in place) and numbers.
+def batch_norm_groups(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
+    """How many parts of a batch have batch statistics of their own."""
+    return mesh.size if config.batch_norm == "per_device" else 1
 
-    The numbers are `loss`, () float32, and `stop`, () bool: whether any host has put a True into
-    its share of the batch's `stop`, (N,) bool.
+
+def step_key(seed: int, step: jax.Array | int) -> jax.Array:
+    """The random key of a step, from which crops, augmentation and dropout are drawn."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STEPS), step)
+
+
+def make_train_step(
+    graphdef: nnx.GraphDef, spec: ModelSpec, config: ml_collections.ConfigDict, mesh: Mesh
+) -> TrainStep:
+    """A jitted step of plain SGD: state, global batch of uint8, learning rate -> next state, facts.
+
+    The state is updated in place. The learning rate is an argument, () float32, so that a schedule
+    changes it without recompiling. The facts are scalars:
+
+    - `loss`, float32;
+    - `grad_norm`, float32: the global norm of the gradients, before they are clipped;
+    - `finite`, bool: whether loss, update and batch statistics are finite;
+    - `stop`, bool: whether any process has put a True into its rows of the batch's `stop`, (N,).
     """
     weights = spec.nomenclature.weights
     probability = config.augment_probability.to_dict()
@@ -67,9 +80,10 @@ def make_train_step(
         (total, (count, batch_stats)), gradients = grad(params, batch_stats, batch, dropout_key)
         return total, count, gradients, batch_stats
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        crop_key, augment_key, dropout_key = jax.random.split(key, 3)
+    def train_step(
+        state: TrainState, batch: Batch, learning_rate: jax.Array
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        crop_key, augment_key, dropout_key = jax.random.split(step_key(config.seed, state.step), 3)
         stop = jnp.any(batch["stop"])
         batch = {k: batch[k] for k in ("image", "mask", "metadata") if k in batch}
         if config.crop_size:
@@ -85,12 +99,20 @@ def make_train_step(
         else:
             total, count, gradients, batch_stats = accumulated(state, batch, dropout_key)
         count = jnp.maximum(count, 1e-12)
+        loss = total / count
         gradients = jax.tree.map(lambda g: g / count, gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        average = moving_ema(state, {**params, **batch_stats})
-        next_state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
-        return next_state, {"loss": total / count, "stop": stop}
+        grad_norm = global_norm(gradients)
+        update_norm = learning_rate * grad_norm
+        if config.clip_norm:
+            # As PyTorch's clip_grad_norm_.
+            scale = jnp.minimum(1.0, config.clip_norm / (grad_norm + 1e-6))
+            gradients = jax.tree.map(lambda g: scale * g, gradients)
+            update_norm = scale * update_norm
+        params = jax.tree.map(lambda p, g: p - learning_rate * g, state.params, gradients)
+        finite = jnp.isfinite(loss + update_norm + global_norm(batch_stats))
+        ema = moving_average(state, {**params, **batch_stats})
+        facts = {"loss": loss, "grad_norm": grad_norm, "finite": finite, "stop": stop}
+        return TrainState(state.step + 1, params, batch_stats, ema), facts
 
     def accumulated(
         state: TrainState, batch: Batch, dropout_key: jax.Array
@@ -117,10 +139,13 @@ def make_train_step(
 
         zero = jnp.zeros((), jnp.float32)
         start = zero, zero, jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
-        return jax.lax.scan(add, start, (jnp.arange(parts), jax.tree.map(cut, batch)))[0]
+        # On a CPU, XLA's convolutions within a loop are many times slower than outside of one.
+        unroll = mesh.devices.flat[0].platform == "cpu"
+        numbered = jnp.arange(parts), jax.tree.map(cut, batch)
+        return jax.lax.scan(add, start, numbered, unroll=unroll)[0]
 
-    def moving_ema(state: TrainState, new: Arrays) -> Arrays:
-        """The averages after a step; early on they forget faster, as they began at the start."""
+    def moving_average(state: TrainState, new: Arrays) -> Arrays:
+        """The EMA after a step; the decay is lower in the first steps."""
         if not config.ema_decay:
             return {}
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))
@@ -128,7 +153,12 @@ def make_train_step(
 
     return jax.jit(
         train_step,
-        in_shardings=(replicated(mesh), batch_sharding(mesh)),
+        in_shardings=(replicated(mesh), batch_sharding(mesh), replicated(mesh)),
         out_shardings=(replicated(mesh), replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def global_norm(arrays: Arrays) -> jax.Array:
+    """The Euclidean norm of all numbers of all arrays, () float32."""
+    return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in arrays.values()))
