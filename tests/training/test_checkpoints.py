@@ -348,7 +348,9 @@ def test_a_full_disk_leaves_the_earlier_checkpoints(copied, state, mesh):
 
 def test_a_record_of_other_shapes(copied, state, mesh):
     other = dataclasses.replace(state, params=state.params | {"small0": jnp.zeros(9)})
-    with pytest.raises(UserError, match=r"small0 has the shape \(8,\) in model/, and \(9,\) in the model"):
+    with pytest.raises(
+        UserError, match=r"small0 has the shape \(8,\) in model/, and \(9,\) in the model"
+    ):
         restore(copied, other, mesh)
 
 
