@@ -36,6 +36,7 @@ from flair_jax.evaluation import evaluate
 from flair_jax.evaluation.grouped_metrics import grouped_scores, groups
 from flair_jax.inference.loading import load
 from flair_jax.models import functional
+from flair_jax.models.ops import for_mesh
 from flair_jax.runtime import compilation_cache
 from flair_jax.runtime.sharding import make_mesh, to_global
 from flair_jax.viz import figures
@@ -75,7 +76,8 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     split = input_pipeline.open_split(directory, args.split)
     spec, params, batch_stats, _ = load(workdir, mesh)
     graphdef = nnx.split(spec.abstract_model())[0]
-    forward = jax.jit(lambda p, s, b: functional.forward(graphdef, spec, p, s, b))
+    ops = for_mesh(mesh)
+    forward = jax.jit(lambda p, s, b: functional.forward(graphdef, spec, p, s, b, ops))
     eval_step = evaluate.make_eval_step(graphdef, spec, "pixels", mesh)
 
     def read() -> list[input_pipeline.Batch]:
@@ -98,7 +100,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
     def model() -> None:
         for image in images:
-            forward(params, batch_stats, image).block_until_ready()
+            jax.block_until_ready(forward(params, batch_stats, image))
 
     def steps() -> None:
         for batch in on_device:

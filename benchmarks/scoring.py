@@ -24,6 +24,7 @@ from sklearn.metrics import confusion_matrix
 
 from flair_jax.aot.train_compile import NO_TPU_HERE, topology_devices
 from flair_jax.evaluation.metrics import confusion_matrices
+from flair_jax.models.ops import cpu, tpu
 
 CLASSES, SIDE = 13, 512
 
@@ -41,7 +42,7 @@ def main() -> None:
     labels = rng.integers(0, CLASSES, shape, dtype=np.uint8)
     wrong = rng.integers(0, CLASSES, shape, dtype=np.uint8)
     predictions = np.where(rng.random(shape) < 0.7, labels, wrong)
-    count = jax.jit(lambda t, p, v: confusion_matrices(t, p, v, CLASSES))
+    count = jax.jit(lambda t, p, v: confusion_matrices(t, p, v, CLASSES, cpu))
     arrays = jnp.asarray(labels), jnp.asarray(predictions), jnp.ones(args.patches, bool)
 
     def ours() -> np.ndarray:
@@ -79,7 +80,7 @@ def timed(call: Callable[[], np.ndarray]) -> float:
 def indexed_on_tpu(arrays: tuple[jax.Array, ...]) -> int:
     """Number of gathers and scatters in the counting program compiled for a v5e chip."""
     chip = SingleDeviceSharding(topology_devices("v5e:2x2")[0])
-    count = jax.jit(lambda t, p, v: confusion_matrices(t, p, v, CLASSES), in_shardings=chip)
+    count = jax.jit(lambda t, p, v: confusion_matrices(t, p, v, CLASSES, tpu), in_shardings=chip)
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
     program = count.trace(*shapes).lower(lowering_platforms=("tpu",)).compile().as_text() or ""
     return len(re.findall(r" (?:gather|scatter)\(", program))

@@ -22,7 +22,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
@@ -32,6 +31,7 @@ from record import write_record
 from flair_jax import config as configuration
 from flair_jax.data.bands import BANDS
 from flair_jax.models.functional import forward, split_model
+from flair_jax.models.ops import for_platform
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import huge_pages
 
@@ -127,8 +127,9 @@ def inference(side: str, spec: ModelSpec, batch: dict[str, np.ndarray]) -> Call:
     """Predicted classes of a batch."""
     if side == OURS:
         graphdef, params, batch_stats = split_model(spec.build_model(0))
+        ops = for_platform(jax.devices()[0].platform)
         classify = jax.jit(
-            lambda p, s, image: jnp.argmax(forward(graphdef, spec, p, s, {"image": image}), -1)
+            lambda p, s, image: ops.best_class(forward(graphdef, spec, p, s, {"image": image}, ops))
         )
         return lambda: np.asarray(classify(params, batch_stats, batch["image"]))
     model = smp.create_model(

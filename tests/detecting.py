@@ -11,6 +11,7 @@ from rasterio.transform import from_origin
 import flair_jax
 from flair_jax.data.bands import BANDS
 from flair_jax.data.nomenclature import BASELINE
+from flair_jax.inference.fill import fill_invalid
 from flair_jax.models.spec import ModelSpec
 
 PLACE = from_origin(900_000, 6_500_000, 0.2, 0.2)
@@ -62,8 +63,9 @@ def one_by_one(model, images):
     return np.concatenate([np.asarray(model(image[None])) for image in images])
 
 
-def tile_by_tile(model, pixels, tile=TILE, margin=MARGIN, apply=in_batches):
+def tile_by_tile(model, pixels, tile=TILE, margin=MARGIN, apply=in_batches, valid=None):
     """Probabilities (H, W, classes) of tiles that are predicted one by one and stitched."""
+    valid = np.ones(pixels.shape[1:], bool) if valid is None else valid
     core = tile - 2 * margin
     height, width = pixels.shape[1:]
     spare = [-(-side // core) * core - side for side in (height, width)]
@@ -76,7 +78,14 @@ def tile_by_tile(model, pixels, tile=TILE, margin=MARGIN, apply=in_batches):
         for top in range(0, height + spare[0], core)
         for left in range(0, width + spare[1], core)
     ]
-    tiles = apply(model, [padded[y : y + tile, x : x + tile] for y, x in corners])
+    padded_valid = np.pad(valid, padding[1:], mode="symmetric")
+    windows = [np.s_[y : y + tile, x : x + tile] for y, x in corners]
+    # Tiles without a valid pixel are predicted, too, but nothing of them is compared.
+    images = [
+        fill_invalid(padded[w], padded_valid[w]) if padded_valid[w].any() else padded[w]
+        for w in windows
+    ]
+    tiles = apply(model, images)
     stitched = np.empty((height + spare[0], width + spare[1], 13), np.float32)
     for (top, left), of_tile in zip(corners, tiles, strict=True):
         inner = of_tile[margin : tile - margin, margin : tile - margin]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flair_jax.models.forms import PLAIN
+from flair_jax.models.ops import plain
 from flair_jax.models.spec import ModelSpec
 
 
@@ -15,9 +15,9 @@ class TinyModel(nnx.Module):
         self.conv = nnx.Conv(bands, 8, (3, 3), rngs=rngs)
         self.bn = nnx.BatchNorm(8, rngs=rngs)
         self.head = nnx.Conv(8, classes, (1, 1), rngs=rngs)
-        self.groups, self.remat, self.form = 1, False, PLAIN
+        self.groups, self.remat, self.ops = 1, False, plain
 
-    def folded_logits(self, image, metadata=None, *, train=False, dropout_key=None):
+    def __call__(self, image, metadata=None, *, train=False, dropout_key=None):
         x = self.bn(self.conv(image), use_running_average=not train)
         return self.head(jax.nn.relu(x)).astype(jnp.float32)
 

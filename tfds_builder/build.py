@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 import pathlib
@@ -12,17 +13,21 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_builder.flags import add_flags
+from tfds_builder.flags import SHARD_MB, add_flags
+from tfds_builder.flair import fingerprint
 from tfds_builder.flair import flair_dataset_builder as flair
-from tfds_builder.flair.faults import BuildError, report
+from tfds_builder.flair.built import open_built
+from tfds_builder.flair.faults import BuildError, printable, report
+from tfds_builder.flair.patches import by
+from tfds_builder.flair.shards import check_format
 
-# TFDS names the folder it writes to `incomplete.<6 random characters>_<version>`.
-INCOMPLETE = "incomplete.*_{version}"
+DIFFERENCES_SHOWN = 8
+Log = Callable[[str], None]
 
 
 def build(
@@ -35,12 +40,15 @@ def build(
     test_csv: str | os.PathLike[str] | None = None,
     num_workers: int | None = None,
     on_error: str = "fail",
-    shard_mb: float = 128,
+    shard_mb: float = SHARD_MB,
+    shuffle: bool = False,
+    file_format: str = "array_record",
+    overwrite: bool = False,
     beam_runner: str | None = None,
     beam_options: str | None = None,
     progress: bool = True,
 ) -> pathlib.Path:
-    """Builds the data set, unless it is already built.
+    """Builds the data set, unless it is already built from this source with these options.
 
     Args:
       source: the folder of the download, whose zips may be unopened.
@@ -52,75 +60,91 @@ def build(
       num_workers: how many processes write; None takes one for each CPU.
       on_error: "fail", or "skip" to leave faulty patches out and list them in `skipped.csv`.
       shard_mb: the size of a shard's pixels, in MiB.
+      shuffle: whether patches are stored in a random order, always the same, so that a part such
+        as `train[:10%]` is from all domains; without it, in the order of their domains.
+      file_format: one of TFDS's; training reads array_record.
+      overwrite: whether to replace a data set that is already built, once the new one is complete.
       beam_runner: writes with this runner of Apache Beam, in place of processes of this machine.
       beam_options: the runner's options, `key=value,...`.
       progress: whether to log to stdout, with a progress bar on stderr.
 
     Returns:
-      The folder of the data set, `<data_dir>/flair/<config>/1.0.0`.
+      The folder of the data set, `<data_dir>/flair/<config>/1.1.0`.
 
     Raises:
-      BuildError: if it cannot be built; no file is left then.
+      BuildError: if it cannot be built, or is built from another source or with other options;
+        files are as before then.
     """
-    log = print if progress else _no_log
+    log = _print if progress else _no_log
     if on_error not in ("fail", "skip"):
         raise BuildError(f"on_error is {on_error!r}, neither 'fail' nor 'skip'")
-    if not shard_mb > 0 or (num_workers is not None and num_workers < 1):
+    if not 0 < shard_mb < float("inf") or (num_workers is not None and num_workers < 1):
         raise BuildError("shard_mb must be above 0, and num_workers at least 1")
-    for flag, folder in (("source", source), ("data_dir", data_dir)):
-        if "://" in str(folder):
+    for flag, path in (("source", source), ("data_dir", data_dir)):
+        if "://" in str(path):
             raise BuildError(
-                f"{flag} must be a folder of this machine, not {folder}: copy, or mount the bucket"
+                f"{flag} must be a folder of this machine, not {path}: copy, or mount the bucket"
             )
+    check_format(file_format)
     beam = _beam(beam_runner, beam_options, num_workers)
     data_dir = pathlib.Path(
         os.path.abspath(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
     )
+    if printable(str(data_dir)) != str(data_dir):
+        raise BuildError(f"data_dir must have a name in UTF-8: {data_dir}")
     builder_config = _config(config, {"train": train_csv, "val": val_csv, "test": test_csv})
     name = builder_config if isinstance(builder_config, str) else builder_config.name
     folder = data_dir / flair.Flair.name / name / str(flair.Flair.VERSION)
-    if folder.exists():
-        _log_built(log, folder, source)
-        return folder
+    make_builder = functools.partial(
+        flair.Flair,
+        config=builder_config,
+        file_format=file_format,
+        source=os.path.abspath(source),
+        num_workers=num_workers,
+        on_error=on_error,
+        shard_mb=shard_mb,
+        shuffle=shuffle,
+        progress=progress,
+    )
 
     started = time.monotonic()
-    with _quiet(), _interruptible(), _cleanup(folder):
-        for note in _remove_incomplete(folder):
-            log(note)
-        builder = flair.Flair(
-            data_dir=data_dir,
-            config=builder_config,
-            source=source,
-            num_workers=num_workers,
-            on_error=on_error,
-            shard_mb=shard_mb,
-            progress=progress,
-        )
+    with _quiet(), _interruptible(), _parents(folder), _locked(folder):
+        incomplete = _incomplete(folder, log)
+        builder = make_builder(data_dir=incomplete)
         log(f"scanning {os.path.abspath(source)}")
-        plan = builder.plan()
-        log(f"found {_counts(plan.num_patches)} of {_by(plan.patch_size)} pixels")
+        plan = builder.plan(os.path.abspath(source))
+        size = by(plan.patch_size) if plan.patch_size else "unreadable"
+        log(f"found {_counts(plan.num_patches())} of {size} pixels")
         for note in plan.notes:
             log(f"note: {note}")
-        free = shutil.disk_usage(folder.parent).free
-        if plan.nbytes() > free:
-            log(f"note: {_size(plan.nbytes())} of pixels, and {_size(free)} free in {data_dir}")
-        if beam_runner:
-            count = sum(map(len, plan.shards.values()))
-            log(f"writing {count:,} shards with Beam's {beam_runner}")
-        sys.stdout.flush()
+        if folder.exists() and not overwrite:
+            _check_built(folder, plan, on_error, log)
+            return folder
         try:
+            if beam_runner:
+                log(f"writing shards with Beam's {beam_runner}")
+            sys.stdout.flush()
             # TFDS makes a folder for downloads, of which there are none.
             with tempfile.TemporaryDirectory() as downloads:
-                builder.download_and_prepare(
-                    download_dir=downloads, file_format="array_record", download_config=beam
-                )
+                builder.download_and_prepare(download_dir=downloads, download_config=beam)
+            _replace(folder, pathlib.Path(builder.data_dir))
+            # Names the default configuration, for `tfds.load` without this package.
+            named = data_dir / flair.Flair.name / ".config"
+            if not named.exists():
+                (incomplete / flair.Flair.name / ".config").rename(named)
         except OSError as error:
             raise BuildError(f"cannot write in {data_dir}: {error}") from error
+        finally:
+            shutil.rmtree(incomplete, ignore_errors=True)
     _log_done(log, builder, folder, time.monotonic() - started)
     return folder
 
 
-def _no_log(*_: Any) -> None:
+def _print(line: str) -> None:
+    print(printable(line))
+
+
+def _no_log(line: str) -> None:
     pass
 
 
@@ -178,10 +202,10 @@ def _beam(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the log lines of TFDS off the console."""
+    """Keeps the log lines and warnings of TFDS off the console: errors are raised."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.WARNING)
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
@@ -206,7 +230,7 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _cleanup(folder: pathlib.Path) -> Iterator[None]:
+def _parents(folder: pathlib.Path) -> Iterator[None]:
     """Makes the folder's parents; on failure removes those that it made."""
     made = [parent for parent in folder.parents if not parent.exists()]
     try:
@@ -222,54 +246,108 @@ def _cleanup(folder: pathlib.Path) -> Iterator[None]:
         yield
     except BaseException:
         for parent in made:
-            if [path.name for path in parent.iterdir()] == [".config"]:  # written by TFDS
-                shutil.rmtree(parent / ".config")
             with contextlib.suppress(OSError):  # not empty: another build is there
                 parent.rmdir()
         raise
 
 
-def _remove_incomplete(folder: pathlib.Path) -> list[str]:
-    """Removes the incomplete folders of killed builds; returns a message for each.
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the lock of a data set; the system releases it when this process dies.
 
     Raises:
       BuildError: if another process is building the same data set.
     """
-    notes = []
-    for incomplete in sorted(folder.parent.glob(INCOMPLETE.format(version=folder.name))):
-        size = _size(sum(path.stat().st_size for path in incomplete.rglob("*") if path.is_file()))
-        try:
-            with open(incomplete / flair.LOCK) as file:
+    path = folder.parent / f".{folder.name}.lock"
+    while True:
+        with open(path, "w") as file:
+            try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildError(
-                f"another process is building this data set, in {incomplete}"
-            ) from None
-        except OSError:
-            notes.append(
-                f"note: an unfinished build of {size} is in {incomplete}; remove it if unused"
-            )
-            continue
+            except BlockingIOError:
+                raise BuildError(
+                    f"another process is building this data set: it holds {path}"
+                ) from None
+            except OSError as error:
+                raise BuildError(
+                    f"cannot lock {path}: {error}; build on another disk, and copy {folder}"
+                ) from error
+            try:
+                # The process that held it may have removed it since it was opened here.
+                if not os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    continue
+            except FileNotFoundError:
+                continue
+            try:
+                yield
+            finally:
+                path.unlink()
+            return
+
+
+def _incomplete(folder: pathlib.Path, log: Log) -> pathlib.Path:
+    """Returns the path to build in, without what a build that was killed left there."""
+    incomplete = folder.parent / f".{folder.name}.incomplete"
+    replaced = _replaced(folder)
+    if replaced.exists():
+        if folder.exists():
+            shutil.rmtree(replaced)
+        else:
+            replaced.rename(folder)
+    if incomplete.exists():
+        nbytes = sum(path.stat().st_size for path in incomplete.rglob("*") if path.is_file())
         shutil.rmtree(incomplete)
-        notes.append(f"removed {size} left by a killed build in {incomplete}")
-    return notes
+        log(f"removed {_size(nbytes)} left by a killed build in {incomplete}")
+    return incomplete
 
 
-def _log_built(log: Any, folder: pathlib.Path, source: str | os.PathLike[str]) -> None:
+def _replaced(folder: pathlib.Path) -> pathlib.Path:
+    return folder.parent / f".{folder.name}.replaced"
+
+
+def _replace(folder: pathlib.Path, built: pathlib.Path) -> None:
+    """Moves a new data set to its folder, in place of an old one if there is one."""
+    replaced = _replaced(folder)
+    if folder.exists():
+        folder.rename(replaced)
     try:
-        info = tfds.builder_from_directory(folder).info
-    except Exception as error:
-        raise BuildError(
-            f"{folder} exists, but is not a data set that TFDS can read: remove it"
-        ) from error
-    counts = {name: split.num_examples for name, split in info.splits.items()}
-    log(f"already built in {folder}: {_counts(counts)}. Nothing was done.")
-    built_from = (info.metadata or {}).get("source")
-    if built_from and built_from != os.path.abspath(source):
-        log(f"It was built from {built_from}. Remove it to build it anew.")
+        built.rename(folder)
+    except BaseException:
+        if replaced.exists():
+            replaced.rename(folder)
+        raise
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _log_done(log: Any, builder: flair.Flair, folder: pathlib.Path, seconds: float) -> None:
+def _check_built(folder: pathlib.Path, plan: flair.Plan, on_error: str, log: Log) -> None:
+    """Raises a BuildError unless a data set is built from this source with these options."""
+    try:
+        built = open_built(folder)
+        lines = [message for split in built.num_patches for message in built.damage(split)]
+    except BuildError as error:
+        lines = [str(error)]
+    if lines:
+        problem = "but it is damaged"
+    elif built.fingerprint is None:
+        problem, lines = "but not from what", [f"it has no {fingerprint.FILE}"]
+    else:
+        problem = "but not from this source with these options"
+        lines = fingerprint.differences(built.fingerprint, plan.options, plan.splits)
+        skipped = sum(map(len, built.fingerprint.skipped.values()))
+        if skipped and on_error == "fail":
+            lines.append(f"{skipped:,} faulty patches were left out, see {flair.SKIPPED}")
+    if not lines:
+        log(f"already built in {folder}: {_counts(built.num_patches)}. Nothing was done.")
+        return
+    shown = "".join(f"\n  {line}" for line in lines[:DIFFERENCES_SHOWN])
+    if len(lines) > DIFFERENCES_SHOWN:
+        shown += f"\n  ... and {len(lines) - DIFFERENCES_SHOWN:,} more"
+    raise BuildError(
+        f"{folder} is already built, {problem}:{shown}\n"
+        "build it anew with --overwrite, or give another --data_dir"
+    )
+
+
+def _log_done(log: Log, builder: flair.Flair, folder: pathlib.Path, seconds: float) -> None:
     splits = builder.info.splits
     shards = ", ".join(f"{split.num_shards} {name}" for name, split in splits.items())
     log(f"built {folder}")
@@ -278,6 +356,11 @@ def _log_done(log: Any, builder: flair.Flair, folder: pathlib.Path, seconds: flo
     if builder.faults:
         log(f"  left out for {len(builder.faults):,} faults, listed in {folder / flair.SKIPPED}:")
         log(report(builder.faults))
+    if builder.warnings:
+        log(f"  {len(builder.warnings):,} warnings; these patches were stored:")
+        log(report(builder.warnings))
+    if builder.info.file_format.value != "array_record":
+        return
     name = folder.parent.name
     config = "" if name == "published" else f" --config.data_config={name}"
     log("train with:")
@@ -286,10 +369,6 @@ def _log_done(log: Any, builder: flair.Flair, folder: pathlib.Path, seconds: flo
 
 def _counts(num_patches: Any) -> str:
     return ", ".join(f"{count:,} {split}" for split, count in num_patches.items()) + " patches"
-
-
-def _by(size: tuple[int, int] | None) -> str:
-    return f"{size[0]} x {size[1]}" if size else "unreadable"
 
 
 def _size(nbytes: float) -> str:

@@ -16,7 +16,12 @@ EXAMPLES = (
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Defines the flags."""
     add = parser.add_argument
-    add("--source", default="", metavar="DIR", help="folder of the download; zips may stay so")
+    add(
+        "--source",
+        default="",
+        metavar="DIR",
+        help="folder of the download; zips need not be unpacked",
+    )
     add("--data_dir", metavar="DIR", help="the --data_dir of a build ('' is TFDS's own)")
     add(
         "--data_config", default="published", metavar="NAME",
@@ -37,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from etils import epath
 
     from flair_jax.doctor import examine
-    from flair_jax.doctor.severity import SEVERITIES, worst
+    from flair_jax.doctor.findings import SEVERITIES, worst
     from flair_jax.runtime.atomic_io import atomic_write
 
     options = vars(args)

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from flair_jax.errors import UserError
-
-BANDS = ("red", "green", "blue", "nir", "height")
+from tfds_builder.flair.reference import BANDS
 
 
 def band_indices(bands: Sequence[str]) -> list[int]:

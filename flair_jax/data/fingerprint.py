@@ -81,7 +81,8 @@ def _hash(parts: Any) -> str:
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """Lines that tell how the data set of one fingerprint differs from that of another.
 
-    With the builder's hash in both, how the patches are stored makes no difference.
+    With the builder's hash in both, it makes no difference how the patches are stored; but files of
+    the same sizes must have the same content, or they have been changed since.
     """
     lines = []
     same_source = old["source"] is not None and old["source"] == new["source"]
@@ -95,7 +96,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             lines.append(f"{name}: {before['patches']:,} patches then, {after['patches']:,} now")
         elif not same_source and before["bytes"] != after["bytes"]:
             lines.append(f"{name}: {before['bytes']:,} bytes then, {after['bytes']:,} now")
-        elif not same_source and before["sample"] != after["sample"]:
+        elif before["bytes"] == after["bytes"] and before["sample"] != after["sample"]:
             lines.append(f"{name}: the same number of patches, with other content")
     if not lines and not same_source:
         if old["source"] is not None and new["source"] is not None:

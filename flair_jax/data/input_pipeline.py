@@ -5,7 +5,8 @@ and one device, eight, or several hosts train on the same batches.
 """
 
 import dataclasses
-import os
+import re
+import resource
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -21,12 +22,43 @@ from flair_jax.errors import UserError
 from flair_jax.runtime import console
 from flair_jax.runtime.sharding import process_rows
 from flair_jax.runtime.storage import check_reachable
+from tfds_builder.flair.built import Records, open_built
+from tfds_builder.flair.faults import BuildError
+from tfds_builder.flair.workers import available_cpus
 
 Batch = dict[str, np.ndarray]
 PADDING = -1  # the index that stands for no sample
+PREFETCH_MB = 256
+PREFETCH_BATCHES = 8  # at most, but for more threads
+OTHER_FILES = 256  # that a process has open besides shards, generously
 
 # The fields that are copied to the device; the others stay on the host.
 DEVICE_FIELDS = ("image", "mask", "metadata", "valid")
+
+
+class PatchRecords:
+    """Random access to the decoded records of a split; a damaged one raises a UserError.
+
+    A record has `image` (H, W, bands) uint8 and `mask` (H, W) uint8, both read-only, `has_mask`
+    bool, `centroid` (3,) and `transform` (6,) float64, and bytes of UTF-8 text: `id`, `domain`,
+    `zone`, `date`, `time`, `camera`, `crs`.
+    """
+
+    def __init__(self, records: Records, directory: str) -> None:
+        self._records = records
+        self._directory = directory
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return self._records[index]
+        except BuildError as error:
+            raise _damaged(error, self._directory) from error
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +75,7 @@ class Split:
 
     name: str
     directory: str
-    records: Sequence[dict[str, Any]]
+    records: PatchRecords
     patch_size: tuple[int, int]
     bands: int
 
@@ -58,6 +90,9 @@ def dataset_directory(data_dir: str, data_config: str) -> epath.Path:
         data_dir: the `--data_dir` of the build ("" is TFDS's default), or a version directory.
         data_config: the `--config` of the build, such as "published".
 
+    Returns:
+        The version directory; of several versions, the newest.
+
     Raises:
         UserError: it has not been built; the message gives the command.
     """
@@ -65,38 +100,78 @@ def dataset_directory(data_dir: str, data_config: str) -> epath.Path:
 
     check_reachable(data_dir, "config.data_dir")
     root = epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
-    if (root / "dataset_info.json").exists():
+    if any((root / name).exists() for name in ("dataset_info.json", "features.json")):
         return root
-    versions = sorted((root / "flair" / data_config).glob("*/dataset_info.json"))
+    parent = root / "flair" / data_config
+    versions = {
+        tuple(map(int, path.name.split("."))): path
+        for path in (parent.iterdir() if parent.exists() else ())
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.name, re.ASCII)
+    }
     if versions:
-        return versions[-1].parent
+        return versions[max(versions)]
     flags = f" --data_dir={root}" if data_dir else ""
     flags += "" if data_config == "published" else f" --config={data_config}"
     raise UserError(
-        f"the data set is not built: there is no {root / 'flair' / data_config}/*/"
+        f"the data set is not built: there is no {parent}/*/"
         "dataset_info.json.\nBuild it once from the downloaded files with\n"
         f"  flair-jax build --source=DOWNLOAD_FOLDER{flags}\n"
         "or point config.data_dir to where you built it."
     )
 
 
-def open_split(directory: epath.Path, name: str) -> Split:
+def open_split(directory: epath.PathLike, name: str) -> Split:
     """Opens a split of a built data set.
 
     Raises:
-        UserError: the data set has no such split, or cannot be read.
+        UserError: the data set has no such split, a file of it is missing or damaged, or it has
+            more shards than this process may open.
     """
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(directory)
-    if name not in builder.info.splits:
-        raise UserError(
-            f"the data set {directory} has no split {name!r}; it has "
-            f"{', '.join(builder.info.splits) or 'none'}"
-        )
-    records = builder.as_data_source(split=name)
+    directory = str(directory)
+    try:
+        built = open_built(directory)
+        if name not in built.num_patches:
+            raise UserError(
+                f"the data set {directory} has no split {name!r}; it has "
+                f"{', '.join(built.num_patches) or 'none'}"
+            )
+        if damage := built.damage(name):
+            more = f" (and {len(damage) - 1:,} more)" if len(damage) > 1 else ""
+            raise BuildError(f"{damage[0]}{more}")
+        allow_open_files(built.num_shards, directory)
+        records = PatchRecords(Records(built, name), directory)
+    except BuildError as error:
+        raise _damaged(error, directory) from error
     height, width, bands = records[0]["image"].shape
-    return Split(name, str(directory), records, (height, width), bands)
+    return Split(name, directory, records, (height, width), bands)
+
+
+def _damaged(error: BuildError, directory: str) -> UserError:
+    return UserError(
+        f"{error}\nCheck all of the data set with\n  flair-jax doctor --data_dir={directory}"
+    )
+
+
+def allow_open_files(shards: int, directory: str) -> None:
+    """Raises this process's limit of open files so that all shards of a data set can be read.
+
+    Each shard that was read stays open.
+
+    Raises:
+        UserError: the system's limit is lower.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = shards + OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (ValueError, OSError) as error:
+        raise UserError(
+            f"the data set {directory} has {shards:,} shards, which stay open while they are read, "
+            f"and this process may open {hard:,} files: raise the limit (ulimit -n {needed}), or "
+            "build the data set anew with a larger --shard_mb"
+        ) from error
 
 
 def check_bands(split: Split) -> None:
@@ -212,6 +287,7 @@ def batches(
     bands: Sequence[int] | None = None,
     num_workers: int = 0,
     num_threads: int | None = None,
+    prefetch_mb: int = PREFETCH_MB,
 ) -> Iterator[Batch]:
     """The batches in `order`.
 
@@ -224,9 +300,11 @@ def batches(
         keep: further features of the data set to add unchanged, such as `id` or `transform`.
         bands: indices of the bands to take, in this order; all if None.
         num_workers: processes that read; 0 reads in threads of this one.
-        num_threads: threads of each process that read; one per core, but four at most, if None.
+        num_threads: threads of each process that read; one per CPU, but four at most, if None.
             The interpreter's lock is held for about a quarter of the work, so that more than four
             are of use with slow disks only.
+        prefetch_mb: MiB of batches that are read ahead, but one batch at least. A thread reads a
+            batch, so that large batches need more for all threads to work.
 
     Raises:
         UserError: a mask has one of the refused values; the message names it.
@@ -238,17 +316,27 @@ def batches(
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads flags, which are not parsed in a notebook
     bands = range(split.bands) if bands is None else bands
-    threads = num_threads or min(4, os.cpu_count() or 1)
+    threads = num_threads or min(4, available_cpus())
     read = _ReadPatch(split, metadata_encoding, refused_values, keep, bands)
+    height, width = split.patch_size
+    batch_size = order.shape[1]
+    batch_bytes = batch_size * height * width * (len(bands) + 1)
+    buffer = prefetch_batches(batch_bytes, prefetch_mb, threads, max(1, num_workers))
     data = (
         grain.MapDataset.source(order.reshape(-1))
         .map(read)
-        .batch(order.shape[1])
-        .to_iter_dataset(grain.ReadOptions(threads, prefetch_buffer_size=max(8, threads)))
+        .batch(batch_size)
+        .to_iter_dataset(grain.ReadOptions(min(threads, buffer), prefetch_buffer_size=buffer))
     )
     if num_workers:
         data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
     return iter(data)
+
+
+def prefetch_batches(batch_bytes: int, prefetch_mb: int, threads: int, processes: int) -> int:
+    """Batches that each process reads ahead: at most `prefetch_mb` MiB in all, at least one."""
+    within = prefetch_mb * 2**20 // (batch_bytes * processes)
+    return max(1, min(within, max(PREFETCH_BATCHES, threads)))
 
 
 def split_batches(split: Split, batch_size: int, mesh: Mesh, **options: Any) -> Iterable[Batch]:

@@ -7,31 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from flair_jax.errors import UserError
+from tfds_builder.flair.reference import CLASSES as FLAIR  # by mask value: name and colour
 
 IGNORED = 255  # label of mask values that map to no class: they count in no loss and no score
-
-# The 19 values of FLAIR's masks: name and colour (FLAIR #1 data paper, table 1).
-FLAIR = {
-    1: ("building", "#db0e9a"),
-    2: ("pervious surface", "#938e7b"),
-    3: ("impervious surface", "#f80c00"),
-    4: ("bare soil", "#a97101"),
-    5: ("water", "#1553ae"),
-    6: ("coniferous", "#194a26"),
-    7: ("deciduous", "#46e483"),
-    8: ("brushwood", "#f3a60d"),
-    9: ("vineyard", "#660082"),
-    10: ("herbaceous vegetation", "#55ff00"),
-    11: ("agricultural land", "#fff30d"),
-    12: ("plowed land", "#e4df7c"),
-    13: ("swimming pool", "#3de6eb"),
-    14: ("snow", "#ffffff"),
-    15: ("clear cut", "#8ab3a0"),
-    16: ("mixed", "#6b714f"),
-    17: ("ligneous", "#c5dc42"),
-    18: ("greenhouse", "#9999ff"),
-    19: ("other", "#000000"),
-}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-TEST_PATCHES = 15_700  # patches of the test split, of which the scores are
+from tfds_builder.flair.reference import TEST_PATCHES as TEST_PATCHES  # of which the scores are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,31 +34,6 @@ RECALL = {
     "agricultural land": 0.77,
     "plowed land": 0.44,
 }
-
-# Patches of the domains by split, from the published path lists; for train only the sum is known,
-# TRAIN_PATCHES.
-# fmt: off
-DOMAIN_PATCHES = {
-    "val": {
-        "D004_2021": 1800, "D014_2020": 1750, "D029_2021": 1800, "D031_2019": 1725,
-        "D058_2020": 1800, "D066_2021": 1750, "D067_2021": 1725, "D070_2020": 1775,
-    },
-    "test": {
-        "D012_2019": 1750, "D022_2021": 500, "D026_2020": 1825, "D064_2021": 1775,
-        "D068_2021": 1775, "D071_2020": 1800, "D075_2021": 750, "D076_2019": 1750,
-        "D083_2020": 2025, "D085_2019": 1750,
-    },
-}
-TRAIN_DOMAINS = frozenset({
-    "D006_2020", "D007_2020", "D008_2019", "D009_2019", "D013_2020", "D016_2020", "D017_2018",
-    "D021_2020", "D023_2020", "D030_2021", "D032_2019", "D033_2021", "D034_2021", "D035_2020",
-    "D038_2021", "D041_2021", "D044_2020", "D046_2019", "D049_2020", "D051_2019", "D052_2019",
-    "D055_2018", "D060_2021", "D063_2019", "D072_2019", "D074_2020", "D077_2021", "D078_2021",
-    "D080_2021", "D081_2020", "D086_2020", "D091_2021",
-})
-# fmt: on
-TRAIN_PATCHES = 47_587
-PATCHES = 77_412  # of all splits
 
 # By mask value: percentage of the pixels of train and val together, and of test; 0: none.
 CLASS_PERCENT = {

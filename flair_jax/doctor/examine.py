@@ -6,23 +6,13 @@ from typing import Any
 
 from flair_jax.data import reference_facts
 from flair_jax.data.nomenclature import FLAIR
-from flair_jax.doctor import file_checks, metadata_checks, statistics
-from flair_jax.doctor.findings import Scan
-from flair_jax.doctor.scan import scan_built, scan_source
-from flair_jax.doctor.severity import Finding, worst
+from flair_jax.doctor import checks, statistics
+from flair_jax.doctor.findings import Finding, worst
+from flair_jax.doctor.scan import Scan, scan_built, scan_source
 from flair_jax.errors import UserError
+from tfds_builder.flair.faults import printable
 
-CHECKS = (
-    file_checks.layout, file_checks.splits, file_checks.domains, file_checks.pairs,
-    file_checks.formats, file_checks.georeference, metadata_checks.entries,
-    statistics.bands, statistics.height, statistics.classes,
-)  # fmt: skip
 WIDTH = 100  # of lines on the console, but for longer file names
-
-
-def examine(scan: Scan) -> list[Finding]:
-    """The findings of all checks of a scan."""
-    return [finding for check in CHECKS for finding in check(scan)]
 
 
 def as_text(scan: Scan, findings: Sequence[Finding]) -> str:
@@ -40,7 +30,8 @@ def as_text(scan: Scan, findings: Sequence[Finding]) -> str:
         if finding.remedy:
             arrow = f"{indent}-> {finding.remedy}"
             lines += textwrap.wrap(arrow, WIDTH, subsequent_indent=indent + "   ")
-    return "\n".join([*lines, "", _band_table(scan), "", _class_table(scan)]).rstrip()
+    text = "\n".join([*lines, "", _band_table(scan), "", _class_table(scan)])
+    return printable(text).rstrip()
 
 
 def _band_table(scan: Scan) -> str:
@@ -72,7 +63,6 @@ def _class_table(scan: Scan) -> str:
 
 def as_json(scan: Scan, findings: Sequence[Finding]) -> dict[str, Any]:
     """The content of `doctor.json`: the worst severity, every finding, and the figures."""
-    pixels = scan.pixels
     bands = statistics.bands_of(scan)
     shares = statistics.class_percent(scan)
     height = bands.get("height")
@@ -82,8 +72,8 @@ def as_json(scan: Scan, findings: Sequence[Finding]) -> dict[str, Any]:
         "built": scan.built,
         "layouts": dict(scan.layouts),
         "patches": scan.total,
-        "domains": {split: dict(sorted(d.items())) for split, d in scan.patches.items()},
-        "opened": pixels.patches,
+        "domains": {split: dict(sorted(d.items())) for split, d in scan.domains.items()},
+        "opened": len(scan.opened),
         "seed": scan.seed,
         "checks": [
             {
@@ -96,11 +86,7 @@ def as_json(scan: Scan, findings: Sequence[Finding]) -> dict[str, Any]:
             }
             for finding in findings
         ],
-        "sizes": {f"{rows} x {columns}": n for (rows, columns), n in pixels.sizes.items()},
-        "bands_per_image": {str(n): count for n, count in pixels.bands.items()},
-        "dtypes": dict(pixels.dtypes),
-        "crs": dict(pixels.crs),
-        "pixel_widths": dict(pixels.resolutions),
+        **{name: dict(checks.tally(scan, name)) for name in checks.TALLIES},
         "bands": {
             name: {
                 "mean": band.mean,
@@ -165,4 +151,4 @@ def doctor(
 
         directory = dataset_directory(data_dir or "", data_config)
         scan = scan_built(directory, sample, seed, num_workers, progress)
-    return scan, examine(scan)
+    return scan, checks.examine(scan)

@@ -1,6 +1,7 @@
 """Scan of a download or a built data set: names of all patches, pixels of a sample."""
 
 import collections
+import dataclasses
 import functools
 import multiprocessing
 import os
@@ -9,30 +10,37 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from rasterio.crs import CRS
+from etils import epath
+from rasterio.errors import CRSError
+from rasterio.transform import Affine
 from tqdm import tqdm
 
-from flair_jax.doctor.findings import Entry, Misplaced, Pixels, Scan
 from flair_jax.errors import UserError
-from tfds_builder.flair import source as source_files
+from tfds_builder.flair import source as source_lib
+from tfds_builder.flair.built import Records, open_built
 from tfds_builder.flair.faults import BuildError, Fault
+from tfds_builder.flair.files import File
 from tfds_builder.flair.patches import (
-    BANDS,
+    Header,
     Size,
-    centre,
+    by,
     common_size,
+    crs_name,
+    distance,
     gdal,
+    is_outside,
     metadata_faults,
+    pixel_width,
     read_files,
 )
-from tfds_builder.flair.source import File, Patch, Source
-from tfds_builder.flair.workers import follow_parent
+from tfds_builder.flair.reference import BANDS
+from tfds_builder.flair.selection import Patch, select
+from tfds_builder.flair.workers import available_cpus, follow_parent
 
-UNNAMED, NONE = "unnamed", "none"
-LAMBERT_93 = "EPSG:2154"
+BUILDING = 1  # mask value
 CHUNK = 32  # patches between two updates of the progress bar
 PROCESS_FROM = 256  # patches for each process at least
 
@@ -41,6 +49,143 @@ _LAYOUTS = (  # the first that fits any part of a path
     ("download", re.compile(r"flair(_1)?_(aerial|labels)_(train|test).*", re.IGNORECASE)),
     ("one folder a domain", re.compile(r"aerial|labels", re.IGNORECASE)),
 )
+
+
+class Entry(NamedTuple):
+    """Well-formed metadata of a patch; the centroid in metres, in Lambert-93."""
+
+    file: str
+    domain: str
+    date: str
+    camera: str
+    centroid: tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """What was found in a patch that was opened, besides its pixels.
+
+    Attributes:
+        file: the image.
+        faults: of the files.
+        header: of the image; None where it cannot be opened.
+        metres: from the image's centre to its centroid; None where either is not known.
+        flat: bands with one value in all of the image.
+        entry: the metadata, of built data sets only: of sources it is known for all patches.
+    """
+
+    file: str
+    faults: Sequence[Fault]
+    header: Header | None = None
+    metres: float | None = None
+    flat: frozenset[int] = frozenset()
+    entry: Entry | None = None
+
+    @property
+    def is_misplaced(self) -> bool:
+        """Whether the centroid is more than a pixel, in both directions, from the centre."""
+        if self.header is None or self.metres is None:
+            return False
+        return self.metres > 1.5 * pixel_width(self.header.transform)
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether the centroid is outside the image."""
+        return self.header is not None and is_outside(self.header, self.metres)
+
+
+@dataclasses.dataclass
+class Histograms:
+    """Counts of pixel values; they can be added.
+
+    Attributes:
+        images: {split: (bands, 256) int64}: how often each band has each value.
+        masks: {split: (256,) int64}: how often masks have each value.
+        num_images: number of images that were counted.
+        num_masks: number of masks that were counted.
+        heights: (256,) int64: values of the height band on buildings.
+    """
+
+    images: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    masks: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    num_images: int = 0
+    num_masks: int = 0
+    heights: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(256, np.int64))
+
+    def __iadd__(self, other: "Histograms") -> "Histograms":
+        for total, added in ((self.images, other.images), (self.masks, other.masks)):
+            for split, counts in added.items():
+                total[split] = total.get(split, 0) + counts
+        self.num_images += other.num_images
+        self.num_masks += other.num_masks
+        self.heights = self.heights + other.heights
+        return self
+
+    def add(self, split: str, image: np.ndarray | None, mask: np.ndarray | None) -> frozenset[int]:
+        """Counts an image (H, W, bands) and its mask (H, W); returns the bands with one value."""
+        flat: frozenset[int] = frozenset()
+        if image is not None:
+            pixels = image.reshape(-1, len(BANDS))
+            counts = np.stack([np.bincount(band, minlength=256) for band in pixels.T])
+            self.images[split] = self.images.get(split, 0) + counts
+            self.num_images += 1
+            flat = frozenset(np.flatnonzero((counts > 0).sum(1) == 1).tolist())
+        if mask is not None:
+            self.masks[split] = self.masks.get(split, 0) + np.bincount(mask.ravel(), minlength=256)
+            self.num_masks += 1
+        if image is not None and mask is not None:
+            self.heights += np.bincount(image[..., -1][mask == BUILDING], minlength=256)
+        return flat
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+    """Everything known of a download or a built data set, on which the checks are made.
+
+    Attributes:
+        root: its folder.
+        built: whether it is a built data set.
+        seed: of the sample.
+        layouts: number of files by layout.
+        total: {split: number of patches}.
+        domains: {split: {domain: number of patches}}; of built data sets, those of the sample.
+        notes: the builder's notes.
+        damage: archives and other files that cannot be read, with the reason.
+        faults: of patches that cannot be paired or whose metadata is missing or malformed.
+        orphans: metadata entries without an image.
+        entries: the metadata of the patches whose entry is well-formed.
+        opened: the sampled patches.
+        histograms: of their pixels.
+    """
+
+    root: str
+    built: bool
+    seed: int
+    layouts: collections.Counter[str]
+    total: dict[str, int]
+    domains: dict[str, collections.Counter[str]]
+    notes: Sequence[str]
+    damage: Sequence[str]
+    faults: Sequence[Fault]
+    orphans: Sequence[str]
+    entries: Sequence[Entry]
+    opened: Sequence[Opened]
+    histograms: Histograms
+
+    @property
+    def num_patches(self) -> int:
+        """Number of patches of all splits."""
+        return sum(self.total.values())
+
+    @property
+    def headers(self) -> list[tuple[Opened, Header]]:
+        """The sampled patches whose image could be opened, with its header."""
+        return [(patch, patch.header) for patch in self.opened if patch.header is not None]
+
+    @property
+    def all_opened(self) -> bool:
+        """Whether the sample is all patches."""
+        return len(self.opened) >= self.num_patches
 
 
 def sampled(total: int, count: int, seed: int) -> np.ndarray:
@@ -71,45 +216,51 @@ def scan_source(
         UserError: there are no FLAIR patches in the folder.
     """
     try:
-        source = source_files.scan(root, inspect=True)
-        splits, faults = source_files.select(source, inspect=True)
+        source = source_lib.scan(root)
+        if not source.images:
+            source_lib.check_buildable(source)
+        splits, faults = select(source)
     except BuildError as error:
         raise UserError(f"--source: {error}") from error
     patches = [patch for of_split in splits.values() for patch in of_split]
     entries = []
     for patch in patches:
-        details = list(metadata_faults(patch))
         kind = "no metadata" if patch.metadata is None else "malformed metadata"
-        faults += [Fault(patch.split, kind, str(patch.image), detail) for detail in details]
-        if not details:
-            entries.append(_entry(str(patch.image), patch.metadata))
+        of_patch = [
+            Fault(patch.split, kind, str(patch.image), detail) for detail in metadata_faults(patch)
+        ]
+        faults += of_patch
+        if not of_patch:
+            entries.append(_entry_of(patch))
         if patch.mask is None:
             faults.append(Fault(patch.split, "mask missing", str(patch.image), "no mask was found"))
-    sample_patches = [patches[i] for i in sampled(len(patches), sample, seed)]
-    read = functools.partial(read_source, size=common_size(patches))
-    pixels = _read_all(read, _chunks(sample_patches), len(sample_patches), num_workers, progress)
+    chosen = [patches[i] for i in sampled(len(patches), sample, seed)]
+    read = functools.partial(_read_source, size=common_size(patches))
+    opened, histograms = _read_all(read, chosen, num_workers, progress)
+    numbers = {f"IMG_{key.number}" for key in source.images}
     files = (*source.images.values(), *source.masks.values())
     return Scan(
         root=source.root,
         built=False,
+        seed=seed,
         layouts=collections.Counter(layout(file, source.root) for one in files for file in one),
-        patches={
+        total={split: len(of_split) for split, of_split in splits.items()},
+        domains={
             split: collections.Counter(patch.key.domain for patch in of_split)
             for split, of_split in splits.items()
         },
-        total={split: len(of_split) for split, of_split in splits.items()},
         notes=source.notes,
-        damaged=source.damaged,
+        damage=[str(damaged) for damaged in source.damage],
         faults=faults,
-        orphans=_orphans(source),
+        orphans=sorted(source.metadata.keys() - numbers),
         entries=entries,
-        pixels=pixels,
-        seed=seed,
+        opened=opened,
+        histograms=histograms,
     )
 
 
 def scan_built(
-    directory: Any, sample: int, seed: int, num_workers: int, progress: bool = False
+    directory: epath.PathLike, sample: int, seed: int, num_workers: int, progress: bool = False
 ) -> Scan:
     """Scans a built data set.
 
@@ -120,39 +271,43 @@ def scan_built(
     Raises:
         UserError: TFDS cannot read it.
     """
-    import tensorflow_datasets as tfds
-
     try:
-        info = tfds.builder_from_directory(directory).info
-        total = {name: split.num_examples for name, split in info.splits.items()}
-    except Exception as error:  # its kind depends on the damage
-        raise UserError(
-            f"--data_dir: {directory} is not a data set that TFDS can read ({error}): build it anew"
-        ) from error
-    where = [(split, index) for split, count in total.items() for index in range(count)]
-    sample_patches = [where[i] for i in sampled(len(where), sample, seed)]
-    built = info.metadata or {}
-    size = tuple(built.get("patch_size") or ())
-    read = functools.partial(read_built, str(directory), size=size)
-    pixels = _read_all(read, _chunks(sample_patches), len(sample_patches), num_workers, progress)
-    domains: dict[str, collections.Counter[str]] = {split: collections.Counter() for split in total}
-    for entry in pixels.entries:
+        built = open_built(directory)
+        damage = [message for split in built.num_patches for message in built.damage(split)]
+        for split in built.num_patches:
+            Records(built, split)  # raises, if they are in another format
+    except BuildError as error:
+        raise UserError(f"--data_dir: {error}: build it anew") from error
+    indices = [(split, i) for split, count in built.num_patches.items() for i in range(count)]
+    chosen = [indices[i] for i in sampled(len(indices), sample, seed)]
+    size = tuple(built.metadata.get("patch_size") or ())
+    read = functools.partial(_read_built, directory=str(directory), size=size)
+    opened, histograms = _read_all(read, chosen, num_workers, progress)
+    domains: dict[str, collections.Counter[str]] = {
+        split: collections.Counter() for split in built.num_patches
+    }
+    entries = [patch.entry for patch in opened if patch.entry is not None]
+    for entry in entries:
         domains[entry.file.split("/")[0]][entry.domain] += 1
-    skipped = built.get("num_faults_skipped", 0)
-    left_out = f"{skipped:,} faults were left out when it was built: see skipped.csv in it"
+    notes = [str(note) for note in built.metadata.get("notes", [])]
+    if count := built.metadata.get("num_faults_skipped", 0):
+        notes.append(f"{count:,} faults were left out when it was built: see skipped.csv in it")
+    if count := built.metadata.get("num_warnings", 0):
+        notes.append(f"{count:,} warnings were given when it was built")
     return Scan(
         root=str(directory),
         built=True,
-        layouts=collections.Counter({"built data set": sum(total.values())}),
-        patches=domains,
-        total=total,
-        notes=[*([left_out] if skipped else []), *built.get("notes", [])],
-        damaged=[],
+        seed=seed,
+        layouts=collections.Counter({"built data set": len(indices)}),
+        total=built.num_patches,
+        domains=domains,
+        notes=notes,
+        damage=damage,
         faults=[],
         orphans=[],
-        entries=pixels.entries,
-        pixels=pixels,
-        seed=seed,
+        entries=entries,
+        opened=opened,
+        histograms=histograms,
     )
 
 
@@ -165,159 +320,94 @@ def layout(file: File, root: str) -> str:
     return next(names, "folders") + (", zipped" if file.archive else ", unpacked")
 
 
-def read_source(patches: Sequence[Patch], size: Size | None) -> Pixels:
+def _entry_of(patch: Patch) -> Entry:
+    entry = patch.metadata
+    centroid = (float(entry["patch_centroid_x"]), float(entry["patch_centroid_y"]))
+    return Entry(str(patch.image), entry["domain"], entry["date"], entry["camera"], centroid)
+
+
+Read = tuple[list[Opened], Histograms]
+
+
+def _read_source(patches: Sequence[Patch], size: Size | None) -> Read:
     """Reads patches of a download; see `tfds_builder.flair.patches.read_files` for the size."""
-    pixels = Pixels()
+    opened, histograms = [], Histograms()
     with gdal():
         for patch in patches:
-            raster, image, mask, faults = read_files(patch, size)
-            pixels.patches += 1
-            pixels.faults += faults
-            name = str(patch.image)
-            if raster is not None:
-                pixels.sizes[raster.shape] += 1
-                pixels.bands[raster.bands] += 1
-                pixels.dtypes[", ".join(sorted(set(raster.dtypes)))] += 1
-                crs = crs_name(raster.crs)
-                known = patch.metadata is not None and not any(metadata_faults(patch))
-                centroid = _entry(name, patch.metadata).centroid if known else None
-                _locate(pixels, name, crs, raster.transform, raster.shape, centroid)
-            if image is not None:
-                pixels.count_image(name, patch.split, image)
-            if mask is not None:
-                pixels.count_mask(patch.split, mask, image)
-    return pixels
+            read = read_files(patch, size)
+            metres = None
+            if read.header is not None and not any(metadata_faults(patch)):
+                metres = distance(read.header, _entry_of(patch).centroid)
+            flat = histograms.add(patch.split, read.image, read.mask)
+            opened.append(Opened(str(patch.image), read.faults, read.header, metres, flat))
+    return opened, histograms
 
 
-def read_built(directory: str, where: Sequence[tuple[str, int]], size: Size) -> Pixels:
+@functools.lru_cache(maxsize=8)
+def _records(directory: str, split: str) -> Records:
+    return Records(open_built(directory), split)
+
+
+def _read_built(indices: Sequence[tuple[str, int]], directory: str, size: tuple[int, ...]) -> Read:
     """Reads patches of a built data set, given as (split, index)."""
-    import tensorflow_datasets as tfds
-
-    pixels = Pixels()
-    records: dict[str, Any] = {}
-    builder = tfds.builder_from_directory(directory)
-    for split, index in where:
-        pixels.patches += 1
+    opened, histograms = [], Histograms()
+    for split, index in indices:
         try:
-            if split not in records:
-                records[split] = builder.as_data_source(split=split)
-            record = records[split][index]
-        except Exception as error:  # its kind depends on the damage
+            record = _records(directory, split)[index]
+            text = {key: value.decode() for key, value in record.items() if type(value) is bytes}
+            crs_name(text["crs"])  # raises, if it is none
+        except (BuildError, UnicodeDecodeError, CRSError) as error:
             name = f"{split}, record {index}"
-            pixels.faults.append(Fault(split, "record unreadable", name, str(error).split("\n")[0]))
+            opened.append(Opened(name, [Fault(split, "record unreadable", name, str(error))]))
             continue
-        text = {
-            key: record[key].decode()
-            for key in ("id", "domain", "zone", "date", "time", "camera", "crs")
-        }
         name = f"{split}/{text['domain']}/{text['zone']}/IMG_{text['id']}"
-        image, mask = record["image"], record["mask"]
-        centroid = (float(record["centroid"][0]), float(record["centroid"][1]))
-        pixels.entries.append(Entry(name, text["domain"], text["date"], text["camera"], centroid))
-        pixels.sizes[image.shape[:2]] += 1
-        pixels.bands[image.shape[2]] += 1
-        pixels.dtypes[str(image.dtype)] += 1
-        if size and image.shape[:2] != size:
-            detail = f"{image.shape[:2]}, where the data set has {size}"
-            pixels.faults.append(Fault(split, "size not the data set's", name, detail))
-        crs = text["crs"] or NONE
-        crs = crs if crs == NONE else crs_name(CRS.from_user_input(crs))
-        _locate(pixels, name, crs, record["transform"], image.shape, centroid)
-        if image.shape[2] == BANDS:
-            pixels.count_image(name, split, image)
-        if record["has_mask"]:
-            pixels.count_mask(split, mask, image)
-    return pixels
-
-
-@functools.lru_cache(maxsize=64)
-def crs_name(crs: CRS | None) -> str:
-    """`EPSG:<code>`, the name of another one, `unnamed` for a local one, or `none`."""
-    if not crs:
-        return NONE
-    code = crs.to_epsg()
-    if code:
-        return f"EPSG:{code}"
-    if not (crs.is_projected or crs.is_geographic):
-        return UNNAMED
-    name = re.search(r'"([^"]+)"', crs.to_wkt())
-    return name[1] if name else "other"
-
-
-def _locate(
-    pixels: Pixels,
-    name: str,
-    crs: str,
-    transform: Sequence[float],
-    shape: Sequence[int],
-    centroid: Sequence[float] | None,
-) -> None:
-    """Records the position of an image and its distance to the centroid of the metadata."""
-    pixels.crs[crs] += 1
-    if crs not in (LAMBERT_93, UNNAMED, NONE):
-        pixels.odd_crs.append((name, crs))
-    width = float(np.hypot(transform[0], transform[3]))
-    if tuple(transform[:6]) == (1, 0, 0, 0, 1, 0):
-        pixels.resolutions[NONE] += 1
-        return
-    pixels.resolutions[f"{width:.6g}"] += 1
-    if centroid is not None and crs in (LAMBERT_93, UNNAMED, NONE):
-        pixels.compared += 1
-        x, y = centre(transform, shape)
-        metres = float(np.hypot(x - centroid[0], y - centroid[1]))
-        if metres > 1.5 * width:  # a pixel in both directions, as the builder allows
-            outside = metres > width * min(shape[:2]) / 2
-            pixels.misplaced.append(Misplaced(name, metres, outside))
-
-
-def _entry(file: str, entry: dict[str, Any]) -> Entry:
-    centroid = (float(entry["patch_centroid_x"]), float(entry["patch_centroid_y"]))
-    return Entry(file, entry["domain"], entry["date"], entry["camera"], centroid)
-
-
-def _orphans(source: Source) -> list[str]:
-    numbers = {f"IMG_{key.number}" for key in source.images}
-    return sorted(source.metadata.keys() - numbers)
-
-
-def _chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
-    return [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
+        rows, columns, bands = record["image"].shape
+        faults = []
+        if size and (rows, columns) != size:
+            detail = f"{rows} x {columns}, where the data set has {by(size)}"
+            faults.append(Fault(split, "size not the data set's", name, detail))
+        transform, dtype = Affine(*record["transform"]), str(record["image"].dtype)
+        header = Header((rows, columns), bands, (dtype,), transform, text["crs"])
+        x, y = record["centroid"][:2].tolist()
+        entry = Entry(name, text["domain"], text["date"], text["camera"], (x, y))
+        image = record["image"] if bands == len(BANDS) else None
+        flat = histograms.add(split, image, record["mask"] if record["has_mask"] else None)
+        opened.append(Opened(name, faults, header, distance(header, (x, y)), flat, entry))
+    return opened, histograms
 
 
 def _read_all(
-    read: Callable[[Sequence[Any]], Pixels],
-    chunks: Sequence[Sequence[Any]],
-    total: int,
-    num_workers: int,
-    progress: bool,
-) -> Pixels:
-    """Sums the counts of all chunks, in worker processes if there are many patches."""
-    pixels = Pixels()
-    workers = min(num_workers or os.cpu_count() or 1, total // PROCESS_FROM)
+    read: Callable[[Sequence[Any]], Read], patches: Sequence[Any], num_workers: int, progress: bool
+) -> Read:
+    """Reads patches in chunks, in worker processes if there are many."""
+    chunks = [patches[i : i + CHUNK] for i in range(0, len(patches), CHUNK)]
+    results: dict[int, Read] = {}
+    workers = min(num_workers or available_cpus(), len(patches) // PROCESS_FROM)
     hidden = not (progress and sys.stderr.isatty())
-    bar = tqdm(total=total, desc="reading", unit="patch", disable=hidden, leave=False)
-    with bar:
+    with tqdm(total=len(patches), desc="reading", unit="patch", disable=hidden, leave=False) as bar:
         if workers < 2:
-            for chunk in chunks:
-                pixels += read(chunk)
+            for i, chunk in enumerate(chunks):
+                results[i] = read(chunk)
                 bar.update(len(chunk))
-            return pixels
-        # Not fork: the caller may hold threads, GDAL or an accelerator.
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, context, initializer=follow_parent)
-        try:
-            results: list[Pixels] = [Pixels()] * len(chunks)
-            futures = {pool.submit(read, chunk): i for i, chunk in enumerate(chunks)}
-            for future in as_completed(futures):
-                results[futures[future]] = future.result()
-                bar.update(len(chunks[futures[future]]))
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a process that read patches was killed (out of memory?) or could not start; try "
-                "with fewer, down to --num_workers=1"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-    for result in results:  # in order, so that examples do not depend on timing
-        pixels += result
-    return pixels
+        else:
+            # Not fork: the caller may hold threads, GDAL or an accelerator.
+            context = multiprocessing.get_context("spawn")
+            pool = ProcessPoolExecutor(workers, context, initializer=follow_parent)
+            try:
+                futures = {pool.submit(read, chunk): i for i, chunk in enumerate(chunks)}
+                for future in as_completed(futures):
+                    results[futures[future]] = future.result()
+                    bar.update(len(chunks[futures[future]]))
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a process that read patches was killed (out of memory?) or could not start; "
+                    "try with fewer, down to --num_workers=1"
+                ) from error
+            finally:
+                pool.shutdown(cancel_futures=True)
+    opened: list[Opened] = []
+    histograms = Histograms()
+    for i in range(len(chunks)):  # in order, so that examples do not depend on timing
+        opened += results[i][0]
+        histograms += results[i][1]
+    return opened, histograms

@@ -1,5 +1,6 @@
 """Checks of pixels against published figures: bands, scaling of the height, classes."""
 
+import collections
 import dataclasses
 from collections.abc import Iterator
 
@@ -7,8 +8,9 @@ import numpy as np
 
 from flair_jax.data import reference_facts
 from flair_jax.data.nomenclature import FLAIR
-from flair_jax.doctor.findings import Scan
-from flair_jax.doctor.severity import Finding, listed
+from flair_jax.doctor.findings import Finding
+from flair_jax.doctor.scan import Scan
+from tfds_builder.flair.reference import PATCHES
 
 FAR = 0.5  # a mean is far from the published one beyond this many published standard deviations
 UNLIKE = 10  # percentage of pixels that differ in class from the published frequencies
@@ -44,20 +46,21 @@ def of_counts(counts: np.ndarray, flat: float = 0.0) -> Band:
 
 def bands_of(scan: Scan) -> dict[str, Band]:
     """By band; of train and val, as the published ones are, or of all if there is neither."""
-    values = scan.pixels.values
+    values = scan.histograms.images
     of_train = [values[split] for split in SPLITS["train and val"] if split in values]
     counted = of_train or list(values.values())
     if not counted:
         return {}
     totals = zip(reference_facts.BANDS, np.sum(counted, axis=0), strict=True)
+    flat = collections.Counter(band for patch in scan.opened for band in patch.flat)
     return {
-        name: of_counts(counts, scan.pixels.flat[i] / scan.pixels.images)
+        name: of_counts(counts, flat[i] / scan.histograms.num_images)
         for i, (name, counts) in enumerate(totals)
     }
 
 
 def bands(scan: Scan) -> Iterator[Finding]:
-    """Radiometry against the published one, and images of one colour."""
+    """Radiometry against the published one."""
     measured = bands_of(scan)
     far = []
     for name, band in measured.items():
@@ -74,12 +77,6 @@ def bands(scan: Scan) -> Iterator[Finding]:
         )  # fmt: skip
     elif measured:
         yield Finding("bands", "ok", "red, green, blue and nir are near the published values")
-    if constant := scan.pixels.constant:
-        share = len(constant) / scan.pixels.patches
-        yield listed(
-            "bands", "warning", f"images of one colour: {len(constant):,} ({share:.1%})",
-            "inspect these images, and download them again", constant,
-        )  # fmt: skip
 
 
 def height_scaling(mean: float) -> str:
@@ -106,7 +103,7 @@ def height(scan: Scan) -> Iterator[Finding]:
         return
     mean, std = reference_facts.BANDS["height"]
     scaling = height_scaling(band.mean)
-    on = of_counts(scan.pixels.heights) if scan.pixels.heights.any() else None
+    on = of_counts(scan.histograms.heights) if scan.histograms.heights.any() else None
     evidence = f"mean {band.mean:.2f} +- {band.std:.2f}, {band.mean / mean:.2f} of the "
     evidence += f"published {mean} +- {std}"
     if on is not None:
@@ -135,7 +132,7 @@ def height(scan: Scan) -> Iterator[Finding]:
 
 def class_percent(scan: Scan) -> dict[str, np.ndarray]:
     """{"train and val" | "test": (19,) per cent of the pixels by class}, where there are masks."""
-    masks = scan.pixels.masks
+    masks = scan.histograms.masks
     shares = {}
     for name, splits in SPLITS.items():
         counts = sum((masks[s][1:20] for s in splits if s in masks), np.zeros(19, np.int64))
@@ -146,7 +143,7 @@ def class_percent(scan: Scan) -> dict[str, np.ndarray]:
 
 def classes(scan: Scan) -> Iterator[Finding]:
     """Class frequencies against the published ones."""
-    whole = sum(scan.total.values()) >= reference_facts.PATCHES
+    whole = scan.num_patches >= PATCHES
     for i, (name, shares) in enumerate(class_percent(scan).items()):
         column = list(SPLITS).index(name)
         known = np.array([reference_facts.CLASS_PERCENT[value][column] for value in FLAIR])

@@ -30,9 +30,9 @@ from flair_jax.evaluation import provenance, tables
 from flair_jax.evaluation.grouped_metrics import FIELDS, by_patch, grouped_scores, groups
 from flair_jax.evaluation.metrics import DEFINITIONS, challenge_scores, confusion_matrices, summary
 from flair_jax.inference.loading import load, watches_ema
-from flair_jax.models.functional import Arrays, folded_forward
+from flair_jax.models.functional import Arrays, forward
 from flair_jax.models.losses import cross_entropy_sums
-from flair_jax.models.ops import tpu
+from flair_jax.models.ops import for_mesh
 from flair_jax.models.preprocess import to_labels
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
@@ -93,13 +93,13 @@ def make_eval_step(
     graphdef: nnx.GraphDef, spec: ModelSpec, loss_normalization: str, mesh: Mesh
 ) -> EvalStep:
     """A jitted function: parameters, statistics, batch -> loss sums and confusion matrices."""
-    nomenclature = spec.nomenclature
+    nomenclature, ops = spec.nomenclature, for_mesh(mesh)
 
     def eval_step(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> dict:
         labels = to_labels(batch["mask"], nomenclature)
-        logits = folded_forward(graphdef, spec, params, batch_stats, batch)
+        logits = forward(graphdef, spec, params, batch_stats, batch, ops)
         total, count = cross_entropy_sums(
-            logits, labels, jnp.asarray(nomenclature.weights), loss_normalization
+            logits, labels, jnp.asarray(nomenclature.weights), loss_normalization, ops
         )
         valid = batch["valid"]
         return {
@@ -108,7 +108,7 @@ def make_eval_step(
             "valid": valid,
             "stop": jnp.any(batch["stop"]),
             "confusions": confusion_matrices(
-                labels, tpu.best_class(logits, len(nomenclature)), valid, len(nomenclature)
+                labels, ops.best_class(logits), valid, len(nomenclature), ops
             ),
         }
 

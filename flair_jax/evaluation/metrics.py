@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flair_jax.models.ops import Ops, plain
+
 DEFINITIONS = {
     "challenge": "FLAIR's challenge, and the published 0.5443: classes of weight 0 stay in rows "
     "and columns; the mean is over the other classes, those that never occur left out",
@@ -14,26 +16,12 @@ DEFINITIONS = {
 }
 
 
-def _count_by_matmul(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
-    """Counts as a product of two one-hot matrices, image by image: no scatter, exact in int32."""
-    classes = jnp.arange(num_classes, dtype=labels.dtype)
-    truth = (labels[..., None] == classes).astype(jnp.int8)
-    predicted = (predictions[..., None] == classes).astype(jnp.int8)
-    return jnp.einsum("npt,npc->ntc", truth, predicted, preferred_element_type=jnp.int32)
-
-
-def _count_by_bincount(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
-    """Counts by one index a pixel; on a CPU far quicker than a matrix product."""
-    n, cells = len(labels), num_classes**2
-    pairs = labels.astype(jnp.int32) * num_classes + predictions.astype(jnp.int32)
-    pairs = pairs + cells * jnp.arange(n, dtype=jnp.int32)[:, None]
-    pairs = jnp.where(labels < num_classes, pairs, n * cells)
-    counts = jnp.bincount(pairs.ravel(), length=n * cells + 1)
-    return counts[:-1].reshape(n, num_classes, num_classes).astype(jnp.int32)
-
-
 def confusion_matrices(
-    labels: jax.Array, predictions: jax.Array, valid: jax.Array, num_classes: int
+    labels: jax.Array,
+    predictions: jax.Array,
+    valid: jax.Array,
+    num_classes: int,
+    ops: Ops = plain,
 ) -> jax.Array:
     """Counts each image's pixels by true and predicted class; to be called inside `jax.jit`.
 
@@ -42,6 +30,7 @@ def confusion_matrices(
         predictions: (N, H, W) integers below `num_classes`.
         valid: (N,) bool; images that only pad the batch are not counted.
         num_classes: number of classes.
+        ops: the form for the devices that it is computed on.
 
     Returns:
         (N, classes, classes) int32, rows are the truth. Sums over images belong on the host in
@@ -50,12 +39,7 @@ def confusion_matrices(
     n = labels.shape[0]
     labels = jnp.where(valid[:, None, None], labels, 255).astype(jnp.uint8).reshape(n, -1)
     predictions = predictions.astype(jnp.uint8).reshape(n, -1)
-    return jax.lax.platform_dependent(
-        labels,
-        predictions,
-        cpu=lambda t, p: _count_by_bincount(t, p, num_classes),
-        default=lambda t, p: _count_by_matmul(t, p, num_classes),
-    )
+    return ops.count_pairs(labels, predictions, num_classes)
 
 
 def intersection_over_union(confusion: np.ndarray) -> np.ndarray:

@@ -30,8 +30,8 @@ from flair_jax.errors import UserError
 from flair_jax.evaluation import provenance
 from flair_jax.evaluation.submission import check_submittable, write_submission
 from flair_jax.inference.loading import load, watches_ema
-from flair_jax.models.functional import Arrays, folded_forward
-from flair_jax.models.ops import tpu
+from flair_jax.models.functional import Arrays, forward
+from flair_jax.models.ops import for_mesh
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
 from flair_jax.runtime.atomic_io import atomic_write
@@ -58,10 +58,11 @@ def make_predict_step(
 
     The result is sharded like the batch, or with `everywhere` replicated on all devices.
     """
+    ops = for_mesh(mesh)
 
     def predict_step(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> jax.Array:
-        logits = folded_forward(graphdef, spec, params, batch_stats, batch)
-        return tpu.best_class(logits, len(spec.nomenclature)).astype(jnp.uint8)
+        logits = forward(graphdef, spec, params, batch_stats, batch, ops)
+        return ops.best_class(logits).astype(jnp.uint8)
 
     return jax.jit(
         predict_step,

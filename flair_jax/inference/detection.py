@@ -5,6 +5,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import time
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,11 +18,15 @@ from etils import epath
 import flair_jax
 from flair_jax.errors import UserError
 from flair_jax.inference import geotiff, qgis_style
+from flair_jax.inference.class_areas import class_areas
+from flair_jax.inference.input_files import expand, is_remote
+from flair_jax.inference.job_lock import job_lock
 from flair_jax.inference.loading import find
-from flair_jax.inference.mosaic import expand
+from flair_jax.inference.mosaic import UnreadableError
 from flair_jax.inference.options import Options
 from flair_jax.inference.predictor import Model, load_model
-from flair_jax.inference.raster_source import Source, UnreadableError
+from flair_jax.inference.progress import duration
+from flair_jax.inference.raster_source import Source
 from flair_jax.inference.resume import PartialJob
 from flair_jax.inference.tile_predictor import TilePredictor
 from flair_jax.inference.tile_rows import predict_rows
@@ -65,8 +71,10 @@ def detect_raster(
     """
     chosen = Options(**options)
     chosen.check()
-    job = _Job(checkpoint, expand(inputs), epath.Path(output).expanduser(), chosen)
-    return job.run()
+    with warnings.catch_warnings():  # what they warn of is reported in the project's own words
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", rasterio.errors.NodataShadowWarning)
+        return _Job(checkpoint, expand(inputs), output, chosen).run()
 
 
 class _Job:
@@ -74,12 +82,19 @@ class _Job:
         self,
         checkpoint: str | os.PathLike | Model,
         paths: list[str],
-        output: epath.Path,
+        output: str | os.PathLike[str],
         options: Options,
     ) -> None:
-        self.checkpoint, self.output, self.options = checkpoint, output, options
-        self.products = _products(output, options)
-        _check_output(self.products, paths, options)
+        self.started = time.monotonic()
+        self.checkpoint, self.options = checkpoint, options
+        self.output = _local(output)
+        self.products = _products(self.output, options)
+        names = [path.name for path in self.products.values()]
+        self.partial = PartialJob(self.output, names)
+        self.partial.check_directory()
+        _check_not_read(self.products, paths)
+        if not options.resume:
+            self._check_not_there()
         if isinstance(checkpoint, Model):
             self.spec = checkpoint.spec
         else:  # the weights, which take longer, are loaded after all checks
@@ -89,34 +104,56 @@ class _Job:
                 "this model takes metadata (position, camera, date) with each "
                 "image, and a raster has none: use one trained with config.metadata.use=False"
             )
-        self.source = Source(paths, self.spec.bands, options.bands, options.resolution)
+        self.source = Source(
+            paths,
+            self.spec.bands,
+            options.bands,
+            options.resolution,
+            self.spec.pixel_size,
+        )
+        _check_not_read(self.products, self.source.files)
         height, width = self.source.height, self.source.width
         tile, margin = options.tile_and_margin(height, width)
         self.grid = Grid.over(height, width, tile, margin, options.blend == "hann")
         self.mesh = make_mesh()
-        each = 1 if jax.default_backend() == "cpu" else 4
+        each = 1 if self.mesh.devices.flat[0].platform == "cpu" else 4
         self.batch_size = options.batch_size or each * self.mesh.size
         check_batch_size(self.batch_size, self.mesh, "--batch_size")
-        self.partial = PartialJob(output)
 
     def run(self) -> list[epath.Path]:
         """Runs what is not done yet, and returns the files written."""
-        model = self.checkpoint
-        if not isinstance(model, Model):
-            model = load_model(model, ema=self.options.ema)
-        tags = self._tags(model)
+        with job_lock(self.output):
+            model = self.checkpoint
+            if not isinstance(model, Model):
+                model = load_model(model, ema=self.options.ema)
+            tags = self._tags(model)
+            settings = self._settings(tags)
+            tags["SETTINGS_SHA256"] = hashlib.sha256(
+                json.dumps(settings, sort_keys=True).encode()
+            ).hexdigest()
+            if self.options.resume and self._is_complete(tags):
+                console.log(f"{self.output} is complete: there is nothing to resume")
+                if self.partial.exists:
+                    self.partial.remove()
+            else:
+                if not (self.options.resume and self.partial.is_moving):
+                    self._check_not_there()
+                self._detect(model, settings, tags)
+        return [path for path in self.products.values() if path.exists()]
+
+    def _detect(self, model: Model, settings: dict[str, Any], tags: dict[str, str]) -> None:
         self._log_header(model)
         predictor = TilePredictor(
             model, self.mesh, self.grid, tta=self.options.tta,
             probabilities=self.options.probabilities, confidence=self.options.confidence,
         )  # fmt: skip
-        # If the raster is stored in strips, GDAL's cache should hold one row of tiles (within
+        # If an input is stored in strips, GDAL's cache should hold one row of tiles (within
         # limits), so that no strip is read again for every tile.
-        row_bytes = self.grid.vertical.tile * self.source.width * len(self.spec.bands)
-        cache = min(max(64 * _MB, row_bytes * 5 // 4 * self.source.striped), 512 * _MB)
+        strips = self.source.strip_bytes(self.grid.vertical.tile)
+        cache = min(max(64 * _MB, strips * 5 // 4), 512 * _MB)
         with self._keeping_partial_results(), rasterio.Env(GDAL_CACHEMAX=cache):
             self.partial.begin(
-                self._settings(tags), resume=self.options.resume, overwrite=self.options.overwrite
+                settings, resume=self.options.resume, overwrite=self.options.overwrite
             )
             done = self.partial.finished(self.grid.vertical.count)
             if done:
@@ -126,7 +163,6 @@ class _Job:
                 classes=len(self.spec.nomenclature), batch_size=self.batch_size,
             )  # fmt: skip
             self._finish(tags)
-        return [path for path in self.products.values() if path.exists()]
 
     def _finish(self, tags: dict[str, str]) -> None:
         """Builds the output files from the finished rows, and moves them into place."""
@@ -136,8 +172,7 @@ class _Job:
             [self.partial.row_path(row) for row in range(count)],
             [self._height(row) for row in range(count)],
             self.source.width,
-            self.source.crs,
-            self.source.transform,
+            self.source.georeference,
             tags,
         )
         built = {name: self.partial.directory / path.name for name, path in self.products.items()}
@@ -153,10 +188,38 @@ class _Job:
         built["style"].write_text(qgis_style.qgis_style(nomenclature, first_class))
         preview = qgis_style.preview(built["classes"], nomenclature, first_class)
         images.write_png(built["preview"], preview)
+        pixels, areas = class_areas(rows, len(nomenclature))
+        self.partial.begin_moving()
         for name in reversed(self.products):  # the classes last
             if built[name].exists():
                 built[name].replace(self.products[name])
         self.partial.remove()
+        self._log_summary(pixels, areas)
+
+    def _is_complete(self, tags: dict[str, str]) -> bool:
+        """Whether the output files are there, from a detection with the same settings."""
+        if not all(path.exists() for path in self.products.values()):
+            return False
+        try:
+            with rasterio.open(self.output) as raster:
+                return raster.tags().get("SETTINGS_SHA256") == tags["SETTINGS_SHA256"]
+        except rasterio.errors.RasterioError:
+            return False
+
+    def _check_not_there(self) -> None:
+        """Raises a UserError for an output that exists, unless it may be replaced."""
+        for path in self.products.values():
+            if path.is_dir():
+                raise UserError(f"{path} is a folder: give another --output")
+            if path.exists() and not self.options.overwrite:
+                more = (
+                    ", but not from an interrupted detection with these settings"
+                    if self.options.resume
+                    else ""
+                )
+                raise UserError(
+                    f"{path} exists{more}: give another --output, or --overwrite to replace it"
+                )
 
     @contextlib.contextmanager
     def _keeping_partial_results(self) -> Iterator[None]:
@@ -205,13 +268,16 @@ class _Job:
 
     def _tags(self, model: Model) -> dict[str, str]:
         first, names = self.options.first_class, self.spec.nomenclature.names
-        axis = self.grid.horizontal
+        axis, size = self.grid.horizontal, self.source.pixel_size
         return {
             "MODEL": f"unet-resnet34, nomenclature {self.spec.nomenclature.name}",
             "MODEL_CHECKPOINT": model.path,
             "MODEL_STEP": str(model.step),
-            "MODEL_WEIGHTS_SHA256": _digest({**model.params, **model.batch_stats}),
+            "MODEL_WEIGHTS_SHA256": _weights_digest({**model.params, **model.batch_stats}),
             "MODEL_BANDS": ",".join(self.spec.bands),
+            "INPUT_BANDS": self.source.bands,
+            "INPUT_VALIDITY": self.source.validity,
+            "GROUND_SAMPLE_DISTANCE": _metres(size) or "unknown",
             "FLAIR_JAX_VERSION": flair_jax.__version__,
             "FIRST_CLASS": str(first),
             "CLASS_NAMES": "; ".join(f"{i} {name}" for i, name in enumerate(names, first)),
@@ -224,7 +290,7 @@ class _Job:
         options = dataclasses.asdict(self.options)
         for name in ("overwrite", "resume"):
             options.pop(name)
-        files = [p for p in self.source.paths if os.path.isfile(p)]
+        files = self.source.files
         settings = {
             "options": options,
             "tags": tags,
@@ -239,22 +305,62 @@ class _Job:
 
     def _log_header(self, model: Model) -> None:
         source, axis = self.source, self.grid.horizontal
-        size = source.pixel_size
-        where = "no coordinate system" if source.crs is None else source.crs.to_string()[:40]
+        size = _metres(source.pixel_size)
+        trained_at = (
+            f" at {getattr(self.spec, 'pixel_size', 0.0):g} m" if self.spec.pixel_size else ""
+        )
         tiles = self.grid.vertical.count * axis.count
-        console.log(
+        lines = [
             f"raster   {source.name}: {source.width:,} x {source.height:,} pixels"
-            + (f" of {size:.3g} m" if size else "")
-            + f", {where}\n"
-            f"model    {model.path}, step {model.step}: {', '.join(self.spec.bands)} -> "
-            f"{len(self.spec.nomenclature)} classes\n"
+            + (f" of {size}" if size else "")
+            + f", {source.georeference.description}",
+            f"bands    {source.bands}",
+            f"valid    {source.validity}",
+            f"model    {model.path}, step {model.step}: {', '.join(self.spec.bands)}{trained_at} "
+            f"-> {len(self.spec.nomenclature)} classes",
             f"tiles    {tiles:,} of {axis.tile} pixels, margin {axis.margin}, "
             f"{self.options.blend}, {self.batch_size} at a time on {self.mesh.size} x "
-            f"{jax.devices()[0].device_kind}"
+            f"{jax.devices()[0].device_kind}",
+        ]
+        console.log("\n".join(lines + source.notes()))
+
+    def _log_summary(self, pixels: np.ndarray, areas: np.ndarray | None) -> None:
+        seconds = time.monotonic() - self.started
+        total = max(int(pixels.sum()), 1)
+        in_all = f"{pixels.sum():,} pixels" if areas is None else f"{areas.sum() / 1e4:,.2f} ha"
+        lines = [
+            f"finished in {duration(seconds)}: {self.source.width:,} x {self.source.height:,} "
+            f"pixels, {in_all} with a class; {self.output.stat().length / 1e6:,.1f} MB"
+        ]
+        for number, name in enumerate(self.spec.nomenclature.names):
+            if pixels[number]:
+                amount = (
+                    f"{pixels[number]:14,}" if areas is None else f"{areas[number] / 1e4:11,.2f} ha"
+                )
+                lines.append(f"  {name:24}{amount}{pixels[number] / total:8.1%}")
+        console.log("\n".join(lines))
+
+
+def _metres(size: tuple[float, float] | None) -> str:
+    """A ground sample distance as text, "" if unknown."""
+    if size is None:
+        return ""
+    sides = [f"{side:.3g}" for side in size]
+    return f"{sides[0]} m" if sides[0] == sides[1] else f"{sides[0]} x {sides[1]} m"
+
+
+def _local(output: str | os.PathLike[str]) -> epath.Path:
+    """The path of the output.
+
+    Raises:
+        UserError: it is not local.
+    """
+    if is_remote(os.fspath(output)):
+        raise UserError(
+            f"--output={output}: only local files can be written. Write to a local folder, and "
+            "copy the files afterwards"
         )
-        warning = source.scale_warning()
-        if warning:
-            console.log(f"warning: {warning}")
+    return epath.Path(output).expanduser()
 
 
 def _products(output: epath.Path, options: Options) -> dict[str, epath.Path]:
@@ -273,16 +379,18 @@ def _products(output: epath.Path, options: Options) -> dict[str, epath.Path]:
     return products
 
 
-def _check_output(products: dict[str, epath.Path], paths: list[str], options: Options) -> None:
-    inputs = {os.path.realpath(path) for path in paths}
+def _check_not_read(products: dict[str, epath.Path], files: Sequence[str]) -> None:
+    """Raises a UserError if an output would replace a file that is read."""
+    read = {os.path.realpath(path): path for path in files}
     for path in products.values():
-        if os.path.realpath(path) in inputs:
-            raise UserError(f"--output={products['classes']} would replace the input {path}")
-        if path.exists() and not options.overwrite:
-            raise UserError(f"{path} exists: give another --output, or --overwrite to replace it")
+        if os.path.realpath(path) in read:
+            raise UserError(
+                f"--output={products['classes']} would replace the input "
+                f"{read[os.path.realpath(path)]}: give another --output"
+            )
 
 
-def _digest(arrays: Arrays) -> str:
+def _weights_digest(arrays: Arrays) -> str:
     """SHA-256 of all weights, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):

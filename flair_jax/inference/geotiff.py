@@ -8,10 +8,9 @@ from xml.etree import ElementTree as xml
 import rasterio
 from etils import epath
 from rasterio.shutil import copy
-from rasterio.transform import Affine
 
 from flair_jax.data.nomenclature import Nomenclature
-from flair_jax.inference.mosaic import add_source
+from flair_jax.inference.georeference import Georeference
 
 NODATA = 255
 _BLOCK = 512
@@ -25,26 +24,21 @@ class Rows:
         paths: the files, see `resume.PartialJob`.
         heights: the height of each, in pixels.
         width: the width of all, in pixels.
-        crs, transform: of the output raster; None and the identity if unknown.
+        georeference: of the output raster.
         tags: the TIFF tags of the outputs.
     """
 
     paths: Sequence[epath.Path]
     heights: Sequence[int]
     width: int
-    crs: rasterio.crs.CRS | None
-    transform: Affine
+    georeference: Georeference
     tags: Mapping[str, str]
 
     def virtual(self) -> xml.Element:
         """A VRT without bands."""
         size = {"rasterXSize": str(self.width), "rasterYSize": str(sum(self.heights))}
         root = xml.Element("VRTDataset", size)
-        if self.crs is not None:
-            xml.SubElement(root, "SRS").text = self.crs.to_wkt()
-        if self.transform != Affine.identity():
-            coefficients = ", ".join(map(repr, self.transform.to_gdal()))
-            xml.SubElement(root, "GeoTransform").text = coefficients
+        self.georeference.add_to_vrt(root)
         metadata = xml.SubElement(root, "Metadata")
         for key, value in self.tags.items():
             xml.SubElement(metadata, "MDI", key=key).text = value
@@ -54,7 +48,12 @@ class Rows:
         """Adds a band of the rows as the sources of a VRT band, values mapped by a lookup table."""
         top = 0
         for path, height in zip(self.paths, self.heights, strict=True):
-            source = add_source(band, str(path), 0, top, self.width, height, band=str(number))
+            source = xml.SubElement(band, "ComplexSource")
+            xml.SubElement(source, "SourceFilename", relativeToVRT="0").text = str(path)
+            xml.SubElement(source, "SourceBand").text = str(number)
+            size = {"xSize": str(self.width), "ySize": str(height)}
+            xml.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0"} | size)
+            xml.SubElement(source, "DstRect", {"xOff": "0", "yOff": str(top)} | size)
             if table:
                 xml.SubElement(source, "LUT").text = table
             top += height

@@ -1,246 +1,245 @@
-"""Mosaic of the input rasters: one virtual raster (VRT) of the model's bands."""
+"""Mosaic of the input rasters on one pixel grid, read in windows.
 
-import glob
-import os
-import warnings
+Each pixel comes from one input, for all bands: the last one in the list that is valid there.
+"""
+
+import functools
+import shlex
 from collections.abc import Sequence
-from xml.etree import ElementTree as xml
 
 import numpy as np
 import rasterio
-from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.transform import Affine
+from rasterio.windows import Window
 
 from flair_jax.errors import UserError
+from flair_jax.inference.georeference import short_name
+from flair_jax.inference.input_files import open_raster
+from flair_jax.inference.raster_input import RasterInput, select_for_all
 
 _CLOSE = 0.05  # tolerance, in pixels, of a raster's offset from the pixel grid of the first one
+_OPEN_FILES = 64
+# A mosaic of so many pixels is refused if the inputs cover less than this share of it: just to
+# write that there is no data would take hours, and nobody could use the file.
+_LARGE, _SPARSE = 2**36, 0.01
 
 
-def expand(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
-    """Expands paths, URLs, comma-separated lists and globs to a list of rasters.
-
-    Raises:
-        UserError: there are no inputs, or a glob matches nothing.
-    """
-    given = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    paths: list[str] = []
-    for entry in (os.fspath(g) for g in given):
-        for part in [entry] if os.path.exists(entry) else entry.split(","):
-            path = os.path.expanduser(part.strip())
-            if "://" in path or os.path.exists(path) or not glob.has_magic(path):
-                paths += [path] if path else []
-                continue
-            matches = sorted(glob.glob(path, recursive=True))
-            if not matches:
-                raise UserError(f"no file matches {path} (--input)")
-            paths += matches
-    if not paths:
-        raise UserError("--input=RASTER is needed: a path, a URL, a comma-separated list or a glob")
-    return paths
+class UnreadableError(UserError):
+    """A window cannot be read: the file is truncated or damaged, or the connection was lost."""
 
 
-def open_raster(path: str) -> rasterio.DatasetReader:
-    """Opens a raster for reading.
-
-    Raises:
-        UserError: GDAL cannot open it.
-    """
-    try:
-        with warnings.catch_warnings():  # `Source.scale_warning` reports it
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            return rasterio.open(path)
-    except (rasterio.errors.RasterioIOError, rasterio.errors.CRSError) as error:
-        raise UserError(f"{path} cannot be opened as a raster (--input): {error}") from error
-
-
-def image_bands(raster: rasterio.DatasetReader) -> list[int]:
-    """Numbers, from 1, of the bands that are not alpha."""
-    return [i for i, c in enumerate(raster.colorinterp, 1) if c != ColorInterp.alpha]
-
-
-def choose_bands(
-    raster: rasterio.DatasetReader, wanted: Sequence[str], numbers: Sequence[int]
-) -> list[int]:
-    """The band numbers of a raster for the model's bands, in the model's order.
+class Mosaic:
+    """The input rasters as one.
 
     Args:
-        raster: the raster.
+        paths: of the inputs.
         wanted: names of the model's bands.
-        numbers: the user's choice, or empty.
+        numbers: the user's choice of bands, or empty.
+
+    Attributes:
+        inputs: the rasters.
+        selections: the bands for the model, for each layout of bands.
+        width, height: in pixels.
+        georeference: where it lies.
+        covered: upper bound of the share of its pixels that lie within an input.
 
     Raises:
-        UserError: the raster's bands do not fit the model.
+        UserError: an input cannot be opened, does not fit the model, or does not fit the others;
+            the message names it.
     """
-    descriptions = [(d or "").strip().lower() for d in raster.descriptions]
-    images = image_bands(raster)
-    listed = ", ".join(
-        f"{i} ({' '.join(filter(None, (descriptions[i - 1], raster.colorinterp[i - 1].name)))})"
-        for i in raster.indexes
-    )
-    both = f"the model takes {len(wanted)} bands ({', '.join(wanted)}), {raster.name} has {listed}"
-    example = ",".join(str(i + 1) for i in range(len(wanted)))
-    if numbers:
-        wrong = [n for n in numbers if n not in raster.indexes]
-        if wrong:
-            raise UserError(f"--bands names band {wrong[0]}, which does not exist: {both}")
-        if len(numbers) != len(wanted):
-            chosen = ",".join(map(str, numbers))
-            raise UserError(f"--bands={chosen} names {len(numbers)} bands: {both}")
-        chosen_bands = list(numbers)
-    elif all(descriptions.count(name) == 1 for name in wanted):
-        chosen_bands = [descriptions.index(name) + 1 for name in wanted]
-    elif len(images) == len(wanted):
-        chosen_bands = images
-    else:
-        raise UserError(
-            f"{both}. List the bands to use, in the model's order, for example --bands={example}"
+
+    def __init__(self, paths: Sequence[str], wanted: Sequence[str], numbers: Sequence[int]) -> None:
+        self.inputs = [RasterInput.open(path) for path in paths]
+        # A dataset that is dropped from the cache is closed as nothing else refers to it.
+        self._open = functools.lru_cache(_OPEN_FILES)(open_raster)
+        self.selections = select_for_all(self.inputs, wanted, numbers, self._open)
+        self._bands = len(wanted)
+        first = self.inputs[0]
+        self.georeference = first.georeference
+        self.width, self.height, self.covered = first.width, first.height, 1.0
+        self._flips = [(False, False)]
+        self._boxes = np.array([[0, 0, first.width, first.height]])
+        if len(self.inputs) > 1:
+            self._place_all(first)
+
+    def _place_all(self, first: RasterInput) -> None:
+        """Puts all inputs on the pixel grid of the first one."""
+        for item in self.inputs:
+            _check_system(item, first)
+        placements = [_place(item, first) for item in self.inputs]
+        self._flips = [flips for _, flips in placements]
+        boxes = np.array([box for box, _ in placements])
+        left, top = boxes[:, :2].min(0).tolist()
+        self.width, self.height = (boxes[:, 2:].max(0) - boxes[:, :2].min(0)).tolist()
+        self._boxes = boxes - [left, top, left, top]
+        self.georeference = first.georeference.cropped(left, top)
+        pixels = sum(item.width * item.height for item in self.inputs)
+        self.covered = min(pixels / (self.width * self.height), 1.0)
+        self._check_extent()
+
+    def intersects(self, top: int, left: int, bottom: int, right: int) -> bool:
+        """Whether any input reaches into a window."""
+        return bool(len(self._inputs_in(top, left, bottom, right)))
+
+    def _inputs_in(self, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+        boxes = self._boxes
+        return np.flatnonzero(
+            (boxes[:, 0] < right) & (boxes[:, 1] < bottom)
+            & (boxes[:, 2] > left) & (boxes[:, 3] > top)
+        )  # fmt: skip
+
+    def read(
+        self, top: int, left: int, height: int, width: int
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """Reads a window that lies within the mosaic.
+
+        Returns:
+            The image (height, width, bands) uint8, 0 where it is not valid, or None if no pixel is
+            valid; and the valid pixels, (height, width) bool.
+
+        Raises:
+            UnreadableError: GDAL cannot read it.
+        """
+        image = None
+        valid = np.zeros((height, width), bool)
+        for index in reversed(self._inputs_in(top, left, top + height, left + width)):
+            item = self.inputs[index]
+            selection = self.selections[item.layout]
+            rows, columns, window, turn = self._overlap(index, top, left, height, width)
+            try:
+                with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True):
+                    raster = self._open(item.path)
+                    new = item.read_valid(raster, selection, window)[turn] & ~valid[rows, columns]
+                    if not new.any():
+                        continue
+                    part = item.read_image(raster, selection, window)[turn]
+            except rasterio.errors.RasterioError as error:
+                raise UnreadableError(
+                    f"{item.path} cannot be read at columns {window.col_off} to "
+                    f"{window.col_off + window.width - 1}, rows {window.row_off} to "
+                    f"{window.row_off + window.height - 1}: {error.__cause__ or error}. Is the "
+                    "file complete?"
+                ) from error
+            if image is None:
+                image = np.zeros((height, width, self._bands), np.uint8)
+            if new.all():
+                image[rows, columns] = part
+            else:
+                image[rows, columns][new] = part[new]
+            valid[rows, columns] |= new
+            if valid.all():
+                break
+        return image, valid
+
+    def _overlap(
+        self, index: int, top: int, left: int, height: int, width: int
+    ) -> tuple[slice, slice, Window, tuple[slice, slice]]:
+        """The part of a window that an input covers.
+
+        Returns:
+            Its rows and columns in the window, its window in the input, and how to flip what is
+            read there.
+        """
+        box = self._boxes[index].tolist()
+        begin_x, end_x = max(box[0], left), min(box[2], left + width)
+        begin_y, end_y = max(box[1], top), min(box[3], top + height)
+        flip_x, flip_y = self._flips[index]
+        column = box[2] - end_x if flip_x else begin_x - box[0]
+        row = box[3] - end_y if flip_y else begin_y - box[1]
+        return (
+            slice(begin_y - top, end_y - top),
+            slice(begin_x - left, end_x - left),
+            Window(column, row, end_x - begin_x, end_y - begin_y),
+            np.s_[:: -1 if flip_y else 1, :: -1 if flip_x else 1],
         )
-    for number in chosen_bands:
-        dtype = raster.dtypes[number - 1]
-        if dtype != "uint8":
-            raise UserError(
-                f"{raster.name} has pixels of {dtype}, and the model was trained on uint8. Scale "
-                "them to 0..255 with the stretch of the training images, such as\n  gdal_translate "
-                f"-ot Byte -scale LOW HIGH 0 255 {raster.name} bytes.tif"
+
+    def _check_extent(self) -> None:
+        """Raises a UserError for inputs that are too far apart for one raster."""
+        if self.covered > _SPARSE:
+            return
+        size = (
+            f"their mosaic would have {self.width:,} x {self.height:,} pixels, of which they cover "
+            f"{100 * self.covered:.1g} %"
+        )
+        centres = ((self._boxes[:, :2] + self._boxes[:, 2:]) / 2).T
+        degrees = self.georeference.degrees(*centres)
+        if degrees is not None and np.diff(np.sort(degrees[0])).max() > 180:
+            east, west = (
+                self.inputs[int(i)].path for i in (degrees[0].argmin(), degrees[0].argmax())
             )
-    return chosen_bands
+            zone = f"EPSG:{32660 if degrees[1].mean() >= 0 else 32760}"
+            raise UserError(
+                f"{west} lies west and {east} east of the antimeridian, a full turn apart in "
+                f"{short_name(self.georeference.crs)}: {size}. Detect on each side by itself, or "
+                f"warp all inputs to one system that spans the antimeridian, such as\n  gdalwarp "
+                f"-t_srs {zone} -r bilinear {shlex.quote(east)} warped.tif"
+            )
+        if self.width * self.height > _LARGE:
+            farthest = int(np.hypot(*(centres - centres[:, :1])).argmax())
+            raise UserError(
+                f"{self.inputs[0].path} and {self.inputs[farthest].path} lie too far apart for one "
+                f"raster: {size}. Detect on each of these places by itself"
+            )
 
 
-def gdal_name(path: str, raster: rasterio.DatasetReader) -> str:
-    """A name under which GDAL opens a raster from any working directory."""
-    if os.path.exists(path):
-        return os.path.abspath(path)
-    return raster.files[0] if "://" in path and raster.files else path
-
-
-def validity(raster: rasterio.DatasetReader, bands: Sequence[int]) -> str:
-    """How a raster marks its valid pixels: "nodata", "mask", or "" if all are valid."""
-    flags = raster.mask_flag_enums[bands[0] - 1]
-    if MaskFlags.nodata in flags or raster.nodatavals[bands[0] - 1] is not None:
-        return "nodata"
-    if MaskFlags.alpha in flags:
-        # An alpha band that is requested as an image band is not transparency.
-        return "" if set(bands) - set(image_bands(raster)) else "mask"
-    return "mask" if MaskFlags.per_dataset in flags else ""
-
-
-def virtual_raster(
-    paths: Sequence[str], wanted: Sequence[str], numbers: Sequence[int]
-) -> tuple[str, str]:
-    """Builds a virtual raster of the model's bands over all inputs.
-
-    Args:
-        paths: the inputs; where they overlap, the last one with a valid pixel is used.
-        wanted, numbers: see `choose_bands`.
-
-    Returns:
-        The text of the VRT, and how it marks valid pixels, see `validity`.
-
-    Raises:
-        UserError: an input cannot be opened, or does not fit the others; the message names it.
-    """
-    with open_raster(paths[0]) as first:
-        crs, transform, count = first.crs, first.transform, first.count
-        bands = choose_bands(first, wanted, numbers)
-        nodata = [first.nodatavals[b - 1] for b in bands]
-        georeferenced = crs is not None or transform != Affine.identity()
-    if len(paths) > 1 and not georeferenced:
+def _check_system(item: RasterInput, first: RasterInput) -> None:
+    """Raises a UserError for an input that cannot be mosaicked, or is in another CRS."""
+    georeference, crs = item.georeference, first.georeference.crs
+    quoted = shlex.quote(item.path)
+    if georeference.gcps or (georeference.rpcs is not None and not georeference.has_transform):
+        flag = "" if georeference.gcps else "-rpc -t_srs EPSG:CODE "
         raise UserError(
-            f"{paths[0]} is not georeferenced and cannot be mosaicked: detect on it alone, or "
+            f"{item.path} has {georeference.description} instead of a geotransform and cannot be "
+            f"mosaicked: detect on it alone, or warp it first, such as\n  gdalwarp {flag}-r "
+            f"bilinear {quoted} warped.tif"
+        )
+    if not georeference.has_transform:
+        raise UserError(
+            f"{item.path} is not georeferenced and cannot be mosaicked: detect on it alone, or "
             "georeference it first"
         )
-    rectangles: list[tuple[str, int, int, int, int]] = []
-    kinds = set()
-    for path in paths:
-        with open_raster(path) as raster:
-            if choose_bands(raster, wanted, numbers) != bands or raster.count != count:
-                raise UserError(
-                    f"{path} and {paths[0]} have different bands: detect on them one by one"
-                )
-            if raster.crs != crs:
-                raise UserError(
-                    f"{path} is in {_short(raster.crs)}, {paths[0]} in {_short(crs)}: reproject "
-                    f"to one of them, such as\n  gdalwarp -t_srs {_short(crs)} {path} warped.tif"
-                )
-            if [raster.nodatavals[b - 1] for b in bands] != nodata:
-                raise UserError(
-                    f"{path} and {paths[0]} have different NoData values: set one value for all, "
-                    "such as\n  gdal_edit -a_nodata VALUE FILE"
-                )
-            x, y = _offset(path, raster, paths[0], transform)
-            rectangles.append((gdal_name(path, raster), x, y, raster.width, raster.height))
-            kinds.add(validity(raster, bands))
-    left, top = min(r[1] for r in rectangles), min(r[2] for r in rectangles)
-    width = max(r[1] + r[3] for r in rectangles) - left
-    height = max(r[2] + r[4] for r in rectangles) - top
-    if len(paths) > 1 and not kinds & {"nodata"}:
-        kinds = {"mask"}  # so that gaps between the rasters are invalid
-    kind = "nodata" if "nodata" in kinds else "mask" if "mask" in kinds else ""
-
-    root = xml.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
-    if crs is not None:
-        xml.SubElement(root, "SRS").text = crs.to_wkt()
-    if georeferenced:
-        coefficients = (transform @ Affine.translation(left, top)).to_gdal()
-        xml.SubElement(root, "GeoTransform").text = ", ".join(map(repr, coefficients))
-    sources = [(name, x - left, y - top, w, h) for name, x, y, w, h in rectangles]
-    for i, (band, value) in enumerate(zip(bands, nodata, strict=True), 1):
-        element = xml.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(i))
-        if value is not None:
-            xml.SubElement(element, "NoDataValue").text = str(value)
-        for source in sources:
-            added = add_source(element, *source, band=str(band))
-            if value is not None and len(paths) > 1:
-                xml.SubElement(added, "NODATA").text = str(value)
-            elif kind == "mask" and len(paths) > 1:
-                xml.SubElement(added, "UseMaskBand").text = "true"
-    if kind == "mask":
-        mask = xml.SubElement(xml.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
-        for source in sources:
-            added = add_source(mask, *source, band=f"mask,{bands[0]}")
-            xml.SubElement(added, "NODATA").text = "0"
-    return xml.tostring(root, "unicode"), kind
-
-
-def add_source(
-    element: xml.Element, name: str, x: int, y: int, width: int, height: int, *, band: str
-) -> xml.Element:
-    """Adds a raster as a source of a VRT band at an offset, and returns the new element."""
-    source = xml.SubElement(element, "ComplexSource")
-    xml.SubElement(source, "SourceFilename", relativeToVRT="0").text = name
-    xml.SubElement(source, "SourceBand").text = band
-    size = {"xSize": str(width), "ySize": str(height)}
-    xml.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0"} | size)
-    xml.SubElement(source, "DstRect", {"xOff": str(x), "yOff": str(y)} | size)
-    return source
-
-
-def _offset(
-    path: str, raster: rasterio.DatasetReader, first: str, transform: Affine
-) -> tuple[int, int]:
-    """The offset (x, y) of a raster on the pixel grid of the first one, in pixels."""
-    to_first = ~transform @ raster.transform
-    corner = np.array(to_first @ (0, 0))
-    size = np.array(to_first @ (raster.width, raster.height)) - corner
-    if not np.allclose(size, (raster.width, raster.height), rtol=0, atol=_CLOSE):
+    if georeference.crs != crs:
+        to = f"gdalwarp -t_srs {shlex.quote(short_name(crs))} -r bilinear {quoted} warped.tif"
         raise UserError(
-            f"{path} has another pixel size or orientation than {first} "
-            f"({_pixel(raster.transform)} instead of {_pixel(transform)}): resample to one grid "
-            "with gdalwarp -tr, or detect on them one by one"
+            f"{item.path} is in {short_name(georeference.crs)}, {first.path} in {short_name(crs)}: "
+            + (
+                "give all the same one"
+                if None in (crs, georeference.crs)
+                else f"warp it, such as\n  {to}"
+            )
         )
-    offset = np.rint(corner)
-    off = np.abs(corner - offset).max()
+
+
+def _place(item: RasterInput, first: RasterInput) -> tuple[list[int], tuple[bool, bool]]:
+    """The box (left, top, right, bottom) of an input on the grid of the first; its flips in x, y.
+
+    Raises:
+        UserError: it has another grid.
+    """
+    transform, width, height = item.georeference.transform, item.width, item.height
+    corners = np.array([(0, 0), (width, 0), (0, height)], float)
+    origin, right, down = np.transpose((~first.georeference.transform @ transform) @ corners.T)
+    flips = bool(right[0] < origin[0]), bool(down[1] < origin[1])
+    sides = np.array([(-width if flips[0] else width, 0), (0, -height if flips[1] else height)])
+    advice = "resample to one grid with gdalwarp -tap -tr XSIZE YSIZE, or detect on each by itself"
+    if np.abs(np.stack([right, down]) - origin - sides).max() > _CLOSE:
+        raise UserError(
+            f"{item.path} has another pixel size or orientation than {first.path} ({_pixel(item)} "
+            f"instead of {_pixel(first)}): {advice}"
+        )
+    corner = np.minimum(origin, origin + sides.sum(0))
+    nearest = np.rint(corner)
+    off = np.abs(corner - nearest).max()
     if off > _CLOSE:
         raise UserError(
-            f"{path} is not aligned with the pixel grid of {first}, but {off:.2f} pixels off: "
-            "resample to one grid with gdalwarp -tap, or detect on them one by one"
+            f"{item.path} is not aligned with the pixel grid of {first.path}, but {off:.2f} pixels "
+            f"off: {advice}"
         )
-    return int(offset[0]), int(offset[1])
+    left, top = nearest.astype(int).tolist()
+    return [left, top, left + width, top + height], flips
 
 
-def _pixel(transform: Affine) -> str:
-    return f"{np.hypot(transform.a, transform.d):g} x {np.hypot(transform.b, transform.e):g}"
-
-
-def _short(crs: rasterio.crs.CRS | None) -> str:
-    return "no coordinate system" if crs is None else crs.to_string()[:60]
+def _pixel(item: RasterInput) -> str:
+    t = item.georeference.transform
+    angle = np.degrees(np.arctan2(t.d, t.a))
+    size = f"{np.hypot(t.a, t.d):.10g} x {np.hypot(t.b, t.e):.10g}"
+    return size + (f" turned by {angle:.3g} degrees" if abs(angle) > 1e-6 else "")

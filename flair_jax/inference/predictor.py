@@ -10,6 +10,7 @@ from flax import nnx
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import load
 from flair_jax.models.functional import Arrays, forward
+from flair_jax.models.ops import for_platform
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh
 
@@ -32,11 +33,14 @@ class Model:
         self.params, self.batch_stats = params, batch_stats
         self.step = step
         graphdef = nnx.split(spec.abstract_model())[0]
-        self._infer = jax.jit(
-            lambda params, batch_stats, batch: jax.nn.softmax(
-                forward(graphdef, spec, params, batch_stats, batch)
-            )
-        )
+        device, *_ = next(iter(params.values())).devices()
+        ops = for_platform(device.platform)
+
+        def infer(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> jax.Array:
+            logits = ops.leave(forward(graphdef, spec, params, batch_stats, batch, ops))
+            return jax.nn.softmax(logits.astype(jnp.float32))
+
+        self._infer = jax.jit(infer)
 
     def __call__(self, image: np.ndarray, metadata: np.ndarray | None = None) -> jax.Array:
         """Class probabilities of every pixel.

@@ -1,45 +1,40 @@
-"""The input raster of a detection: checked against the model and read in windows."""
+"""The raster of a detection: the mosaic of the inputs, resampled on request; what to report."""
 
 import math
-import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import rasterio
-from rasterio.enums import Resampling
-from rasterio.transform import Affine
-from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window
 
 from flair_jax.errors import UserError
-from flair_jax.inference.mosaic import open_raster, virtual_raster
+from flair_jax.inference import resampling
+from flair_jax.inference.input_files import is_remote, with_sources
+from flair_jax.inference.mosaic import Mosaic
+from flair_jax.inference.raster_input import RasterInput
 
-TRAINED_AT = 0.2  # metres: FLAIR's ground sample distance
 _FAR = 1.3  # ratio of ground sample distances from which a warning is printed
-_METRES_A_DEGREE = 111_320  # of latitude, and of longitude on the equator
-
-
-class UnreadableError(UserError):
-    """A window cannot be read: the file is truncated or damaged, or the connection was lost."""
+_OBLONG = 1.1  # ratio of a pixel's sides from which a warning is printed
+_GROUPS = 4  # different selections of bands that are listed
+_SPARSE = 0.5  # share of a mosaic that is covered, below which this is reported
 
 
 class Source:
     """One raster of the model's bands, from one or several files.
 
     Args:
-        paths: see `mosaic.expand`.
+        paths: see `input_files.expand`.
         wanted: names of the model's bands.
         bands: see `Options.bands`.
         resolution: see `Options.resolution`.
+        trained_at: ground sample distance in metres that the model was trained at; 0 if unknown.
 
     Attributes:
+        paths: the inputs.
         width, height: in pixels.
-        crs, transform: its georeferencing; None and the identity if unknown.
+        georeference: where it lies.
         remote: whether an input is read over a network.
-        striped: whether the first input is stored in strips, that is, in blocks of full rows.
 
     Raises:
-        UserError: an input cannot be opened, or does not fit the model.
+        UserError: an input cannot be opened, or does not fit the model or the others.
     """
 
     def __init__(
@@ -48,46 +43,132 @@ class Source:
         wanted: Sequence[str],
         bands: Sequence[int] = (),
         resolution: float = 0.0,
+        trained_at: float = 0.0,
     ) -> None:
         self.paths = list(paths)
-        self.remote = any("://" in path for path in paths)
-        with open_raster(paths[0]) as first:
-            self.striped = first.block_shapes[0][1] == first.width
-        text, self._validity = virtual_raster(paths, wanted, bands)
-        raster = open_raster(text)
-        self.crs = raster.crs
+        self.remote = any(map(is_remote, paths))
+        self._wanted, self._trained_at = tuple(wanted), trained_at
+        self._mosaic = Mosaic(paths, wanted, bands)
+        self.width, self.height = self._mosaic.width, self._mosaic.height
+        self.georeference = self._mosaic.georeference
+        self._vertical: resampling.Axis | None = None
+        self._horizontal: resampling.Axis | None = None
         if resolution:
-            raster = self._resampled(raster, resolution)
-        self._raster = raster
-        self._indexes = list(range(1, len(wanted) + 1))
-        self.width, self.height = raster.width, raster.height
-        self.transform = raster.transform
+            self._resample(resolution)
+
+    def _resample(self, resolution: float) -> None:
+        size = self.pixel_size
+        if size is None:
+            raise UserError(
+                f"the ground sample distance of {self.name} is unknown, so --resolution cannot be "
+                "used: omit it, or resize the raster with gdal_translate -outsize"
+            )
+        factors = resolution / size[0], resolution / size[1]
+        self._horizontal = resampling.Axis(self.width, factors[0])
+        self._vertical = resampling.Axis(self.height, factors[1])
+        self.width, self.height = self._horizontal.length, self._vertical.length
+        self.georeference = self.georeference.resampled(*factors)
 
     @property
     def name(self) -> str:
         """The first file, and the number of others."""
-        more = f" and {len(self.paths) - 1} more" if len(self.paths) > 1 else ""
-        return self.paths[0] + more
+        return _first_of(self.paths)
 
     @property
-    def pixel_size(self) -> float | None:
-        """Ground sample distance in metres, approximate for degrees; None if unknown."""
-        return _pixel_size(self._raster)
+    def pixel_size(self) -> tuple[float, float] | None:
+        """Ground sample distance (x, y) at the centre in metres; None if unknown."""
+        return self.georeference.pixel_size(self.width / 2, self.height / 2)
 
-    def scale_warning(self) -> str:
-        """A warning if the ground sample distance differs from the model's; "" if it does not."""
-        size = self.pixel_size
-        if size is None:
-            return (
-                f"the ground sample distance of {self.name} is unknown and assumed to be "
-                f"{TRAINED_AT} m, on which the model was trained"
-            )
-        if 1 / _FAR <= size / TRAINED_AT <= _FAR:
-            return ""
-        return (
-            f"the ground sample distance of {self.name} is {size:.2g} m, and the model was trained "
-            f"on {TRAINED_AT} m: expect worse results than with --resolution={TRAINED_AT}"
+    @property
+    def files(self) -> list[str]:
+        """The local files that the pixels come from."""
+        return with_sources(file for item in self._mosaic.inputs for file in item.files)
+
+    @property
+    def bands(self) -> str:
+        """Which bands feed the model's inputs, and how that was decided."""
+        return self._by_input(
+            lambda item: self._mosaic.selections[item.layout].describe(self._wanted)
         )
+
+    @property
+    def validity(self) -> str:
+        """Where the valid pixels are known from."""
+        return self._by_input(lambda item: item.validity(self._mosaic.selections[item.layout]))
+
+    def _by_input(self, describe: Callable[[RasterInput], str]) -> str:
+        """A description of the inputs; if they differ, with the files that each applies to."""
+        files: dict[str, list[str]] = {}
+        for item in self._mosaic.inputs:
+            files.setdefault(describe(item), []).append(item.path)
+        if len(files) == 1:
+            return next(iter(files))
+        texts = [f"{text} in {_first_of(paths)}" for text, paths in files.items()]
+        if len(texts) > _GROUPS:
+            texts[_GROUPS:] = [f"and {len(texts) - _GROUPS} other ways"]
+        return "; ".join(texts)
+
+    def notes(self) -> list[str]:
+        """What to report of the inputs beside their bands: decisions, and warnings."""
+        notes = []
+        for layout, selection in self._mosaic.selections.items():
+            paths = [item.path for item in self._mosaic.inputs if item.layout == layout]
+            notes += [f"{_first_of(paths)}: {note}" for note in selection.notes]
+        if self._mosaic.covered < _SPARSE:
+            share = f"{100 * self._mosaic.covered:.2g} %"
+            notes.append(
+                f"the raster is the box around all inputs, which cover at most {share} of it: the "
+                "rest will be NoData, and is skipped"
+            )
+        return notes + self._scale_notes()
+
+    def _scale_notes(self) -> list[str]:
+        size, trained_at = self.pixel_size, self._trained_at
+        if size is None:
+            assumed = f" and assumed to be {trained_at:g} m, as the model was trained at"
+            return [
+                f"warning: the ground sample distance of {self.name} is unknown"
+                + (assumed if trained_at else "")
+            ]
+        notes = []
+        mean = math.sqrt(size[0] * size[1])
+        if max(size) / min(size) > _OBLONG:
+            advice = f"--resolution={trained_at or float(f'{min(size):.2g}'):g}"
+            notes.append(
+                f"warning: the pixels of {self.name} are oblong, {size[0]:.3g} x {size[1]:.3g} m "
+                f"on the ground; models are trained on square ones: {advice} makes them so"
+            )
+        elif trained_at and not 1 / _FAR <= mean / trained_at <= _FAR:
+            notes.append(
+                f"warning: the ground sample distance of {self.name} is {mean:.2g} m, and the "
+                f"model was trained at {trained_at:g} m: expect worse results than with "
+                f"--resolution={trained_at:g}"
+            )
+        corners = np.array([[0, self.width, 0, self.width], [0, 0, self.height, self.height]])
+        areas = self.georeference.pixel_area(*corners)
+        if areas is not None and math.sqrt(areas.max() / areas.min()) > _FAR:
+            notes.append(
+                "warning: the ground sample distance varies by a factor of "
+                f"{math.sqrt(areas.max() / areas.min()):.2g} over the raster: warp it to a "
+                "coordinate system made for its region"
+            )
+        return notes
+
+    def strip_bytes(self, rows: int) -> int:
+        """Size of some rows of the inputs, if any is stored in strips, that is, in full rows."""
+        striped = [i for i in self._mosaic.inputs if i.block_shape[1] == i.width]
+        if not striped:
+            return 0
+        factor = self._vertical.factor if self._vertical else 1.0
+        return int(rows * factor * self._mosaic.width * max(len(i.layout.dtypes) for i in striped))
+
+    def is_empty(self, rows: np.ndarray, columns: np.ndarray) -> bool:
+        """Whether no input reaches into some rows and columns; see `read`."""
+        top, left, bottom, right = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+        if self._vertical and self._horizontal:
+            top, bottom = self._vertical.span(top, bottom)
+            left, right = self._horizontal.span(left, right)
+        return not self._mosaic.intersects(top, left, bottom, right)
 
     def read(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray | None, np.ndarray]:
         """Reads the pixels of some rows and columns, which may be repeated and in any order.
@@ -103,84 +184,17 @@ class Source:
             UnreadableError: GDAL cannot read it.
         """
         top, left = int(rows.min()), int(columns.min())
-        window = Window(left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top)
-        try:
-            with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True):
-                image, valid = self._read(window)
-        except rasterio.errors.RasterioError as error:
-            reason = str(error.__cause__ or error)
-            named = [path for path in self.paths if os.path.basename(path) in reason]
-            raise UnreadableError(
-                f"{named[0] if named else self.name} cannot be read at columns {left} to "
-                f"{columns.max()}, rows {top} to {rows.max()}: {reason}. Is the file complete?"
-            ) from error
+        window = top, left, int(rows.max()) + 1 - top, int(columns.max()) + 1 - left
+        if self._vertical and self._horizontal:
+            image, valid = resampling.read_resampled(
+                self._mosaic.read, self._vertical, self._horizontal, *window
+            )
+        else:
+            image, valid = self._mosaic.read(*window)
         pixels = np.ix_(rows - top, columns - left)
         return (None if image is None else image[pixels]), valid[pixels]
 
-    def _read(self, window: Window) -> tuple[np.ndarray | None, np.ndarray]:
-        raster = self._raster
-        if self._validity == "mask":
-            if isinstance(raster, WarpedVRT):
-                valid = raster.read(raster.count, window=window) > 0
-            else:
-                valid = raster.read_masks(1, window=window) > 0
-            if not valid.any():
-                return None, valid
-        image = raster.read(self._indexes, window=window)
-        if self._validity == "":
-            valid = np.ones(image.shape[1:], bool)
-        elif self._validity == "nodata":
-            valid = np.zeros(image.shape[1:], bool)
-            for band, nodata in zip(image, raster.nodatavals, strict=False):
-                valid |= True if nodata is None else band != nodata
-        if not valid.any():
-            return None, valid
-        image = np.ascontiguousarray(np.moveaxis(image, 0, -1))
-        image[~valid] = 0
-        return image, valid
 
-    def _resampled(self, raster: rasterio.DatasetReader, resolution: float) -> WarpedVRT:
-        if raster.crs is not None and raster.crs.is_geographic:
-            x, y = _centre(raster)
-            zone = (32600 if y >= 0 else 32700) + min(max(int((x + 180) // 6) + 1, 1), 60)
-            raise UserError(
-                f"{self.name} is in degrees, --resolution={resolution:g} in metres. Reproject it "
-                f"to a metric coordinate system first, such as\n  gdalwarp -t_srs EPSG:{zone} -tr "
-                f"{resolution:g} {resolution:g} -r bilinear {self.paths[0]} metres.tif"
-            )
-        size = _pixel_size(raster)
-        if size is None:
-            raise UserError(
-                f"the ground sample distance of {self.name} is unknown, so --resolution cannot be "
-                "used: omit it, or resize the raster with gdal_translate -outsize"
-            )
-        factor = resolution / size
-        # GDAL requires a coordinate system to warp; any will do, since the pixels stay in place.
-        crs = raster.crs or "EPSG:3857"
-        return WarpedVRT(
-            raster,
-            src_crs=crs,
-            crs=crs,
-            transform=raster.transform @ Affine.scale(factor),
-            width=max(1, math.ceil(raster.width / factor - 1e-6)),
-            height=max(1, math.ceil(raster.height / factor - 1e-6)),
-            resampling=Resampling.bilinear,
-            add_alpha=self._validity == "mask",
-        )
-
-
-def _centre(raster: rasterio.DatasetReader) -> tuple[float, float]:
-    return raster.transform @ (raster.width / 2, raster.height / 2)
-
-
-def _pixel_size(raster: rasterio.DatasetReader) -> float | None:
-    transform, crs = raster.transform, raster.crs
-    if transform == Affine.identity():
-        return None
-    side = math.sqrt(abs(transform.determinant))
-    if crs is not None and crs.is_geographic:
-        latitude = math.radians(_centre(raster)[1])
-        return side * _METRES_A_DEGREE * math.sqrt(max(math.cos(latitude), 0))
-    if crs is not None and crs.is_projected:
-        return side * crs.linear_units_factor[1]
-    return side
+def _first_of(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return paths[0] + more

@@ -6,10 +6,10 @@ A file is renamed to its final name when it is complete, so the rows with a name
 import contextlib
 import errno
 import json
-import shutil
-import warnings
+import os
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from flair_jax.errors import UserError
 from flair_jax.runtime.atomic_io import atomic_write
 
 _BLOCK = 256
+_OWN_FILES = re.compile(r"(unfinished_)?row_\d+\.tif|settings\.json(\.tmp)?|moving")
+_WRITTEN_BY = "flair-jax detect"
 
 
 class PartialJob:
@@ -31,14 +33,37 @@ class PartialJob:
 
     Args:
         output: the path of the output raster.
+        products: names of the files that are built in the folder.
 
     Attributes:
         directory: the folder.
     """
 
-    def __init__(self, output: epath.Path) -> None:
+    def __init__(self, output: epath.Path, products: Sequence[str] = ()) -> None:
         self.directory = output.with_name(output.name + ".partial")
         self._settings = self.directory / "settings.json"
+        self._moving = self.directory / "moving"
+        self._products = tuple(products)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there are partial results."""
+        return self._read_settings() is not None
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether output files may have been moved into place already."""
+        return self._moving.exists()
+
+    def check_directory(self) -> None:
+        """Raises a UserError if something else has the name of the folder."""
+        if not self.directory.exists() or self.exists:
+            return
+        if not self.directory.is_dir() or not all(map(self._is_own, os.listdir(self.directory))):
+            raise UserError(
+                f"{self.directory} is in the way: partial results are written to a folder of that "
+                "name, and it holds something else. Rename it, or give another --output"
+            )
 
     def begin(self, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
         """Creates the folder, or opens an existing one.
@@ -46,14 +71,15 @@ class PartialJob:
         Args:
             settings: everything that the result depends on, as values that JSON keeps unchanged.
             resume: continue with an existing folder, if there is one.
-            overwrite: remove an existing folder, unless `resume`.
+            overwrite: remove existing partial results, unless `resume`.
 
         Raises:
-            UserError: there is a folder, and neither `resume` nor `overwrite` is given, or it
-                belongs to a detection with other settings.
+            UserError: there are partial results, and neither `resume` nor `overwrite` is given, or
+                they are of a detection with other settings; or something else has the name.
         """
-        if self._settings.exists() and resume:
-            before = json.loads(self._settings.read_text())
+        self.check_directory()
+        before = self._read_settings()
+        if before is not None and resume:
             changed = [
                 f"{key}: {before.get(key)} then, {settings.get(key)} now"
                 for key in sorted(before.keys() | settings)
@@ -66,19 +92,43 @@ class PartialJob:
                     "--overwrite instead of --resume to start over."
                 )
             return
-        if self._settings.exists() and not overwrite:
+        if before is not None and not overwrite:
             raise UserError(
                 f"{self.directory} is left from an interrupted detection: continue it with "
                 "--resume, or start over with --overwrite"
             )
         self.remove()
-        self.directory.mkdir(parents=True)
-        atomic_write(self._settings, json.dumps(settings, indent=1) + "\n")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        content = {"written_by": _WRITTEN_BY, "settings": settings}
+        atomic_write(self._settings, json.dumps(content, indent=1) + "\n")
+
+    def _read_settings(self) -> dict[str, Any] | None:
+        """The settings of the partial results, or None if there are none."""
+        try:
+            content = json.loads(self._settings.read_text())
+        except (OSError, ValueError):
+            return None
+        if not isinstance(content, dict) or content.get("written_by") != _WRITTEN_BY:
+            return None
+        return content.get("settings")
+
+    def begin_moving(self) -> None:
+        """Notes that the output files are complete and are being moved into place."""
+        self._moving.touch()
 
     def remove(self) -> None:
-        """Removes the folder, if it exists."""
-        if self.directory.exists():
-            shutil.rmtree(self.directory)
+        """Removes the folder, but no files that are not of a detection."""
+        if not self.directory.is_dir():
+            return
+        names = [name for name in os.listdir(self.directory) if self._is_own(name)]
+        for name in sorted(names, key=lambda name: name == self._settings.name):  # that last
+            (self.directory / name).unlink()
+        with contextlib.suppress(OSError):  # not empty
+            os.rmdir(self.directory)
+
+    def _is_own(self, name: str) -> bool:
+        # Temporary files have the name of a product and a suffix.
+        return bool(_OWN_FILES.fullmatch(name)) or name.startswith(self._products)
 
     def row_path(self, row: int) -> epath.Path:
         """The file of a row of tiles."""
@@ -99,10 +149,7 @@ class PartialJob:
             "compress": "deflate", "zlevel": 1, "sparse_ok": True, "bigtiff": "if_safer",
             "photometric": "minisblack",
         }  # fmt: skip
-        with warnings.catch_warnings():  # the output is georeferenced at the end
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            raster = rasterio.open(unfinished, "w", **profile)
-        with raster:
+        with rasterio.open(unfinished, "w", **profile) as raster:
             writer = RowWriter(raster)
             yield writer
         writer.check(unfinished)
@@ -139,9 +186,7 @@ class RowWriter:
 
         GDAL writes much of a file when it closes it, and then does not report a full disk.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            with rasterio.open(path) as raster:
-                for window, checksum in self._written:
-                    if zlib.crc32(raster.read(window=window).tobytes()) != checksum:
-                        raise OSError(errno.EIO, "the file is incomplete; is the disk full?", path)
+        with rasterio.open(path) as raster:
+            for window, checksum in self._written:
+                if zlib.crc32(raster.read(window=window).tobytes()) != checksum:
+                    raise OSError(errno.EIO, "the file is incomplete; is the disk full?", path)

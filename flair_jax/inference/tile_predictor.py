@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from flair_jax.inference.predictor import Model
 from flair_jax.inference.tiles import Grid
 from flair_jax.models.functional import Arrays, forward
+from flair_jax.models.ops import for_mesh
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import batch_sharding, replicated, to_global
 
@@ -96,22 +97,26 @@ def _programs(
     spec: ModelSpec, mesh: Mesh, margin: int, views: int, probabilities: bool, confidence: bool
 ) -> _Programs:
     whole, split = replicated(mesh), batch_sharding(mesh)
-    infer = functools.partial(forward, nnx.split(spec.abstract_model())[0], spec)
+    graphdef, ops = nnx.split(spec.abstract_model())[0], for_mesh(mesh)
     wanted = functools.partial(products, probabilities=probabilities, confidence=confidence)
+
+    def infer(params: Arrays, batch_stats: Arrays, image: jax.Array) -> jax.Array:
+        logits = forward(graphdef, spec, params, batch_stats, {"image": image}, ops)
+        return ops.leave(logits).astype(jnp.float32)
 
     def core(x: jax.Array) -> jax.Array:
         return x[:, margin : x.shape[1] - margin, margin : x.shape[2] - margin]
 
     def plain(params: Arrays, batch_stats: Arrays, image: jax.Array) -> Made:
-        logits = core(infer(params, batch_stats, {"image": image}))
+        logits = core(infer(params, batch_stats, image))
         return wanted(logits, jax.nn.softmax(logits))
 
     def add_view(
         params: Arrays, batch_stats: Arrays, image: jax.Array, view: jax.Array, total: jax.Array
     ) -> jax.Array:
         if views == 1:
-            return _integers(jax.nn.softmax(infer(params, batch_stats, {"image": image})))
-        logits = infer(params, batch_stats, {"image": _turned(image, view)})
+            return _integers(jax.nn.softmax(infer(params, batch_stats, image)))
+        logits = infer(params, batch_stats, _turned(image, view))
         return total + _turned_back(_integers(jax.nn.softmax(logits)), view)
 
     def crop(total: jax.Array) -> Made:

@@ -13,15 +13,16 @@ from typing import TypeVar
 import jax
 import numpy as np
 
+from flair_jax.inference.fill import fill_invalid
+from flair_jax.inference.progress import TileProgress
 from flair_jax.inference.raster_source import Source
 from flair_jax.inference.resume import PartialJob, RowWriter
 from flair_jax.inference.tile_predictor import TilePredictor
 from flair_jax.inference.tiles import Blender, Grid
-from flair_jax.runtime import console
 from flair_jax.runtime.preemption import Preempted, StopSignals
 
 T = TypeVar("T")
-Tile = tuple[int, np.ndarray | None, np.ndarray]  # column, image or None, valid pixels
+Tile = tuple[int, np.ndarray | None, np.ndarray]  # column; image, None if of no use; valid pixels
 Tiles = Generator[Tile, None, None]
 
 
@@ -57,8 +58,13 @@ def predict_rows(
     begin = finished - 1 if blender and 0 < finished < rows else finished
     todo = range(begin, rows)
     tiles = _tiles(source, grid, todo, 2 * batch_size)
-    with StopSignals() as stop, contextlib.closing(tiles):
-        for row in console.progress_bar(todo, len(todo), "detect", "row"):
+    columns = grid.horizontal.count
+    with (
+        StopSignals() as stop,
+        contextlib.closing(tiles),
+        TileProgress(rows * columns, begin * columns) as progress,
+    ):
+        for row in todo:
             top, bottom = grid.vertical.done(row)
             computed_again = row < finished
             with (
@@ -69,12 +75,13 @@ def predict_rows(
             ):
                 write = RowOfTiles(grid, row, predictor, blender, file)
                 pending: collections.deque[Future] = collections.deque()
-                for batch in _batches(tiles, grid.horizontal.count, batch_size):
-                    columns = [column for column, image, _ in batch if image is not None]
-                    results = predictor(_stack(batch, batch_size), row, columns) if columns else {}
+                for batch in _batches(tiles, columns, batch_size):
+                    used = [column for column, image, _ in batch if image is not None]
+                    results = predictor(_stack(batch, batch_size), row, used) if used else {}
                     pending.append(pool.submit(write, batch, results))
                     if len(pending) > 1:
                         pending.popleft().result()
+                    progress.update(len(batch))
                     if stop.received:
                         raise Preempted(f"stopped by {stop.received}")
                 for future in pending:
@@ -143,12 +150,18 @@ class RowOfTiles:
 def _tiles(source: Source, grid: Grid, rows: Iterable[int], depth: int) -> Tiles:
     """The tiles of some rows, read in advance by a thread."""
     vertical, horizontal = grid.vertical, grid.horizontal
+    nothing = np.zeros((vertical.tile, horizontal.tile), bool)
 
     def read(row: int, column: int) -> Tile:
-        image, valid = source.read(vertical.pixels(row), horizontal.pixels(column))
+        pixels = vertical.pixels(row), horizontal.pixels(column)
+        if source.is_empty(*pixels):
+            return column, None, nothing
+        image, valid = source.read(*pixels)
         # With blending, all pixels of a tile are used; otherwise only those of its core.
         used = valid if horizontal.blended else valid[grid.within_tile(row, column)]
-        return column, image if used.any() else None, valid
+        if image is None or not used.any():
+            return column, None, nothing
+        return column, fill_invalid(image, valid), valid
 
     indices = ((row, column) for row in rows for column in range(horizontal.count))
     return _ahead(read, indices, depth)
@@ -175,11 +188,13 @@ def _ahead(
 def _batches(tiles: Iterator[Tile], columns: int, batch_size: int) -> Iterator[list[Tile]]:
     """Batches of a row's tiles with `batch_size` images each; the last may have fewer."""
     batch: list[Tile] = []
+    images = 0
     for _ in range(columns):
         batch.append(next(tiles))
-        if sum(image is not None for _, image, _ in batch) == batch_size:
+        images += batch[-1][1] is not None
+        if images == batch_size:
             yield batch
-            batch = []
+            batch, images = [], 0
     if batch:
         yield batch
 

@@ -1,10 +1,9 @@
 """A model as a pure function: its structure, and its arrays by dotted name."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx, traverse_util
 
-from flair_jax.models.ops import tpu
+from flair_jax.models.ops import FeatureMap, Ops, plain
 from flair_jax.models.preprocess import normalise
 from flair_jax.models.spec import ModelSpec
 from flair_jax.models.unet import UNet
@@ -13,13 +12,19 @@ Arrays = dict[str, jax.Array]  # "encoder.layer1.0.conv1.kernel" -> array
 
 
 def split_model(model: UNet) -> tuple[nnx.GraphDef, Arrays, Arrays]:
-    """The model as (structure, parameters by name, statistics by name)."""
+    """The model as (structure, parameters by name, running statistics by name)."""
     graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     return graphdef, _by_name(params), _by_name(batch_stats)
 
 
-def merge_model(graphdef: nnx.GraphDef, params: Arrays, batch_stats: Arrays) -> UNet:
-    """The inverse of `split_model`: a model that holds copies of these arrays."""
+def merge_model(
+    graphdef: nnx.GraphDef, params: Arrays, batch_stats: Arrays, ops: Ops = plain
+) -> UNet:
+    """The inverse of `split_model`: a model that holds copies of these arrays.
+
+    It is computed in the form `ops`, whichever the split model had: the form belongs to the
+    devices that the model is called on, not to its structure.
+    """
     state = nnx.from_flat_state(
         [
             (_path(name), kind(value))
@@ -27,7 +32,9 @@ def merge_model(graphdef: nnx.GraphDef, params: Arrays, batch_stats: Arrays) -> 
             for name, value in arrays.items()
         ]
     )
-    return nnx.merge(graphdef, state, copy=True)
+    model = nnx.merge(graphdef, state, copy=True)
+    model.set_attributes(ops=ops)
+    return model
 
 
 def model_batch_stats(model: UNet) -> Arrays:
@@ -41,23 +48,24 @@ def forward(
     params: Arrays,
     batch_stats: Arrays,
     batch: dict[str, jax.Array],
-) -> jax.Array:
-    """Logits (N, H, W, classes) float32 of a batch by the running statistics; inside jit."""
-    logits = folded_forward(graphdef, spec, params, batch_stats, batch)
-    return tpu.unfold(logits, len(spec.nomenclature)).astype(jnp.float32)
+    ops: Ops = plain,
+) -> FeatureMap:
+    """Logits of a batch, normalised by the running statistics; to be called inside `jax.jit`.
 
+    Args:
+        graphdef: the model's structure, see `split_model`.
+        spec: of the model.
+        params, batch_stats: its arrays by name.
+        batch: "image" (N, H, W, bands) uint8, and "metadata" (N, numbers) float32 for a model that
+            takes it.
+        ops: the form for the devices that it is computed on, see `flair_jax.models.ops.for_mesh`.
 
-def folded_forward(
-    graphdef: nnx.GraphDef,
-    spec: ModelSpec,
-    params: Arrays,
-    batch_stats: Arrays,
-    batch: dict[str, jax.Array],
-) -> jax.Array:
-    """As `forward`, but the logits as they are computed: see `UNet.folded_logits`."""
-    model = merge_model(graphdef, params, batch_stats)
+    Returns:
+        (N, H, W, classes) of the spec's dtype, a map of `ops`; of the plain ones, an array.
+    """
+    model = merge_model(graphdef, params, batch_stats, ops)
     image = normalise(batch["image"], spec)
-    return model.folded_logits(image, batch["metadata"] if spec.takes_metadata else None)
+    return model(image, batch["metadata"] if spec.takes_metadata else None)
 
 
 def _by_name(state: nnx.State) -> Arrays:

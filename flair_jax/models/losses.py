@@ -6,47 +6,48 @@ import jax
 import jax.numpy as jnp
 
 from flair_jax.models.choices import LOSS_NORMALIZATIONS
-from flair_jax.models.ops import tpu
+from flair_jax.models.ops import FeatureMap, Ops, plain
 
 
 def cross_entropy_sums(
-    logits: jax.Array, labels: jax.Array, weights: jax.Array, normalization: str
+    logits: FeatureMap,
+    labels: jax.Array,
+    weights: jax.Array,
+    normalization: str,
+    ops: Ops = plain,
 ) -> tuple[jax.Array, jax.Array]:
     """Numerator and denominator of the loss for each sample; the loss is sum / sum.
 
     A sum of a one-hot product: gathers by label are slow on TPU.
 
     Args:
-        logits: (N, H, W, classes) floats, or folded: (N, H, W / r, r classes).
-        labels: (N, H, W) integers; a label outside the classes counts neither above nor below.
+        logits: (N, H, W, classes) floats, a map of `ops`.
+        labels: (N, H, W) integers; a label outside the classes counts in neither of the two.
         weights: (classes,) float32.
         normalization: "pixels" divides by the number of pixels, as the challenge's code did (its
             targets were one-hot); "weights" by the sum of the pixels' weights, as PyTorch does
             with class indices, and the later code.
+        ops: the form of the logits.
 
     Returns:
         Two arrays (N,) float32.
     """
     if normalization not in LOSS_NORMALIZATIONS:
         raise ValueError(f"loss normalization {normalization!r} is none of {LOSS_NORMALIZATIONS}")
-    axis = -1
-    pixels = logits.shape[-1] // len(weights)
-    if pixels > 1:
-        logits, labels = tpu.planes(logits, len(weights)), tpu.plane(labels, pixels)
-        axis = 2
-    total = _weighted_sums(logits, labels, weights, axis)
+    values, labels, axis = ops.class_layout(logits, labels)
+    total = _weighted_sums(values, labels, weights, axis)
     counted = jnp.ones_like(weights) if normalization == "pixels" else weights
-    return total, jnp.sum(_one_hot(labels, counted, axis), range(1, logits.ndim))
+    return total, jnp.sum(_one_hot(labels, counted, axis), range(1, values.ndim))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _weighted_sums(
     logits: jax.Array, labels: jax.Array, weights: jax.Array, axis: int
 ) -> jax.Array:
-    """Each sample's sum of -w log p over its pixels; `axis` is the logits' one of the classes.
+    """Each sample's sum of -w log p over its pixels; the classes lie along `axis` of the logits.
 
-    The gradient is w (p - one-hot). Written out, it needs the logits and one more number a
-    pixel from the forward pass, where the chain rule would keep p and log p of every class.
+    The gradient is w (p - one-hot). Written out, it needs the logits and one more number per pixel
+    from the forward pass, where the chain rule would keep p and log p of every class.
     """
     return _forward(logits, labels, weights, axis)[0]
 
@@ -67,16 +68,14 @@ def _backward(axis: int, kept: tuple, cotangent: jax.Array) -> tuple[jax.Array, 
     weighted = _one_hot(labels, weights, axis)
     gradient = probability * jnp.sum(weighted, axis, keepdims=True) - weighted
     gradient *= cotangent.reshape(-1, *[1] * (logits.ndim - 1))
-    gradient = gradient.astype(logits.dtype)
-    return gradient if axis == -1 else tpu.lay_out(gradient), None, None
+    return gradient.astype(logits.dtype), None, None
 
 
 _weighted_sums.defvjp(_forward, _backward)
 
 
 def _one_hot(labels: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
-    """The weight of each pixel's class at its place along `axis`, 0 elsewhere."""
-    labels = jnp.expand_dims(labels, axis)
+    """The weight of each pixel's class at its index along `axis`, 0 elsewhere."""
     shape = [1] * labels.ndim
     shape[axis] = len(weights)
     classes = jnp.arange(len(weights), dtype=labels.dtype).reshape(shape)
@@ -84,8 +83,12 @@ def _one_hot(labels: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
 
 
 def cross_entropy(
-    logits: jax.Array, labels: jax.Array, weights: jax.Array, normalization: str
+    logits: FeatureMap,
+    labels: jax.Array,
+    weights: jax.Array,
+    normalization: str,
+    ops: Ops = plain,
 ) -> jax.Array:
     """The loss of a batch, () float32; arguments as of `cross_entropy_sums`."""
-    total, count = cross_entropy_sums(logits, labels, weights, normalization)
+    total, count = cross_entropy_sums(logits, labels, weights, normalization, ops)
     return jnp.sum(total) / jnp.maximum(jnp.sum(count), 1e-12)

@@ -36,6 +36,7 @@ class ModelSpec:
         dtype: of the activations.
         unlisted_values: "error" or "ignore": how mask values that map to no class are treated.
         patch_size: (height, width) of the patches it was trained on; 0, 0 when unknown.
+        pixel_size: their ground sample distance in metres; 0 when unknown.
     """
 
     bands: tuple[str, ...]
@@ -48,10 +49,14 @@ class ModelSpec:
     dtype: str = "float32"
     unlisted_values: str = "error"
     patch_size: tuple[int, int] = (0, 0)
+    pixel_size: float = 0.0
 
     @classmethod
     def from_config(
-        cls, config: ml_collections.ConfigDict, patch_size: tuple[int, int]
+        cls,
+        config: ml_collections.ConfigDict,
+        patch_size: tuple[int, int],
+        pixel_size: float = 0.0,
     ) -> "ModelSpec":
         """The spec of the model that a configuration describes."""
         use = config.metadata.use
@@ -67,6 +72,7 @@ class ModelSpec:
             dtype=config.dtype,
             unlisted_values=config.unlisted_values,
             patch_size=patch_size,
+            pixel_size=pixel_size,
         )
 
     @property
@@ -127,6 +133,7 @@ class ModelSpec:
             )
             if "deviations" in spec:  # as version 0.1 called them
                 spec["stds"] = spec.pop("deviations")
+            spec.setdefault("pixel_size", 0.0)  # version 0.1 did not record it
             values = {f.name: spec[f.name] for f in dataclasses.fields(cls)}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a model spec: {error!r}") from error

@@ -7,85 +7,48 @@ from jax.typing import DTypeLike
 
 from flair_jax.errors import UserError
 from flair_jax.models.choices import FUSIONS, check_size
-from flair_jax.models.forms import PLAIN, form_for
-from flair_jax.models.layers import BatchNorm, Conv, kaiming_uniform_fan_in, xavier_uniform
+from flair_jax.models.layers import BatchNorm, Conv, kaiming_uniform_fan_in, relu, xavier_uniform
 from flair_jax.models.metadata_mlp import MetadataMLP, linear
-from flair_jax.models.ops.tpu import fold, unfold
+from flair_jax.models.ops import FeatureMap, Ops, plain
 from flair_jax.models.resnet import ResNet34Encoder, call_block
 
 DECODER_CHANNELS = (256, 128, 64, 32, 16)
 
 
-def upsample(x: jax.Array) -> jax.Array:
-    """Nearest-neighbour doubling: (N, H, W, C) -> (N, 2 H, 2 W, C)."""
-    n, h, w, c = x.shape
-    return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
-
-
 class ConvBlock(nnx.List):
     """3x3 convolution, batch normalisation, ReLU; members 0 and 1, as in the state dict."""
 
-    def __init__(
-        self, in_channels: int, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, in_channels: int, channels: int, *, rngs: nnx.Rngs) -> None:
         super().__init__(
             [
-                Conv(
-                    in_channels,
-                    channels,
-                    3,
-                    kernel_init=kaiming_uniform_fan_in,
-                    dtype=dtype,
-                    rngs=rngs,
-                ),
+                Conv(in_channels, channels, 3, kernel_init=kaiming_uniform_fan_in, rngs=rngs),
                 BatchNorm(channels),
             ]
         )
 
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: FeatureMap, train: bool) -> FeatureMap:
         """Maps (N, H, W, in) to (N, H, W, channels)."""
         convolve, normalise = self
-        return jax.nn.relu(normalise(convolve(x), train))
+        return relu(normalise(convolve(x), train))
 
-    def of_doubled(
-        self, x: jax.Array, skip: jax.Array | None, channels: int, train: bool
-    ) -> jax.Array:
-        """The same of [x doubled, skip]; see `layers.Conv.of_doubled`."""
+    def upsampled(self, x: FeatureMap, skip: FeatureMap | None, train: bool) -> FeatureMap:
+        """The same for [x doubled, skip]; see `layers.Conv.upsampled`."""
         convolve, normalise = self
-        return jax.nn.relu(normalise(convolve.of_doubled(x, skip, channels), train))
+        return relu(normalise(convolve.upsampled(x, skip), train))
 
 
 class DecoderBlock(nnx.Module):
     """Doubles the map, appends the encoder's map of that size, convolves twice."""
 
     def __init__(
-        self,
-        in_channels: int,
-        skip_channels: int,
-        channels: int,
-        *,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        self, in_channels: int, skip_channels: int, channels: int, *, rngs: nnx.Rngs
     ) -> None:
-        self.conv1 = ConvBlock(in_channels + skip_channels, channels, dtype=dtype, rngs=rngs)
-        self.conv2 = ConvBlock(channels, channels, dtype=dtype, rngs=rngs)
-        self.in_channels, self.skip_channels = in_channels, skip_channels
-        self.form = PLAIN
+        self.conv1 = ConvBlock(in_channels + skip_channels, channels, rngs=rngs)
+        self.conv2 = ConvBlock(channels, channels, rngs=rngs)
 
-    def __call__(self, x: jax.Array, skip: jax.Array | None = None, *, train: bool) -> jax.Array:
-        """Maps (N, H, W, in) and a skip (N, 2 H, 2 W, s) to (N, 2 H, 2 W, channels).
-
-        Where the skip is folded, or x without a skip, so is the result.
-        """
-        folded = x.shape[-1] > self.in_channels
-        if skip is not None:
-            folded = skip.shape[-1] > self.skip_channels
-        if folded or self.form.on_cpu:
-            x = self.conv1.of_doubled(x, skip, self.in_channels, train)
-        else:
-            x = upsample(x)
-            x = self.conv1(x if skip is None else jnp.concatenate([x, skip], axis=-1), train)
-        return self.conv2(x, train)
+    def __call__(self, x: FeatureMap, skip: FeatureMap | None = None, *, train: bool) -> FeatureMap:
+        """Maps (N, H, W, in) and a skip (N, 2 H, 2 W, s) to (N, 2 H, 2 W, channels)."""
+        return self.conv2(self.conv1.upsampled(x, skip, train), train)
 
 
 class Decoder(nnx.Module):
@@ -95,18 +58,16 @@ class Decoder(nnx.Module):
         remat: whether to save memory in training, see `resnet.call_block`.
     """
 
-    def __init__(
-        self, encoder_channels: tuple[int, ...], *, dtype: DTypeLike, rngs: nnx.Rngs
-    ) -> None:
+    def __init__(self, encoder_channels: tuple[int, ...], *, rngs: nnx.Rngs) -> None:
         *skips, before = encoder_channels
         blocks = []
         for channels, skip in zip(DECODER_CHANNELS, [*reversed(skips), 0], strict=True):
-            blocks.append(DecoderBlock(before, skip, channels, dtype=dtype, rngs=rngs))
+            blocks.append(DecoderBlock(before, skip, channels, rngs=rngs))
             before = channels
         self.blocks = nnx.List(blocks)
         self.remat = False
 
-    def __call__(self, features: list[jax.Array], train: bool) -> jax.Array:
+    def __call__(self, features: list[FeatureMap], train: bool) -> FeatureMap:
         """Maps the encoder's maps, finest first, to (N, H, W, 16) at the input's size."""
         call = call_block(train, self.remat)
         *skips, x = features
@@ -120,7 +81,7 @@ class UNet(nnx.Module):
 
     The network of the FLAIR #1 baseline (Garioud et al. 2022), which is
     segmentation-models-pytorch's `Unet("resnet34")`. Parameter names are those of its state
-    dict. Parameters and statistics are float32, activations have `dtype`, logits are float32.
+    dict. Parameters and statistics are float32, activations and logits have `dtype`.
 
     Args:
         in_channels: number of bands, 5 in FLAIR (red, green, blue, near infrared, height).
@@ -134,8 +95,8 @@ class UNet(nnx.Module):
         rngs: source of the initial weights.
 
     Attributes:
-        form: how it is computed, at first as is best on JAX's default backend. To be set on all
-            parts together, by `set_attributes(form=...)`.
+        ops: the form in which it is computed, the plain one at first. To be set on all parts
+            together, as `functional.merge_model` does.
     """
 
     def __init__(
@@ -154,8 +115,8 @@ class UNet(nnx.Module):
         self.num_classes = num_classes
         self.metadata_features = metadata_features
         self.dtype = dtype
-        self.encoder = ResNet34Encoder(in_channels, dtype=dtype, rngs=rngs)
-        self.decoder = Decoder(ResNet34Encoder.out_channels, dtype=dtype, rngs=rngs)
+        self.encoder = ResNet34Encoder(in_channels, rngs=rngs)
+        self.decoder = Decoder(ResNet34Encoder.out_channels, rngs=rngs)
         self.segmentation_head = nnx.List(
             [
                 Conv(
@@ -164,19 +125,17 @@ class UNet(nnx.Module):
                     3,
                     bias=True,
                     kernel_init=xavier_uniform,
-                    dtype=dtype,
                     rngs=rngs,
                 )
             ]
         )
         self.fusion = fusion
-        self.form = PLAIN
+        self.ops: Ops = plain
         if metadata_features:
             self.enc = MetadataMLP(metadata_features, rngs=rngs)
             if fusion == "channels":
                 width = ResNet34Encoder.out_channels[-1]
                 self.enc_channels = linear(MetadataMLP.widths[-1], width, rngs=rngs)
-        self.set_attributes(form=form_for())
 
     def __call__(
         self,
@@ -185,7 +144,7 @@ class UNet(nnx.Module):
         *,
         train: bool = False,
         dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
+    ) -> FeatureMap:
         """Logits of every pixel.
 
         Args:
@@ -195,42 +154,25 @@ class UNet(nnx.Module):
             dropout_key: random key for the metadata's dropout, needed when both apply.
 
         Returns:
-            (N, H, W, classes) float32.
+            (N, H, W, classes) of the activations' dtype, a map of `ops`.
 
         Raises:
             UserError: the size, the number of bands or the metadata do not fit the model.
         """
-        logits = self.folded_logits(x, metadata, train=train, dropout_key=dropout_key)
-        return unfold(logits, self.num_classes).astype(jnp.float32)
-
-    def folded_logits(
-        self,
-        x: jax.Array,
-        metadata: jax.Array | None = None,
-        *,
-        train: bool = False,
-        dropout_key: jax.Array | None = None,
-    ) -> jax.Array:
-        """As a call, but the logits as they are computed.
-
-        Returns:
-            (N, H, W / r, r classes) of the activations' dtype, folded by r = `form.fold`.
-        """
         self._check(x, metadata)
-        x = fold(x, self.form.fold)
-        features = self.encoder(x.astype(self.dtype), train)
+        features = self.encoder(self.ops.enter(x.astype(self.dtype)), train)
         if metadata is not None:
             code = self.enc(metadata, train, dropout_key)
             features[-1] = self.fuse(features[-1], code)
         return self.segmentation_head[0](self.decoder(features, train))
 
-    def fuse(self, bottleneck: jax.Array, code: jax.Array) -> jax.Array:
+    def fuse(self, bottleneck: FeatureMap, code: jax.Array) -> FeatureMap:
         """Adds a metadata code (N, 16) to a bottleneck (N, H / 32, W / 32, 512)."""
         if self.fusion == "channels":
             added = self.enc_channels(code)[:, None, None, :]
         else:
             added = code[:, :, None, None]
-        return bottleneck + added.astype(bottleneck.dtype)
+        return self.ops.add_to_rows(bottleneck, added)
 
     def _check(self, x: jax.Array, metadata: jax.Array | None) -> None:
         _, height, width, bands = x.shape

@@ -16,6 +16,7 @@ from flair_jax.data import fingerprint, input_pipeline
 from flair_jax.data.input_pipeline import Split
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import EvalStep, make_eval_step
+from flair_jax.inference.georeference import common_pixel_size
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import FILE, ModelSpec
 from flair_jax.runtime import checksums, console
@@ -114,7 +115,8 @@ def make_experiment(
     input_pipeline.check_masks(train)
     input_pipeline.check_masks(val)
     configuration.check_patch_size(config, *train.patch_size)
-    spec = ModelSpec.from_config(config, train.patch_size)
+    pixel_size = common_pixel_size(train.records)
+    spec = ModelSpec.from_config(config, train.patch_size, pixel_size)
     if (workdir / "checkpoints" / FILE).exists():
         spec.check_same_model(ModelSpec.load(workdir / "checkpoints"), str(workdir / "checkpoints"))
     steps = input_pipeline.steps_per_epoch(train, config.batch_size)

@@ -8,9 +8,9 @@ import ml_collections
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from flair_jax.models.forms import form_for
 from flair_jax.models.functional import Arrays, merge_model, model_batch_stats
 from flair_jax.models.losses import cross_entropy_sums
+from flair_jax.models.ops import for_mesh
 from flair_jax.models.preprocess import normalise, to_labels
 from flair_jax.models.spec import ModelSpec
 from flair_jax.models.unet import UNet
@@ -27,9 +27,7 @@ STEPS = 2**32 - 1
 
 def set_training_options(model: UNet, config: ml_collections.ConfigDict, mesh: Mesh) -> UNet:
     """Sets a model's options from a configuration and a mesh, and returns the model."""
-    form = form_for(mesh.devices.flat[0].platform)
-    groups = batch_norm_groups(config, mesh)
-    model.set_attributes(groups=groups, remat=config.remat, form=form)
+    model.set_attributes(groups=batch_norm_groups(config, mesh), remat=config.remat)
     return model
 
 
@@ -56,19 +54,19 @@ def make_train_step(
     - `finite`, bool: whether loss, update and batch statistics are finite;
     - `stop`, bool: whether any process has put a True into its rows of the batch's `stop`, (N,).
     """
-    weights = spec.nomenclature.weights
+    weights, ops = spec.nomenclature.weights, for_mesh(mesh)
     probability = config.augment_probability.to_dict()
 
     def loss_sum(
         params: Arrays, batch_stats: Arrays, batch: Batch, dropout_key: jax.Array
     ) -> tuple[jax.Array, tuple[jax.Array, Arrays]]:
-        model = merge_model(graphdef, params, batch_stats)
+        model = merge_model(graphdef, params, batch_stats, ops)
         image = normalise(batch["image"], spec)
         metadata = batch["metadata"] if spec.takes_metadata else None
-        logits = model.folded_logits(image, metadata, train=True, dropout_key=dropout_key)
+        logits = model(image, metadata, train=True, dropout_key=dropout_key)
         labels = to_labels(batch["mask"], spec.nomenclature)
         total, count = cross_entropy_sums(
-            logits, labels, jnp.asarray(weights), config.loss_normalization
+            logits, labels, jnp.asarray(weights), config.loss_normalization, ops
         )
         return jnp.sum(total), (jnp.sum(count), model_batch_stats(model))
 

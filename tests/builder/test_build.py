@@ -8,18 +8,20 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import rasterio
 import tensorflow_datasets as tfds
 
 from tfds_builder.build import build, main
 from tfds_builder.flair import flair_dataset_builder
+from tfds_builder.flair.built import open_built
 from tfds_builder.flair.faults import BuildError
+from tfds_builder.flair.workers import available_cpus
 
 ROOT = Path(__file__).parents[2]
 DUMMY_DATA = Path(flair_dataset_builder.__file__).parent / "dummy_data"
-VERSION = Path("flair/published/1.0.0")
+NUMBER = str(flair_dataset_builder.Flair.VERSION)
+VERSION = Path("flair/published") / NUMBER
 
 
 @pytest.fixture
@@ -79,39 +81,199 @@ def damage(source):
     shutil.copy(image(source, "062613"), twice)
 
 
+NOTES = 2  # lines on domains that are absent and incomplete
+
+
 def test_output_and_second_run(tmp_path, capfd):
     assert main(command(DUMMY_DATA, tmp_path)) == 0
     folder = tmp_path / VERSION
     out, err = capfd.readouterr()
     lines = out.splitlines()
-    assert lines[:4] == [
+    assert lines[:2] == [
         f"scanning {DUMMY_DATA}",
         "found 4 train, 2 val, 2 test patches of 64 x 64 pixels",
-        f"built {folder}",
-        "  patches: 4 train, 2 val, 2 test patches",
     ]
-    assert lines[4].startswith("  shards:  1 train, 1 val, 1 test, 0.")
-    assert lines[5:] == [
+    assert lines[2].startswith("note: absent domains of FLAIR #1, 43 of 50: D007_2020, ")
+    assert lines[3].startswith("note: incomplete domains of val and test, 4: D004_2021 (1 of ")
+    lines = lines[2 + NOTES :]
+    assert lines[:2] == [f"built {folder}", "  patches: 4 train, 2 val, 2 test patches"]
+    assert lines[2].startswith("  shards:  1 train, 1 val, 1 test, 0.")
+    assert lines[3:] == [
         "train with:",
         f"  flair-jax train --config=baseline --config.data_dir={tmp_path}",
     ]
     assert "8/8" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flair"]
+    assert [path.name for path in folder.parent.iterdir()] == [NUMBER]
 
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert main(command("elsewhere", tmp_path)) == 0
+    assert main(command(DUMMY_DATA, tmp_path)) == 0
     out, err = capfd.readouterr()
-    assert out == (
-        f"already built in {folder}: 4 train, 2 val, 2 test patches. Nothing was done.\n"
-        f"It was built from {DUMMY_DATA}. Remove it to build it anew.\n"
+    assert out.splitlines()[-1] == (
+        f"already built in {folder}: 4 train, 2 val, 2 test patches. Nothing was done."
     )
     assert err == ""
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
+def again(source, data_dir, capfd, *more):
+    """Builds once more; returns the lines of the error between the first and the last."""
+    capfd.readouterr()
+    assert main(command(source, data_dir, *more)) == 1
+    _, err = capfd.readouterr()
+    first, *lines, last = err.splitlines()
+    folder = next((data_dir / "flair").glob(f"*/{NUMBER}"))
+    assert first.startswith(f"error: {folder} is already built, but ")
+    assert last == "build it anew with --overwrite, or give another --data_dir"
+    return [line.strip() for line in lines]
+
+
+def change_pixel(path):
+    """Changes a pixel, but not the size of the file."""
+    with rasterio.open(path, "r+") as raster:
+        band = raster.read(1)
+        band[0, 0] = 1 + band[0, 0] % 19
+        raster.write(band, 1)
+
+
+def test_another_source(source, tmp_path, capfd):
+    data_dir = tmp_path / "data"
+    build(source, data_dir, num_workers=1, progress=False)
+    changed = mask(source, "052001")
+    change_pixel(changed)
+    assert again(source, data_dir, capfd) == [f"changed masks: 1, the first: {changed}"]
+    mask(source, "076311").unlink()
+    image(source, "003389").unlink()
+    mask(source, "003389").unlink()
+
+    def metadata(entries):
+        entries["IMG_000717"]["camera"] = "another"
+
+    change_metadata(source, metadata)
+    more = source / "more/D007_2020/Z1_AA"
+    for number in ("000001", "000002"):
+        for kind, original in (("img", image), ("msk", mask)):
+            file = more / kind / f"{kind.upper()}_{number}.tif"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(original(source, "003388"), file)
+    assert again(source, data_dir, capfd) == [
+        "changed masks: 1, the first: " + str(changed),
+        "changed metadata entries: 1, the first: IMG_000717",
+        f"masks removed: 1, the first: {image(source, '076311')}",
+        f"new patches of train: 2, the first: {more}/img/IMG_000001.tif",
+        "patches of train that are gone: 1, the first: D006_2020/Z15_UU/003389",
+    ]
+
+
+def test_the_same_source_packed_and_copied(source, tmp_path, capfd):
+    data_dir = tmp_path / "data"
+    folder = build(source, data_dir, num_workers=1, progress=False)
+    for path in source.rglob("*.tif"):
+        os.utime(path)
+    assert build(source, data_dir, progress=False) == folder
+    zipped = tmp_path / "zipped"
+    zipped.mkdir()
+    shutil.make_archive(zipped / "all", "zip", source)
+    assert main(command(zipped, data_dir)) == 0
+    from_zip = build(zipped, tmp_path / "other", num_workers=1, progress=False)
+    contents = [json.loads((f / "fingerprint.json").read_text()) for f in (folder, from_zip)]
+    assert contents[0]["content"] == contents[1]["content"]
+    assert contents[0]["patches"] != contents[1]["patches"]
+
+
+def test_other_options(tmp_path, capfd):
+    build(DUMMY_DATA, tmp_path, num_workers=1, progress=False, on_error="skip")
+    assert main(command(DUMMY_DATA, tmp_path)) == 0  # there were no faults to skip
+    assert again(DUMMY_DATA, tmp_path, capfd, "--shuffle", "--shard_mb=1") == [
+        "shard_mb is 1.0, was 256.0",
+        "shuffle is True, was False",
+    ]
+    assert again(DUMMY_DATA, tmp_path, capfd, "--file_format=parquet") == [
+        "file_format is 'parquet', was 'array_record'"
+    ]
+
+
+def test_faults_that_were_skipped(source, tmp_path, capfd):
+    image(source, "003388").write_bytes(b"")
+    build(source, tmp_path, num_workers=1, progress=False, on_error="skip")
+    assert main(command(source, tmp_path, "--on_error=skip")) == 0
+    assert again(source, tmp_path, capfd) == ["1 faulty patches were left out, see skipped.csv"]
+
+
+def test_another_list(tmp_path, capfd):
+    path = tmp_path / "train.csv"
+    path.write_text("IMG_003388.tif\nIMG_003389.tif\n")
+    option = f"--train_csv={path}"
+    assert main(command(DUMMY_DATA, tmp_path, option)) == 0
+    path.write_text("IMG_003388.tif\nIMG_040112.tif\n")
+    first, *lines = again(DUMMY_DATA, tmp_path, capfd, option)
+    assert first.startswith("lists is {'train': ")
+    assert lines == [
+        f"new patches of train: 1, the first: {image(DUMMY_DATA, '040112')}",
+        "patches of train that are gone: 1, the first: D006_2020/Z15_UU/003389",
+    ]
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:1000])
+    return f"{path}: 1,000 bytes, where "
+
+
+def zeroed(path):
+    path.write_bytes(bytes(path.stat().st_size))
+    return f"{path}: "
+
+
+def removed(path):
+    path.unlink()
+    return f"{path}: No such file or directory"
+
+
+@pytest.mark.parametrize("damage", [cut, zeroed, removed])
+def test_damaged_shards(tmp_path, capfd, damage):
+    folder = build(DUMMY_DATA, tmp_path, num_workers=1, progress=False)
+    begin = damage(next(folder.glob("flair-val*")))
+    (line,) = again(DUMMY_DATA, tmp_path, capfd)
+    assert line.startswith(begin)
+
+
+def test_no_fingerprint(tmp_path, capfd):
+    folder = build(DUMMY_DATA, tmp_path, num_workers=1, progress=False)
+    (folder / "fingerprint.json").write_text("{}")
+    (line,) = again(DUMMY_DATA, tmp_path, capfd)
+    assert line == f"{folder}/fingerprint.json is damaged: KeyError('options')"
+    (folder / "fingerprint.json").unlink()
+    assert again(DUMMY_DATA, tmp_path, capfd) == ["it has no fingerprint.json"]
+
+
+def test_overwrite(source, tmp_path, capfd):
+    data_dir = tmp_path / "data"
+    folder = build(source, data_dir, num_workers=1, progress=False)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    image(source, "000717").write_bytes(b"")
+    assert main(command(source, data_dir, "--overwrite")) == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in folder.parent.iterdir()] == [NUMBER]
+    assert main(command(source, data_dir, "--overwrite", "--on_error=skip")) == 0
+    assert open_built(folder).num_patches == {"train": 4, "val": 1, "test": 2}
+    assert [path.name for path in folder.parent.iterdir()] == [NUMBER]
+
+
+def test_killed_while_it_replaced_a_data_set(tmp_path):
+    folder = build(DUMMY_DATA, tmp_path, num_workers=1, progress=False)
+    content = (folder / "dataset_info.json").read_bytes()
+    replaced = folder.parent / f".{NUMBER}.replaced"
+    folder.rename(replaced)
+    assert build(DUMMY_DATA, tmp_path, num_workers=1, progress=False) == folder
+    assert (folder / "dataset_info.json").read_bytes() == content
+    shutil.copytree(folder, replaced)
+    build(DUMMY_DATA, tmp_path, num_workers=1, progress=False)
+    assert [path.name for path in folder.parent.iterdir()] == [NUMBER]
+
+
 def test_python_function(tmp_path, capfd):
     folder = build(DUMMY_DATA, tmp_path, "d077", num_workers=1, progress=False)
-    assert folder == tmp_path / "flair/d077/1.0.0"
+    assert folder == tmp_path / f"flair/d077/{NUMBER}"
     assert capfd.readouterr() == ("", "")
 
 
@@ -191,7 +353,7 @@ def test_test_patches_without_masks(source, tmp_path, capfd):
     one, other = tfds.builder_from_directory(tmp_path / VERSION).as_data_source("test")
     assert (one["has_mask"], other["has_mask"]) == (True, False)
     assert one["mask"].min() == 1
-    assert other["mask"].shape == (64, 64)
+    assert other["mask"].shape == (64, 64, 1)
     assert not other["mask"].any()
 
 
@@ -217,9 +379,9 @@ def test_lists(source, tmp_path, capfd):
     assert main(command(source, tmp_path, *options)) == 0
     out, _ = capfd.readouterr()
     assert "note: no list was given for val: it is not built\n" in out
-    assert f"built {tmp_path}/flair/lists/1.0.0\n  patches: 2 train, 1 test patches\n" in out
+    assert f"built {tmp_path}/flair/lists/{NUMBER}\n  patches: 2 train, 1 test patches\n" in out
     assert f"--config.data_dir={tmp_path} --config.data_config=lists\n" in out
-    builder = tfds.builder_from_directory(tmp_path / "flair/lists/1.0.0")
+    builder = tfds.builder_from_directory(tmp_path / f"flair/lists/{NUMBER}")
     ids = [example["id"].decode() for example in builder.as_data_source("train")]
     assert ids == ["003388", "062613"]
 
@@ -289,15 +451,42 @@ def test_disk_full(tmp_path, num_workers):
     )
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last.startswith(f"error: cannot write {tmp_path}/data/flair/published/incomplete.")
+    assert last.startswith(f"error: cannot write {tmp_path}/data/flair/published/.{NUMBER}.incom")
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
 
 
-def test_folder_that_is_no_data_set(tmp_path):
+def test_folder_that_is_no_data_set(tmp_path, capfd):
     (tmp_path / VERSION).mkdir(parents=True)
-    with pytest.raises(BuildError, match="exists, but is not a data set that TFDS can read"):
-        build(DUMMY_DATA, tmp_path, progress=False)
+    (line,) = again(DUMMY_DATA, tmp_path, capfd)
+    assert line == f"{tmp_path / VERSION}/dataset_info.json is missing"
+
+
+def test_data_dir_that_is_not_utf_8(tmp_path):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    with pytest.raises(BuildError, match=r"data_dir must have a name in UTF-8: .*/caf\\udce9"):
+        build(DUMMY_DATA, folder)
+
+
+def test_source_that_is_not_utf_8(source, tmp_path, capfd):
+    other = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    source.rename(other)
+    image(Path(other), "003388").write_bytes(b"")
+    assert main(command(other, tmp_path / "data")) == 1
+    out, err = capfd.readouterr()
+    assert out.startswith(f"scanning {tmp_path}/caf\\udce9\n")
+    assert f"    train  {tmp_path}/caf\\udce9/flair_aerial_train/D006_2020/" in err
+    assert main(command(other, tmp_path / "data", "--on_error=skip")) == 0
+
+
+def test_tfds_prints_no_warning_for_lists(tmp_path):
+    (tmp_path / "train.csv").write_text("IMG_003388.tif\n")
+    options = command(DUMMY_DATA, tmp_path, f"--train_csv={tmp_path}/train.csv")
+    done = subprocess.run(
+        [sys.executable, "-m", "tfds_builder.build", *options],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "data configuration" not in done.stdout + done.stderr
 
 
 def test_two_processes_write_the_same_files(tmp_path):
@@ -342,7 +531,7 @@ def interrupt(tmp_path, number, num_workers):
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("data/flair/published/incomplete.*/*array_record*")):
+    while not list(tmp_path.glob("data/flair/published/.*.incomplete/**/*array_record*")):
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -363,34 +552,52 @@ def test_interrupted_build_leaves_nothing(tmp_path, number, num_workers):
 def test_killed_build_never_counts_as_complete(tmp_path, capfd):
     status, _ = interrupt(tmp_path, signal.SIGKILL, 2)
     assert status == -signal.SIGKILL
-    (incomplete,) = (tmp_path / "data/flair/published").iterdir()
-    assert incomplete.name.startswith("incomplete.")
+    incomplete = tmp_path / "data/flair/published" / f".{NUMBER}.incomplete"
+    assert incomplete.exists()
     build(DUMMY_DATA, tmp_path / "data", num_workers=1)
     out, _ = capfd.readouterr()
     assert f" MB left by a killed build in {incomplete}\n" in out
     assert out.startswith("removed 0.")
-    assert [path.name for path in incomplete.parent.iterdir()] == ["1.0.0"]
+    assert [path.name for path in incomplete.parent.iterdir()] == [NUMBER]
     builder = tfds.builder_from_directory(tmp_path / "data" / VERSION)
     assert len(builder.as_data_source("train")) == 4
 
 
-def test_incomplete_folder_without_a_lock_is_only_reported(tmp_path, capfd):
-    incomplete = tmp_path / "flair/published/incomplete.ABC123_1.0.0"
-    incomplete.mkdir(parents=True)
-    (incomplete / "x").write_bytes(np.zeros(1_500_000, np.uint8))
-    build(DUMMY_DATA, tmp_path, num_workers=1)
-    out, _ = capfd.readouterr()
-    assert out.startswith(
-        f"note: an unfinished build of 1.5 MB is in {incomplete}; remove it if unused"
-    )
-    assert incomplete.exists()
+def test_builds_at_the_same_time(tmp_path):
+    """One of three builds writes, the others end before they scan."""
+    options = command(DUMMY_DATA, tmp_path / "data")
+    (tmp_path / "slow.py").write_text(SLOW_BUILD)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, tmp_path / "slow.py", *options],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert sorted(process.returncode for process in processes) == [0, 1, 1]
+    lock = tmp_path / "data/flair/published" / f".{NUMBER}.lock"
+    for process, (out, err) in zip(processes, outputs, strict=True):
+        if process.returncode:
+            assert out == ""
+            assert err == f"error: another process is building this data set: it holds {lock}\n"
+    assert [path.name for path in lock.parent.iterdir()] == [NUMBER]
 
 
-def test_second_build_at_the_same_time(tmp_path):
-    incomplete = tmp_path / "flair/published/incomplete.ABC123_1.0.0"
-    incomplete.mkdir(parents=True)
-    with open(incomplete / "build.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(BuildError, match="another process is building this data set, in"):
+def test_a_lock_that_nobody_holds(tmp_path):
+    lock = tmp_path / "flair/published" / f".{NUMBER}.lock"
+    lock.parent.mkdir(parents=True)
+    lock.write_text("")
+    build(DUMMY_DATA, tmp_path, num_workers=1, progress=False)
+    with open(lock, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(BuildError, match="another process is building this data set: it hol"):
             build(DUMMY_DATA, tmp_path, num_workers=1, progress=False)
-    assert incomplete.exists()
+
+
+def test_workers_are_as_many_as_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7}, raising=False)
+    assert available_cpus() == 3

@@ -1,13 +1,17 @@
+import os
 import warnings
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 
+from tfds_builder.flair.files import File
 from tfds_builder.flair.patches import common_size, gdal, read_patch
-from tfds_builder.flair.source import File, Key, Patch
+from tfds_builder.flair.selection import Patch
+from tfds_builder.flair.source import Key
 
 KEY = Key("D004_2021", "Z8_NF", "000717")
 X, Y = 924009.6, 6339451.2
@@ -27,9 +31,10 @@ LOCAL = (
 )
 
 
-def write(path: Path, bands: np.ndarray, crs="EPSG:2154", **options) -> File:
+def write(path: Path, bands: np.ndarray, crs="EPSG:2154", shift=(0, 0), **options) -> File:
     count, height, width = bands.shape
-    transform = rasterio.Affine(0.2, 0, X - 0.1 * width, 0, -0.2, Y + 0.1 * height)
+    x, y = X - 0.1 * width + shift[0], Y + 0.1 * height + shift[1]
+    transform = rasterio.Affine(0.2, 0, x, 0, -0.2, y)
     profile = {"driver": "GTiff", "dtype": bands.dtype, "crs": crs, "transform": transform}
     shape = {"count": count, "height": height, "width": width, "interleave": "pixel"}
     with rasterio.open(path, "w", **(profile | shape | options)) as dst:
@@ -51,15 +56,20 @@ def make(tmp_path, image=None, mask=None, metadata=METADATA, split="train"):
     return Patch(split, KEY, image, mask, metadata)
 
 
-def read(patch, size=(32, 48)):
+def read_all(patch, size=(32, 48)):
     with gdal():
         return read_patch(patch, size)
 
 
+def read(patch, size=(32, 48)):
+    outcome = read_all(patch, size)
+    return outcome.example, outcome.faults
+
+
 def only_fault(patch, size=(32, 48)):
-    example, faults = read(patch, size)
-    assert example is None
-    (fault,) = faults
+    outcome = read_all(patch, size)
+    assert (outcome.example, outcome.warnings) == (None, [])
+    (fault,) = outcome.faults
     assert fault.split == patch.split
     return fault.kind, fault.file, fault.detail
 
@@ -113,6 +123,7 @@ def test_odd_names(tmp_path, folder):
 def test_crs(tmp_path, crs, shift, expected):
     patch = make(tmp_path, metadata=METADATA | {"patch_centroid_x": X + shift})
     write(tmp_path / "IMG_000717.tif", pixels(), crs)
+    write(tmp_path / "MSK_000717.tif", labels(), crs)
     example, _ = read(patch)
     assert example["crs"][:30] == expected
 
@@ -155,13 +166,23 @@ def test_truncated(tmp_path, name, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("content", [b"", b"not a TIFF"])
-def test_not_a_tiff(tmp_path, content):
+VRT = b'<VRTDataset rasterXSize="9" rasterYSize="9"/>'
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"not a TIFF", "not recognized as being in a supported file format."),
+        (VRT, "not recognized as being in a supported file format."),
+    ],
+)
+def test_not_a_tiff(tmp_path, content, reason):
     patch = make(tmp_path)
     Path(patch.image.path).write_bytes(content)
     kind, _, detail = only_fault(patch)
     assert kind == "image unreadable"
-    assert "not recognized" in detail
+    assert detail == reason
 
 
 def test_four_bands(tmp_path):
@@ -207,6 +228,88 @@ def test_mask_values(tmp_path, values, detail):
     assert only_fault(patch) == ("mask value outside 1..19", patch.mask.path, detail)
 
 
+def test_mask_of_another_patch(tmp_path):
+    patch = make(tmp_path)
+    write(tmp_path / "MSK_000717.tif", labels(), shift=(409.6, -0.2))
+    assert only_fault(patch) == (
+        "mask at another position than the image",
+        patch.mask.path,
+        "upper left corner at 924414.4, 6339454.2, where the image has 924004.8, 6339454.4",
+    )
+
+
+def test_mask_in_another_crs(tmp_path):
+    patch = make(tmp_path)
+    write(tmp_path / "MSK_000717.tif", labels(), "EPSG:32631")
+    kind, _, detail = only_fault(patch)
+    assert kind == "mask in another CRS than the image"
+    assert detail == "EPSG:32631, where the image has EPSG:2154"
+
+
+@pytest.mark.filterwarnings("ignore:Dataset has no geo")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"shift": (0.09, 0.0)},  # less than half a pixel
+        {"crs": LOCAL},
+        {"crs": None},
+        {"crs": None, "transform": None},
+    ],
+)
+def test_masks_whose_position_agrees_or_is_unknown(tmp_path, options):
+    patch = make(tmp_path)
+    write(tmp_path / "MSK_000717.tif", labels(), **options)
+    example, faults = read(patch)
+    assert faults == []
+    np.testing.assert_array_equal(example["mask"], labels()[0])
+
+
+def test_implausible_metadata_is_stored_with_warnings(tmp_path):
+    entry = METADATA | {"date": "2019-05-28", "patch_centroid_x": X + 5000}
+    patch = make(tmp_path, metadata=entry)
+    outcome = read_all(patch)
+    assert outcome.example["date"] == "2019-05-28"
+    assert outcome.warnings == [
+        ("train", "date outside the domain's year", patch.image.path, "2019-05-28"),
+        (
+            "train",
+            "centroid outside the image",
+            patch.image.path,
+            "5,000.0 m from the image's centre",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(
+    "compression",
+    [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA],
+)
+@pytest.mark.parametrize("position", [0.1, 0.5, 0.9])
+def test_a_flipped_bit_in_a_zip(tmp_path, compression, position):
+    patch = make(tmp_path)
+    archive = tmp_path / "x.zip"
+    with zipfile.ZipFile(archive, "w", compression) as out:
+        out.write(patch.image.path, "IMG_000717.tif")
+        (member,) = out.infolist()
+    zipped = Patch("train", KEY, File(str(archive), "IMG_000717.tif"), patch.mask, METADATA)
+    assert read(zipped)[1] == []
+    content = bytearray(archive.read_bytes())
+    content[44 + int(position * member.compress_size)] ^= 4
+    archive.write_bytes(content)
+    os.utime(archive, ns=(0, 1))
+    kind, file, detail = only_fault(zipped)
+    assert (kind, file) == ("image unreadable", f"{archive}/IMG_000717.tif")
+    assert detail.startswith("damaged in the zip: ")
+
+
+def test_checksums(tmp_path):
+    patch = make(tmp_path)
+    crcs = tuple(zlib.crc32(Path(file.path).read_bytes()) for file in (patch.image, patch.mask))
+    assert read_all(patch).crcs == crcs
+    of_zip = patch.image._replace(crc=7)  # is checked when it is read
+    assert read_all(Patch("train", KEY, of_zip, None, METADATA)).crcs == (7, None)
+
+
 def test_no_metadata(tmp_path):
     patch = make(tmp_path, metadata=None)
     detail = "no entry IMG_000717 in the metadata files"
@@ -225,6 +328,12 @@ def test_no_metadata(tmp_path):
         ("patch_centroid_x", "1", "patch_centroid_x: '1' is not a finite number"),
         ("patch_centroid_y", True, "patch_centroid_y: True is not a finite number"),
         ("patch_centroid_z", float("nan"), "patch_centroid_z: nan is not a finite number"),
+        (
+            "patch_centroid_x",
+            10**400,
+            f"patch_centroid_x: 1{'0' * 49}... (401 characters) is not a finite number",
+        ),
+        ("camera", "UCE\ud800", r"camera: 'UCE\ud800' is not a name"),
         ("domain", "D001_2019", "domain: 'D001_2019', where the path has 'D004_2021'"),
         ("zone", "Z1_AA", "zone: 'Z1_AA', where the path has 'Z8_NF'"),
     ],

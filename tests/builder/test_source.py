@@ -1,20 +1,21 @@
 import gzip
 import json
+import os
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from tfds_builder.flair.faults import BuildError
-from tfds_builder.flair.source import (
+from tfds_builder.flair.reference import (
+    DOMAINS,
+    PATCHES,
     TEST_DOMAINS,
     VAL_DOMAINS,
     VAL_DOMAINS_D077,
-    File,
-    Key,
-    scan,
-    select,
 )
+from tfds_builder.flair.selection import check_masks, select
+from tfds_builder.flair.source import Key, check_buildable, scan
 
 # Four patches of each kind of domain; scanning reads no pixels, so the files are empty.
 KEYS = [
@@ -147,6 +148,7 @@ def test_published_domains():
     assert not VAL_DOMAINS & TEST_DOMAINS
     assert sorted(VAL_DOMAINS - VAL_DOMAINS_D077) == ["D070_2020"]
     assert sorted(VAL_DOMAINS_D077 - VAL_DOMAINS) == ["D077_2021"]
+    assert (len(DOMAINS), PATCHES) == (50, 77_412)
 
 
 def test_other_validation_domains(tmp_path):
@@ -304,14 +306,15 @@ def test_list_faults(tmp_path):
     ("text", "message"),
     [
         ("image,mask\r\n", "line 1: 'image' is not the path of an image IMG_<number>.tif"),
-        ("", "no patch is left to build: the lists are empty"),
+        ("IMG_052001.tif,mask.tif\n", "line 1: 'mask.tif' is not the path of a mask MSK_<number>"),
+        ("\udce9", r"cannot read the list .*a\.csv: 'utf-8' codec can't decode"),
         (None, "cannot read the list"),
     ],
 )
 def test_bad_list(tmp_path, text, message):
     put_patches(tmp_path)
     if text is not None:
-        (tmp_path / "a.csv").write_text(text)
+        (tmp_path / "a.csv").write_bytes(os.fsencode(text))
     with pytest.raises(BuildError, match=message):
         select(scan(tmp_path), lists={"train": str(tmp_path / "a.csv")})
 
@@ -320,8 +323,10 @@ def test_no_masks_at_all(tmp_path):
     put_patches(tmp_path)
     for key in KEYS[:3]:
         (tmp_path / "labels" / mask_name(key)).unlink()
+    source = scan(tmp_path)
+    splits, _ = select(source)
     with pytest.raises(BuildError, match=r"none of the 2 train patches .* flair_labels_train.zip"):
-        select(scan(tmp_path))
+        check_masks(source, splits)
 
 
 def test_source_that_does_not_exist(tmp_path):
@@ -334,7 +339,7 @@ def test_source_that_does_not_exist(tmp_path):
 
 def test_empty_source(tmp_path):
     with pytest.raises(BuildError) as error:
-        scan(tmp_path)
+        check_buildable(scan(tmp_path))
     assert f"no FLAIR patches in {tmp_path}\n" in str(error.value)
     assert "expected: images named like D004_2021/Z10_AU/img/IMG_000826.tif" in str(error.value)
     assert "found: no files\n" in str(error.value)
@@ -344,7 +349,7 @@ def test_source_with_nothing_that_fits(tmp_path):
     put(tmp_path, "x/a.tif", "b.TIF", "readme.txt", "D006_2020/Z1_AA/img/IMG_x.tif")
     put(tmp_path, "D006_2020/Z1_AA/msk/MSK_000001.tif")
     with pytest.raises(BuildError) as error:
-        scan(tmp_path)
+        check_buildable(scan(tmp_path))
     first = f"4 .tif, 1 .txt, the first:\n    {tmp_path}/b.TIF\n"
     assert first in str(error.value)
     assert "1 masks, but no image" in str(error.value)
@@ -354,29 +359,143 @@ def test_source_without_metadata(tmp_path):
     put_patches(tmp_path)
     (tmp_path / "flair-1_metadata_aerial.json").unlink()
     with pytest.raises(BuildError, match=r"no metadata in .*: 4 images were found, .*aerial\.zip"):
-        scan(tmp_path)
+        check_buildable(scan(tmp_path))
 
 
-def test_broken_metadata(tmp_path):
+ENTRY = json.dumps(entries()["IMG_003388"])
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"IMG_0', "Unterminated string"),
+        (b'{"IMG_\xe9": {}}', "can't decode"),
+        (b'{"IMG_003388": 1' + b"0" * 5000 + b"}", "Exceeds the limit"),
+        (b"[" * 100_000, "recursion"),
+        (
+            f'{{"IMG_003388": {ENTRY}, "IMG_003388": {ENTRY}}}'.encode(),
+            "the key 'IMG_003388' is given twice",
+        ),
+        (b'{"IMG_003388": {"date": 1, "date": 2}}', "the key 'date' is given twice"),
+    ],
+)
+def test_damaged_metadata(tmp_path, content, reason):
     put_patches(tmp_path)
-    put(tmp_path, "flair-1_metadata_aerial.json", text='{"IMG_0')
-    with pytest.raises(BuildError, match=r"cannot read the metadata file .*aerial\.json: Untermin"):
-        scan(tmp_path)
+    (tmp_path / "flair-1_metadata_aerial.json").write_bytes(content)
+    source = scan(tmp_path)
+    with pytest.raises(BuildError, match="cannot read the metadata") as error:
+        check_buildable(source)
+    assert str(error.value).startswith(
+        "damaged or incomplete files (download them again, or remove them):"
+        f"\n  {tmp_path}/flair-1_metadata_aerial.json: cannot read the metadata: "
+    )
+    assert reason in str(error.value)
+
+
+def truncate(path, end=-40):
+    path.write_bytes(path.read_bytes()[:end])
 
 
 def test_damaged_zip(tmp_path):
     five_zips(tmp_path)
     labels = tmp_path / "flair_1_labels_test.zip"
-    labels.write_bytes(labels.read_bytes()[:-40])
-    with pytest.raises(BuildError, match=r"damaged or incomplete zip files .*\n  .*labels_test"):
-        scan(tmp_path)
-    source = scan(tmp_path, skip_damaged=True)
-    assert source.notes == [f"left out a damaged zip: {labels}: File is not a zip file"]
-    assert len(source.images) == 4
-    assert len(source.masks) == 3
+    truncate(labels)
+    source = scan(tmp_path)
+    assert [str(damage) for damage in source.damage] == [f"{labels}: File is not a zip file"]
+    assert (len(source.images), len(source.masks)) == (4, 3)
+    with pytest.raises(BuildError, match=r"damaged or incomplete files .*\n  .*labels_test"):
+        check_buildable(source)
+    check_buildable(source, skip_damaged=True)
+    assert source.notes == [f"left out a damaged file: {labels}: File is not a zip file"]
 
 
-def test_names_for_gdal():
-    assert File("", "/a#b/x:y.tif").for_gdal() == Path("/a#b/x:y.tif")
-    assert File("/a b/c.zip", "d/e.tif").for_gdal() == "/vsizip/{/a b/c.zip}/d/e.tif"
-    assert File("/a}/c.zip", "d/e.tif").for_gdal() == "/vsizip//a}/c.zip/d/e.tif"
+def test_half_a_zip_is_reported_when_there_is_nothing_else(tmp_path):
+    five_zips(tmp_path)
+    for name in ("flair_aerial_train.zip", "flair_1_aerial_test.zip"):
+        truncate(tmp_path / name)
+    with pytest.raises(BuildError, match="no FLAIR patches in") as error:
+        check_buildable(scan(tmp_path), skip_damaged=True)
+    assert f"\n  {tmp_path}/flair_aerial_train.zip: File is not a zip file" in str(error.value)
+
+
+def zip_with(path, names, flags=0, method=None):
+    """A zip whose members are marked as encrypted or as compressed in another way."""
+    put_zip(path, *names)
+    content = bytearray(path.read_bytes())
+    position = 0
+    while (position := content.find(b"PK\x01\x02", position)) >= 0:
+        content[position + 8] |= flags
+        if method is not None:
+            content[position + 10] = method
+        position += 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"flags": 1}, "it is encrypted; unpack it"),
+        ({"method": 9}, "its compression (method 9) is not supported; unpack it"),
+        ({"method": 93}, "its compression (method 93) is not supported; unpack it"),
+    ],
+)
+def test_zips_that_cannot_be_read(tmp_path, change, reason):
+    put_patches(tmp_path)
+    zip_with(tmp_path / "more.zip", ["D008_2019/Z1_AA/img/IMG_000001.tif"], **change)
+    assert [str(d) for d in scan(tmp_path).damage] == [f"{tmp_path}/more.zip: {reason}"]
+
+
+def test_zips_in_zips(tmp_path):
+    put_patches(tmp_path)
+    put_zip(tmp_path / "all.zip", "flair_aerial_train.zip", "flair_labels_train.zip")
+    assert scan(tmp_path).notes == [
+        "left out 2 zips inside zips, which must be unpacked, the first:"
+        f" {tmp_path}/all.zip/flair_aerial_train.zip"
+    ]
+
+
+@pytest.mark.parametrize("name", ["IMG_003389.tif", "more.zip", "metadata.json"])
+def test_pipes_are_not_opened(tmp_path, name):
+    put_patches(tmp_path)
+    pipe = tmp_path / "aerial/D006_2020/Z15_UU/img" / name
+    os.mkfifo(pipe)
+    source = scan(tmp_path)
+    assert source.notes == [f"left out 1 pipes, sockets and devices, the first: {pipe}"]
+    assert source.damage == []
+
+
+def test_names_that_are_not_utf_8(tmp_path):
+    root = os.fsencode(tmp_path) + b"/caf\xe9"
+    put_patches(tmp_path / "x")
+    os.rename(tmp_path / "x", root)
+    source = scan(os.fsdecode(root))
+    splits, faults = select(source)
+    assert (keys_of(splits), faults) == (BY_DOMAIN, [])
+    error = BuildError(f"cannot read {splits['val'][0].image}")
+    assert str(error) == f"cannot read {tmp_path}/caf\\udce9/aerial/{image_name(KEYS[1])}"
+
+
+def test_list_that_pairs_an_image_with_the_mask_of_another_patch(tmp_path):
+    put_patches(tmp_path)
+    (tmp_path / "a.csv").write_text(
+        f"{image_name(KEYS[0])},{mask_name(KEYS[2])}\n"
+        f"IMG_{KEYS[1].number}.tif,MSK_{KEYS[1].number}.tif\n{image_name(KEYS[2])}\n"
+    )
+    splits, faults = select(scan(tmp_path), lists={"train": str(tmp_path / "a.csv")})
+    assert keys_of(splits) == {"train": KEYS[1:3]}
+    assert faults == [
+        (
+            "train",
+            "listed with another mask",
+            image_name(KEYS[0]),
+            f"line 1 of {tmp_path}/a.csv: {mask_name(KEYS[2])}",
+        )
+    ]
+
+
+def test_truncated_list(tmp_path):
+    put_patches(tmp_path)
+    content = gzip.compress(b"IMG_052001.tif\n" * 1000)
+    (tmp_path / "a.csv.gz").write_bytes(content[:-20])
+    with pytest.raises(BuildError, match=r"cannot read the list .*a\.csv\.gz: "):
+        select(scan(tmp_path), lists={"train": str(tmp_path / "a.csv.gz")})

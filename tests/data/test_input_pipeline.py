@@ -1,9 +1,14 @@
+import resource
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 from etils import epath
 
-from flair_jax.data import input_pipeline, metadata
+from flair_jax.data import input_pipeline, metadata, synthetic
 from flair_jax.errors import UserError
+from tfds_builder.build import build
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +105,114 @@ def test_mask_values_that_map_to_no_class(train):
     assert list(input_pipeline.batches(train, order, refused_values=(0, *absent)))
     with pytest.raises(UserError, match=rf"MSK_\d+.tif has the values \[{present[0]}\], which map"):
         list(input_pipeline.batches(train, order, refused_values=(present[0],)))
+
+
+def test_damaged_records_are_one_error_that_names_the_shard(directory, tmp_path):
+    copy = Path(shutil.copytree(directory, tmp_path / "copy"))
+    (shard,) = copy.glob("flair-train*")
+    content = bytearray(shard.read_bytes())
+    content[300_000:300_100] = bytes(100)
+    shard.write_bytes(content)
+    split = input_pipeline.open_split(copy, "train")
+    for workers in (0, 1):
+        with pytest.raises(UserError) as caught:
+            list(input_pipeline.batches(split, np.arange(16)[None], num_workers=workers))
+        assert f"{shard} is damaged: record 11 of its split cannot be read (" in str(caught.value)
+        assert f"flair-jax doctor --data_dir={copy}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("dataset_info.json", b"{", "is damaged: "),
+        ("features.json", None, "is missing"),
+        ("metadata.json", b"\xff", "is damaged: 'utf-8' codec can't decode"),
+        ("fingerprint.json", b"{}", "is damaged: KeyError('options')"),
+        ("flair-train.array_record-00000-of-00001", b"", ": 0 bytes, where 524,288 were written"),
+        ("flair-train.array_record-00000-of-00001", None, ": No such file or directory"),
+    ],
+)
+def test_damaged_files_are_found_when_a_split_is_opened(
+    directory, tmp_path, name, content, message
+):
+    copy = Path(shutil.copytree(directory, tmp_path / "copy"))
+    if content is None:
+        (copy / name).unlink()
+    else:
+        (copy / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        input_pipeline.open_split(copy, "train")
+    first, *_, last = str(caught.value).splitlines()
+    assert first.startswith(f"{copy / name}{'' if message[0] == ':' else ' '}{message}")
+    assert last == f"  flair-jax doctor --data_dir={copy}"
+
+
+def test_the_newest_version_is_taken(tmp_path):
+    for version in ("1.9.0", "1.10.0", "1.2.11", ".1.11.0.incomplete", "1.10.0.old"):
+        (tmp_path / "flair/published" / version).mkdir(parents=True)
+    found = input_pipeline.dataset_directory(str(tmp_path), "published")
+    assert found.name == "1.10.0"
+    with pytest.raises(UserError, match=r"1\.10\.0/dataset_info\.json is missing"):
+        input_pipeline.open_split(found, "train")
+
+
+def test_other_file_formats_are_refused(tmp_path):
+    synthetic.generate(tmp_path / "source", patch_size=64, train=1, val=1, test=1)
+    folder = build(
+        tmp_path / "source", tmp_path, file_format="parquet", num_workers=1, progress=False
+    )
+    with pytest.raises(UserError, match="is in parquet files, and only array_record is read here"):
+        input_pipeline.open_split(folder, "train")
+
+
+@pytest.fixture
+def limits():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield before
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_the_limit_of_open_files_is_raised(limits):
+    _, hard = limits
+    resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
+    input_pipeline.allow_open_files(40, "unused")
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, hard)
+    input_pipeline.allow_open_files(454, "unused")
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (454 + 256, hard)
+    input_pipeline.allow_open_files(10, "unused")
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (454 + 256, hard)
+
+
+def test_more_shards_than_the_system_lets_open(directory, monkeypatch):
+    def refuse(kind, values):
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 256))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    with pytest.raises(UserError) as caught:
+        input_pipeline.open_split(directory, "train")
+    assert str(caught.value) == (
+        f"the data set {directory} has 3 shards, which stay open while they are read, and this "
+        "process may open 256 files: raise the limit (ulimit -n 259), or build the data set anew "
+        "with a larger --shard_mb"
+    )
+
+
+@pytest.mark.parametrize(
+    ("batch_mb", "prefetch_mb", "threads", "processes", "expected"),
+    [
+        (12.6, 256, 4, 1, 8),  # small batches: as many as ever
+        (47, 256, 4, 1, 5),
+        (47, 256, 4, 2, 2),
+        (400, 256, 4, 1, 1),
+        (0.001, 256, 16, 1, 16),
+        (47, 0, 4, 1, 1),
+    ],
+)
+def test_prefetching_is_bound_by_bytes(batch_mb, prefetch_mb, threads, processes, expected):
+    batch_bytes = int(batch_mb * 2**20)
+    count = input_pipeline.prefetch_batches(batch_bytes, prefetch_mb, threads, processes)
+    assert count == expected
 
 
 def test_a_data_set_that_is_not_built(tmp_path):

@@ -60,7 +60,7 @@ def test_prepare_makes_the_data_set_once(tmp_path):
     config.data_dir = str(tmp_path)
     config.synthetic.update({"patch_size": 64, "train": 2, "val": 1, "test": 1})
     prepared = synthetic.prepare(config)
-    info = next(tmp_path.glob("*/built/flair/published/1.0.0/dataset_info.json"))
+    info = next(tmp_path.glob("*/built/flair/published/1.1.0/dataset_info.json"))
     assert info.is_relative_to(prepared.data_dir)
     assert not list(tmp_path.glob("*/source*"))  # the GeoTIFFs are not kept
     written = info.stat().st_mtime_ns

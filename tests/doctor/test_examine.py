@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -8,34 +9,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from download import TEST, TRAIN, VAL, found, image, mask, remove
+from download import TEST, TRAIN, VAL, edit_metadata, found, image, mask, remove
 
 from flair_jax.cli.commands import main
 from flair_jax.data import reference_facts, synthetic
-from flair_jax.doctor import examine, statistics
-from flair_jax.doctor.findings import Pixels
-from flair_jax.doctor.scan import layout, sampled
+from flair_jax.doctor import checks, examine, statistics
+from flair_jax.doctor.scan import Histograms, layout, sampled
 from flair_jax.errors import UserError
-from tfds_builder.flair.source import File
+from tfds_builder.flair import reference
+from tfds_builder.flair.files import File
 
 
 def test_a_whole_download(whole):
-    scan, checks = examine.doctor(str(whole))
+    scan, findings = examine.doctor(str(whole))
     assert scan.total == {"train": TRAIN, "val": VAL, "test": TEST}
     assert scan.layouts == {"download, unpacked": 2 * (TRAIN + VAL + TEST)}
-    assert found(checks, "fault") == {}
-    ok = found(checks, "ok")
+    assert found(findings, "fault") == {}
+    ok = found(findings, "ok")
     assert "20 images, each with its mask, none twice" in ok
     assert "all 20 patches opened" in ok
     assert "values of 20 masks all within 1 to 19" in ok
     assert "20 centroids are at the centre of their image" in ok
     assert "coordinate systems: EPSG:2154 (20)" in ok
-    note = found(checks, "note")
+    note = found(findings, "note")
     assert "patches: train 12 of 47,587, val 4 of 14,125, test 4 of 15,700" in note
     assert "size: 64 x 64 (20); FLAIR's is 512 x 512" in note
-    absent = next(c for c in checks if c.message.startswith("11 of FLAIR #1's 50 domains"))
+    absent = next(c for c in findings if c.message.startswith("11 of FLAIR #1's 50 domains"))
     assert (absent.severity, absent.count) == ("warning", 39)
-    few = next(c for c in checks if c.message.startswith("domains of val and test that are not"))
+    few = next(c for c in findings if c.message.startswith("domains of val and test that are not"))
     assert few.examples[0] == "D004_2021: 2 of 1,800 patches"
 
 
@@ -69,19 +70,21 @@ def test_scaling_indicated_by_the_mean(mean, scaling):
 
 
 def test_a_built_data_set(data_dir):
-    scan, checks = examine.doctor(data_dir=str(data_dir))
+    scan, findings = examine.doctor(data_dir=str(data_dir))
     assert scan.total == {"train": 16, "val": 4, "test": 5}
-    assert found(checks, "fault") == {}
-    assert "a data set built by tfds_builder: 25 patches" in found(checks, "ok")
-    assert "25 centroids are at the centre of their image" in found(checks, "ok")
-    assert scan.pixels.crs == {"EPSG:2154": 25}
+    assert found(findings, "fault") == {}
+    assert "a data set built by tfds_builder: 25 patches" in found(findings, "ok")
+    assert "25 centroids are at the centre of their image" in found(findings, "ok")
+    assert checks.tally(scan, "crs") == {"EPSG:2154": 25}
     source, _ = examine.doctor(str(data_dir.parent / "source"))
     for split in ("train", "val", "test"):
-        np.testing.assert_array_equal(source.pixels.values[split], scan.pixels.values[split])
-        np.testing.assert_array_equal(source.pixels.masks[split], scan.pixels.masks[split])
-    part, checks = examine.doctor(data_dir=str(data_dir), sample=10)
-    assert part.pixels.patches == 10
-    assert "10 of 25 patches opened: --sample=0 opens all" in found(checks, "ok")
+        np.testing.assert_array_equal(
+            source.histograms.images[split], scan.histograms.images[split]
+        )
+        np.testing.assert_array_equal(source.histograms.masks[split], scan.histograms.masks[split])
+    part, findings = examine.doctor(data_dir=str(data_dir), sample=10)
+    assert len(part.opened) == 10
+    assert "10 of 25 patches opened: --sample=0 opens all" in found(findings, "ok")
 
 
 def test_a_damaged_record_of_a_built_data_set(data_dir, tmp_path):
@@ -90,20 +93,40 @@ def test_a_damaged_record_of_a_built_data_set(data_dir, tmp_path):
     content = bytearray(shard.read_bytes())
     content[70_000:70_200] = b"x" * 200
     shard.write_bytes(content)
-    scan, checks = examine.doctor(data_dir=str(copy))
-    (kind,) = found(checks, "fault")
-    assert kind.startswith("record unreadable: ")
-    assert scan.pixels.labelled["train"] == 16
+    scan, findings = examine.doctor(data_dir=str(copy))
+    ((kind, finding),) = found(findings, "fault").items()
+    assert kind == "record unreadable: 1"
+    (example,) = finding.examples
+    assert example.startswith(f"test, record 2: {shard} is damaged: record 2 of its split cannot ")
+    assert scan.histograms.num_masks == 24
+
+
+def test_damaged_files_of_a_built_data_set(data_dir, tmp_path):
+    copy = Path(shutil.copytree(data_dir, tmp_path / "built"))
+    shard = next(copy.rglob("flair-test.array_record-*"))
+    shard.write_bytes(shard.read_bytes()[:1000])
+    _, findings = examine.doctor(data_dir=str(copy))
+    faults = found(findings, "fault")
+    (example,) = faults["damaged files: 1"].examples
+    assert example.startswith(f"{shard}: 1,000 bytes, where ")
+    assert faults["damaged files: 1"].remedy == "build the data set anew"
+    assert faults["record unreadable: 5"].count == 5
+    (shard.parent / "metadata.json").write_text("[]")
+    with pytest.raises(UserError) as error:
+        examine.doctor(data_dir=str(copy))
+    assert str(error.value) == (
+        f"--data_dir: {shard.parent}/metadata.json is damaged: it is not an object: build it anew"
+    )
 
 
 def test_processes_find_the_same(whole, monkeypatch):
-    alone, checks = examine.doctor(str(whole), num_workers=1)
+    alone, findings = examine.doctor(str(whole), num_workers=1)
     monkeypatch.setattr("flair_jax.doctor.scan.PROCESS_FROM", 4)
     monkeypatch.setattr("flair_jax.doctor.scan.CHUNK", 3)
     together, again = examine.doctor(str(whole), num_workers=2)
-    assert again == checks
-    assert together.pixels.sizes == alone.pixels.sizes
-    np.testing.assert_array_equal(together.pixels.heights, alone.pixels.heights)
+    assert again == findings
+    assert checks.tally(together, "sizes") == checks.tally(alone, "sizes")
+    np.testing.assert_array_equal(together.histograms.heights, alone.histograms.heights)
 
 
 def test_sample_is_stratified_and_depends_on_the_seed():
@@ -117,9 +140,9 @@ def test_sample_is_stratified_and_depends_on_the_seed():
 
 def test_a_sample_of_a_download_names_all_that_is_missing(copy):
     remove(mask(copy, 1))
-    scan, checks = examine.doctor(str(copy), sample=5)
-    assert scan.pixels.patches == 5
-    assert "mask missing: 1" in found(checks, "fault")
+    scan, findings = examine.doctor(str(copy), sample=5)
+    assert len(scan.opened) == 5
+    assert "mask missing: 1" in found(findings, "fault")
 
 
 @pytest.mark.parametrize(
@@ -144,31 +167,33 @@ def test_zips_unopened(whole, tmp_path):
             for path in (whole / folder).rglob("*.tif"):
                 archive.write(path, path.relative_to(whole))
     shutil.copy(whole / synthetic.METADATA_FILE, tmp_path)
-    scan, checks = examine.doctor(str(tmp_path))
+    scan, findings = examine.doctor(str(tmp_path))
     assert scan.layouts == {"download, zipped": 32}
     assert scan.total == {"train": TRAIN, "val": VAL, "test": 0} or "test" not in scan.total
-    assert found(checks, "fault") == {}
-    assert scan.pixels.images == 16
+    assert found(findings, "fault") == {}
+    assert scan.histograms.num_images == 16
 
 
 def test_published_numbers_are_consistent():
-    of_splits = [sum(known.values()) for known in reference_facts.DOMAIN_PATCHES.values()]
+    of_splits = [sum(known.values()) for known in reference.DOMAIN_PATCHES.values()]
     assert of_splits == [14_125, reference_facts.TEST_PATCHES]
-    assert reference_facts.TRAIN_PATCHES + sum(of_splits) == reference_facts.PATCHES
-    assert len(reference_facts.TRAIN_DOMAINS) == 32
+    assert reference.TRAIN_PATCHES + sum(of_splits) == reference.PATCHES == 77_412
+    assert (len(reference.TRAIN_DOMAINS), len(reference.DOMAINS)) == (32, 50)
     for column in zip(*reference_facts.CLASS_PERCENT.values(), strict=True):
         assert sum(column) == pytest.approx(100, abs=0.05)
 
 
-def test_pixels_add_up():
-    pixels, more = Pixels(), Pixels()
+def test_histograms_add_up():
+    histograms, more = Histograms(), Histograms()
     image_array = np.arange(20, dtype=np.uint8).reshape(2, 2, 5)
-    more.count_image("a", "train", image_array)
-    pixels += more
-    pixels += more
-    assert pixels.images == 2
-    assert pixels.values["train"].sum() == 40
-    assert more.values["train"].sum() == 20
+    assert more.add("train", image_array, np.ones((2, 2), np.uint8)) == frozenset()
+    histograms += more
+    histograms += more
+    assert (histograms.num_images, histograms.num_masks) == (2, 2)
+    assert histograms.images["train"].sum() == 40
+    assert more.images["train"].sum() == 20
+    assert histograms.heights[[4, 9, 14, 19]].tolist() == [2] * 4
+    assert more.add("train", np.full_like(image_array, 7), None) == frozenset(range(5))
 
 
 def run(*flags, cwd):
@@ -193,6 +218,19 @@ def test_the_command_writes_a_record_and_exits_with_1_for_faults(copy, tmp_path)
     assert done.returncode == 1
     assert json.loads((tmp_path / "new" / "record.json").read_text())["verdict"] == "fault"
     assert "  flair_aerial_train/D006_2020/" in done.stdout
+
+
+def test_names_that_are_not_utf_8(copy, tmp_path):
+    other = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    copy.rename(other)
+    remove(mask(Path(other), 1))
+    edit_metadata(Path(other), lambda entries: entries.update({"IMG_\ud800": {}}))
+    done = run(f"--source={other}", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "entries of absent patches: 1\n" in done.stdout
+    assert r"IMG_\ud800" in done.stdout
+    record = json.loads((tmp_path / "doctor.json").read_text())
+    assert record["root"] == other
 
 
 def test_strict(whole, tmp_path):

@@ -5,6 +5,7 @@ from golden_arrays import golden
 
 from flair_jax.data.nomenclature import BASELINE
 from flair_jax.evaluation import metrics
+from flair_jax.models.ops import cpu, plain, tpu
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -54,15 +55,9 @@ def counted():
     return labels, predictions, valid, expected
 
 
-def test_confusion_matrices_count_every_valid_pixel_once(counted):
+@pytest.mark.parametrize("ops", [plain, cpu, tpu], ids=["plain", "cpu", "tpu"])
+def test_confusion_matrices_count_every_valid_pixel_once(counted, ops):
     *arguments, expected = counted
-    counts = jax.jit(metrics.confusion_matrices, static_argnums=3)(*arguments, 13)
+    counts = jax.jit(metrics.confusion_matrices, static_argnums=(3, 4))(*arguments, 13, ops)
     assert counts.dtype == np.int32
-    np.testing.assert_array_equal(counts, expected)
-
-
-def test_the_accelerators_form_counts_the_same(counted):
-    labels, predictions, valid, expected = counted
-    labels = np.where(valid[:, None, None], labels, 255).reshape(3, -1)
-    counts = metrics._count_by_matmul(labels, predictions.astype(np.uint8).reshape(3, -1), 13)
     np.testing.assert_array_equal(counts, expected)

@@ -1,63 +1,19 @@
 """Opening, checking, mosaicking and reading of input rasters."""
 
+import re
+
 import numpy as np
 import pytest
 import rasterio
+from rasterio.enums import Resampling
 from rasterio.transform import Affine, from_origin
+from rasterio.vrt import WarpedVRT
+from rasters import PLACE, RGB, noise, read_all, write
 
 from flair_jax.errors import UserError
-from flair_jax.inference.mosaic import expand
-from flair_jax.inference.raster_source import Source, UnreadableError
-
-RGB = ("red", "green", "blue")
-PLACE = from_origin(900_000, 6_500_000, 0.2, 0.2)
-
-
-def write(path, pixels, *, descriptions=None, mask=None, crs="EPSG:2154", **profile):
-    """Writes (bands, H, W) as a GeoTIFF without alpha, unless `photometric` says otherwise."""
-    count, height, width = pixels.shape
-    profile = {"transform": PLACE, "photometric": "minisblack", "crs": crs} | profile
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(
-            path, "w", driver="GTiff", height=height, width=width, count=count,
-            dtype=pixels.dtype.name, **profile,
-        ) as raster,
-    ):  # fmt: skip
-        raster.write(pixels)
-        if mask is not None:
-            raster.write_mask(mask)
-        for band, text in enumerate(descriptions or [], 1):
-            raster.set_band_description(band, text)
-    return str(path)
-
-
-def noise(bands, height=20, width=30, seed=0):
-    return np.random.default_rng(seed).integers(1, 256, (bands, height, width), dtype=np.uint8)
-
-
-def read_all(source):
-    """Image (bands, H, W) and valid pixels of an entire source."""
-    image, valid = source.read(np.arange(source.height), np.arange(source.width))
-    return None if image is None else np.moveaxis(image, -1, 0), valid
-
-
-def test_inputs_by_comma_glob_url_and_list(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("b.tif", "a.tif", "a,b.tif", "[c].tif"):
-        (tmp_path / name).touch()
-    assert expand("b.tif,a.tif") == ["b.tif", "a.tif"]
-    assert expand("?.tif") == ["a.tif", "b.tif"]
-    assert expand("a,b.tif") == ["a,b.tif"]
-    assert expand("[c].tif") == ["[c].tif"]
-    assert expand(["https://host/x.tif?a=*", tmp_path / "a.tif"]) == [
-        "https://host/x.tif?a=*",
-        str(tmp_path / "a.tif"),
-    ]
-    with pytest.raises(UserError, match=r"no file matches \*\.jp2"):
-        expand("*.jp2")
-    with pytest.raises(UserError, match="--input=RASTER is needed"):
-        expand([])
+from flair_jax.inference import resampling
+from flair_jax.inference.mosaic import UnreadableError
+from flair_jax.inference.raster_source import Source
 
 
 def test_bands_by_number_and_by_description(tmp_path):
@@ -92,6 +48,7 @@ def test_other_pixels_than_bytes_are_refused_with_the_remedy(tmp_path, dtype):
 
 def test_an_alpha_band_is_a_mask_unless_requested(tmp_path):
     pixels = noise(4)
+    pixels[3] = 255
     pixels[3, :5] = 0
     path = write(tmp_path / "rgba.tif", pixels, photometric="rgb", alpha="yes")
     image, valid = read_all(Source([path], RGB))
@@ -151,8 +108,8 @@ def test_touching_rasters_are_one(tmp_path, kind):
         )  # fmt: skip
     source = Source(paths, RGB, bands=(3, 2, 1))
     assert (source.height, source.width) == (40, 50)
-    assert source.transform.almost_equals(PLACE)
-    assert source.crs.to_epsg() == 2154
+    assert source.georeference.transform.almost_equals(PLACE)
+    assert source.georeference.crs.to_epsg() == 2154
     valid[20:, :25] = False
     image, found = read_all(source)
     np.testing.assert_array_equal(found, valid)
@@ -177,17 +134,17 @@ def test_rasters_that_do_not_fit_together_are_named(tmp_path):
         ("size", {"transform": moved @ Affine.scale(2)}, "has another pixel size .*0.4 x 0.4"),
         ("turned", {"transform": moved @ Affine.rotation(3)}, "has another pixel size"),
         ("grid", {"transform": PLACE @ Affine.translation(30.5, 0)}, "but 0.50 pixels off"),
-        ("nodata", {"transform": moved, "nodata": 3}, "different NoData values"),
     ):
         other = write(tmp_path / f"{name}.tif", noise(3), **profile)
         with pytest.raises(UserError, match=rf"{name}\.tif (.|\n)*{message}|{name}.*{message}"):
             Source([first, other], RGB)
-    other = write(tmp_path / "bands.tif", noise(4), transform=moved)
+    other = write(tmp_path / "bands.tif", noise(2), transform=moved)
     with pytest.raises(UserError, match=r"bands\.tif"):
         Source([first, other], RGB)
     nowhere = write(tmp_path / "nowhere.tif", noise(3), transform=Affine.identity(), crs=None)
-    with pytest.raises(UserError, match=r"nowhere\.tif is not georeferenced"):
-        Source([nowhere, first], RGB)
+    for paths in ([nowhere, first], [first, nowhere]):
+        with pytest.raises(UserError, match=r"nowhere\.tif is not georeferenced"):
+            Source(paths, RGB)
 
 
 def test_resampling_to_metres(tmp_path):
@@ -197,8 +154,8 @@ def test_resampling_to_metres(tmp_path):
     path = write(tmp_path / "half.tif", values, transform=from_origin(0, 0, 0.4, 0.4), nodata=255)
     source = Source([path], RGB, resolution=0.2)
     assert (source.height, source.width) == (40, 60)
-    assert source.pixel_size == pytest.approx(0.2)
-    assert source.scale_warning() == ""
+    assert source.pixel_size == pytest.approx((0.2, 0.2))
+    assert source.notes() == []
     image, valid = read_all(source)
     assert valid[:, :50].all()
     assert not valid[:, 51:].any()
@@ -230,29 +187,102 @@ def test_resampling_keeps_masks_and_knows_units(tmp_path, kind):
     rough = pixels[:3].reshape(3, 10, 2, 15, 2).mean((2, 4))
     assert np.abs(image - rough)[:, 1:-1, 6:-1].mean() < 25
     np.testing.assert_allclose(image[:, :, 6:].mean(), rough[:, :, 6:].mean(), atol=3)
-    assert source.crs == (None if kind == "unknown" else rasterio.crs.CRS.from_string(crs))
+    assert source.georeference.crs == (
+        None if kind == "unknown" else rasterio.crs.CRS.from_string(crs)
+    )
 
 
-def test_degrees_and_unknown_sizes_cannot_be_resampled(tmp_path):
-    degrees = write(
-        tmp_path / "degrees.tif", noise(3), crs="EPSG:4326",
-        transform=from_origin(2.35, 48.85, 0.2 / 111_320, 0.2 / 111_320),
-    )  # fmt: skip
-    with pytest.raises(UserError, match=r"degrees(.|\n)*gdalwarp -t_srs EPSG:32631 -tr 0.2 0.2"):
-        Source([degrees], RGB, resolution=0.2)
-    # 0.2 m from north to south, and less from west to east
-    assert Source([degrees], RGB).pixel_size == pytest.approx(0.2 * np.sqrt(np.cos(0.8526)), 1e-3)
-    nowhere = write(tmp_path / "nowhere.tif", noise(3), transform=Affine.identity(), crs=None)
+def test_an_unknown_size_cannot_be_resampled(tmp_path):
+    path = write(tmp_path / "nowhere.tif", noise(3), transform=Affine.identity(), crs=None)
     with pytest.raises(UserError, match="is unknown, so --resolution cannot"):
-        Source([nowhere], RGB, resolution=0.2)
-    assert "assumed to be 0.2 m" in Source([nowhere], RGB).scale_warning()
+        Source([path], RGB, resolution=0.2)
+    (note,) = Source([path], RGB, trained_at=0.2).notes()
+    assert note.endswith("is unknown and assumed to be 0.2 m, as the model was trained at")
 
 
-def test_a_sample_distance_far_from_the_models_gives_a_warning(tmp_path):
-    path = write(tmp_path / "coarse.tif", noise(3), transform=from_origin(0, 0, 0.5, 0.5))
-    assert "is 0.5 m, and the model was trained on 0.2 m" in Source([path], RGB).scale_warning()
-    near = write(tmp_path / "near.tif", noise(3), transform=from_origin(0, 0, 0.25, 0.25))
-    assert Source([near], RGB).scale_warning() == ""
+# Metres on the ground for a unit of the coordinate system along x and y. At this latitude a degree
+# of the WGS 84 ellipsoid is 73.38 km from west to east, and 111.20 km from south to north; Web
+# Mercator stretches them to 111.32 km (radius 6,378,137 m) and to 111.32 km / cos(latitude).
+LATITUDE = 48.85
+DEGREE = 73_382.9, 111_204.9
+
+
+@pytest.mark.parametrize(
+    ("crs", "origin", "unit"),
+    [
+        ("EPSG:4326", (2.35, LATITUDE), DEGREE),
+        ("EPSG:4807", (0.0, LATITUDE / 0.9), (0.9 * DEGREE[0], 0.9 * DEGREE[1])),
+        ("EPSG:3857", (261_600, 6_250_000), (0.6592, 0.6573)),
+        ("EPSG:2154", (900_000, 6_500_000), (1, 1)),
+        ("EPSG:2154", (0, 0), (1, 1)),  # outside of its region: a false place, not a false size
+        ("EPSG:2263", (1e6, 2e5), (0.3048006, 0.3048006)),
+        (None, (0, 0), (1, 1)),
+    ],
+    ids=["degrees", "grads", "Web Mercator", "metres", "elsewhere", "feet", "no CRS"],
+)
+def test_resolution_is_on_the_ground_for_each_axis(tmp_path, crs, origin, unit):
+    sides = 0.4 / unit[0], 0.2 / unit[1]
+    path = write(
+        tmp_path / "in.tif", noise(3, 200, 300), crs=crs, transform=from_origin(*origin, *sides)
+    )
+    assert Source([path], RGB).pixel_size == pytest.approx((0.4, 0.2), 1e-3)
+    source = Source([path], RGB, resolution=0.1)
+    assert source.height == pytest.approx(400, abs=1)
+    assert source.width == pytest.approx(1200, abs=2)
+    assert source.pixel_size == pytest.approx((0.1, 0.1), 1e-6)
+    transform = source.georeference.transform
+    assert (transform.c, transform.f) == pytest.approx(origin)
+    assert (transform.a * unit[0], -transform.e * unit[1]) == pytest.approx((0.1, 0.1), 1e-3)
+
+
+@pytest.mark.parametrize("factor", [0.37, 1.0, 2.0, 3.7])
+def test_resampling_is_that_of_gdal(tmp_path, factor):
+    pixels = noise(3, 90, 70)
+    path = write(tmp_path / "in.tif", pixels)
+    image, valid = read_all(Source([path], RGB, resolution=0.2 * factor))
+    assert valid.all()
+    with (
+        rasterio.open(path) as raster,
+        WarpedVRT(
+            raster, crs=raster.crs, transform=PLACE @ Affine.scale(factor),
+            height=image.shape[1], width=image.shape[2], resampling=Resampling.bilinear,
+        ) as warped,
+    ):  # fmt: skip
+        expected = warped.read()
+    reach = int(np.ceil(1 / factor)) + 1  # at the ends, GDAL's kernel differs
+    inside = np.s_[:, reach:-reach, reach:-reach]
+    # GDAL takes the kernel's weights from a table.
+    np.testing.assert_allclose(image[inside].astype(int), expected[inside].astype(int), atol=2)
+
+
+def test_windows_of_a_resampled_raster_are_its_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr(resampling, "_PIXELS", 500)  # several parts of each window
+    pixels = noise(3, 60, 70)
+    pixels[:, 20:30, 10:40] = 0
+    source = Source([write(tmp_path / "in.tif", pixels, nodata=0)], RGB, resolution=0.13)
+    image, valid = read_all(source)
+    rows, columns = np.arange(13, 60), np.arange(5, 90)
+    part, known = source.read(rows, columns)
+    np.testing.assert_array_equal(known, valid[np.ix_(rows, columns)])
+    np.testing.assert_array_equal(part, np.moveaxis(image, 0, -1)[np.ix_(rows, columns)])
+    assert 0 < (~valid).sum() == pytest.approx(10 * 30 * (0.2 / 0.13) ** 2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        ((0.5, 0.5), "is 0.5 m, and the model was trained at 0.2 m: expect worse .*resolution=0.2"),
+        ((0.25, 0.25), None),
+        ((0.2, 0.4), "oblong, 0.2 x 0.4 m on the ground; .*--resolution=0.2 makes them so"),
+    ],
+)
+def test_pixel_sizes_unlike_the_models_give_a_warning(tmp_path, sides, message):
+    path = write(tmp_path / "in.tif", noise(3), transform=from_origin(0, 0, *sides))
+    notes = Source([path], RGB, trained_at=0.2).notes()
+    assert len(notes) == (message is not None)
+    assert all(re.search(message, note) for note in notes)
+    # A model that does not know its size makes no claim.
+    assert [n for n in Source([path], RGB).notes() if "trained at" in n] == []
 
 
 @pytest.mark.parametrize("several", [False, True])
@@ -268,10 +298,3 @@ def test_a_truncated_file_is_named_with_the_window(tmp_path, several):
     source.read(np.arange(20), np.arange(50))
     with pytest.raises(UnreadableError, match=r"cut.tif .*columns 10 to 59, rows 100 to 199"):
         source.read(np.arange(100, 200), np.arange(10, 60))
-
-
-def test_a_file_that_is_not_a_raster_is_named(tmp_path):
-    (tmp_path / "notes.tif").write_text("nothing")
-    for name in ("notes.tif", "missing.tif"):
-        with pytest.raises(UserError, match=rf"{name} cannot be opened as a raster \(--input\)"):
-            Source([str(tmp_path / name)], RGB)

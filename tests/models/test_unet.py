@@ -7,15 +7,15 @@ from golden_arrays import channels_first, golden, golden_model, images, uniform
 
 from flair_jax.errors import UserError
 from flair_jax.models import layers
-from flair_jax.models.forms import FORMS
 from flair_jax.models.functional import merge_model, split_model
 from flair_jax.models.layers import BatchNorm
+from flair_jax.models.ops import for_platform, plain
 from flair_jax.models.unet import UNet
 
 
-def infer(model, x, metadata=None):
+def infer(model, x, metadata=None, ops=plain):
     graphdef, params, batch_stats = split_model(model)
-    return jax.jit(lambda p, s, x, m: merge_model(graphdef, p, s)(x, m))(
+    return jax.jit(lambda p, s, x, m: ops.leave(merge_model(graphdef, p, s, ops)(x, m)))(
         params, batch_stats, x, metadata
     )
 
@@ -28,8 +28,7 @@ def test_inference_logits_are_the_references(name, shape, classes, platform):
     """In the form of every platform, all of them computed here on the CPU."""
     expected = golden("unet_eval")[f"logits_{shape[1]}ch_{classes}cls"]
     model = golden_model(shape[1], classes)
-    model.set_attributes(form=FORMS[platform])
-    logits = channels_first(infer(model, images(name, shape)))
+    logits = channels_first(infer(model, images(name, shape), ops=for_platform(platform)))
     assert logits.dtype == np.float32
     assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
 

@@ -145,6 +145,7 @@ def lost_a_host(output):
     return "another task died" in output or "If another host was lost" in output
 
 
+@pytest.mark.waiting
 @pytest.mark.parametrize("dead", [0, 1])
 def test_when_a_host_dies_the_other_ends_and_reports_why(data_dir, tmp_path, dead):
     hosts = start_several(data_dir, tmp_path)
@@ -158,6 +159,7 @@ def test_when_a_host_dies_the_other_ends_and_reports_why(data_dir, tmp_path, dea
     hosts[dead].communicate()
 
 
+@pytest.mark.waiting
 def test_when_a_host_has_an_error_the_other_ends_too(data_dir, tmp_path):
     hosts = start_several(data_dir, tmp_path, of_last=tmp_path / "none")
     first, second = (process.communicate(timeout=240)[0] for process in hosts)

@@ -14,28 +14,21 @@ from scipy.ndimage import uniform_filter
 
 from flair_jax.data.nomenclature import BASELINE
 from flair_jax.interop.torch_weights import torch_name
-from flair_jax.models.forms import FORMS
 from flair_jax.models.functional import merge_model, model_batch_stats, split_model
 from flair_jax.models.losses import cross_entropy
-from flair_jax.models.ops.tpu import unfold
+from flair_jax.models.ops import for_platform
 from flair_jax.training.state import create_train_state
 
 WEIGHTS = jnp.asarray(BASELINE.weights)
 
 
-def model(platform):
-    made = golden_model()
-    made.set_attributes(form=FORMS[platform])
-    return split_model(made)
-
-
-def loss_fn(graphdef):
+def loss_fn(graphdef, ops):
     def loss(params, batch_stats, x, labels):
-        model = merge_model(graphdef, params, batch_stats)
-        logits = model.folded_logits(x, train=True)
-        by_weights = cross_entropy(logits, labels, WEIGHTS, "weights")
-        by_pixels = cross_entropy(logits, labels, WEIGHTS, "pixels")
-        return by_pixels, (unfold(logits, 13), model_batch_stats(model), by_weights)
+        model = merge_model(graphdef, params, batch_stats, ops)
+        logits = model(x, train=True)
+        by_weights = cross_entropy(logits, labels, WEIGHTS, "weights", ops)
+        by_pixels = cross_entropy(logits, labels, WEIGHTS, "pixels", ops)
+        return by_pixels, (ops.leave(logits), model_batch_stats(model), by_weights)
 
     return loss
 
@@ -43,10 +36,10 @@ def loss_fn(graphdef):
 @pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
 def test_one_step_is_the_references(platform):
     """In the form of every platform, all of them computed here on the CPU."""
-    graphdef, params, batch_stats = model(platform)
+    graphdef, params, batch_stats = split_model(golden_model())
     expected = golden("unet_train_step")
     x, labels = images("c", (2, 5, 64, 64)), integers("c_labels", (2, 64, 64), 13)
-    step = jax.jit(jax.value_and_grad(loss_fn(graphdef), has_aux=True))
+    step = jax.jit(jax.value_and_grad(loss_fn(graphdef, for_platform(platform)), has_aux=True))
     (loss, (logits, new_stats, by_weights)), gradients = step(params, batch_stats, x, labels)
 
     assert float(loss) == pytest.approx(float(expected["loss_pixels"]), rel=1e-5)
@@ -68,9 +61,10 @@ def test_one_step_is_the_references(platform):
 
 
 def test_ten_steps_are_the_references():
-    graphdef, params, batch_stats = model("cpu")
+    graphdef, params, batch_stats = split_model(golden_model())
     expected = golden("sgd_run")
-    loss_of = loss_fn(graphdef)
+    ops = for_platform("cpu")
+    loss_of = loss_fn(graphdef, ops)
 
     @jax.jit
     def step(state, x, labels):
@@ -90,7 +84,7 @@ def test_ten_steps_are_the_references():
     assert losses == pytest.approx(expected["losses"].tolist(), rel=2e-3)
 
     probe = images("probe", (1, 5, 128, 128))
-    infer = jax.jit(lambda p, s, x: merge_model(graphdef, p, s)(x))
+    infer = jax.jit(lambda p, s, x: merge_model(graphdef, p, s, ops)(x))
     logits = channels_first(infer(state.params, state.batch_stats, probe))[:, :, ::4, ::4]
     same = logits.argmax(1) == expected["probe_logits_every_4th"].argmax(1)
     assert same.mean() >= 0.94

@@ -5,6 +5,7 @@ import csv
 import ctypes
 import difflib
 import io
+import itertools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -27,7 +28,7 @@ from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.runner import create_runner
 
 from tfds_builder.flair.faults import BuildError, Fault
-from tfds_builder.flair.shards import CHECK_ONLY, WRITE, Shard, write_shard
+from tfds_builder.flair.shards import CHECK_ONLY, WRITE, Shard, ShardResult, write_shard
 
 # Beside the shards while they are written: a pipeline returns nothing itself.
 RESULTS = "results.json"
@@ -77,6 +78,7 @@ def pipeline_options(runner: str, text: str | None = None) -> PipelineOptions:
 def write_shards_with_beam(
     shards: Sequence[Shard],
     paths: Sequence[str],
+    file_format: str,
     *,
     runner: Any,
     options: PipelineOptions | None,
@@ -84,21 +86,19 @@ def write_shards_with_beam(
     skip: bool,
     check_only: bool,
     progress: bool,
-) -> list[tuple[int, list[Fault]]]:
+) -> list[ShardResult]:
     """Writes every shard to its path, in folders that all workers see.
 
     Args:
       shards: what to write.
       paths: one file for each, all in one folder.
-      runner: a Beam runner or the name of one.
+      file_format: one of `shards.FORMATS`.
+      runner: a Beam runner or the name of one; None takes that of the options.
       options: its options.
       source: the folder that the patches are in.
       skip: whether to continue writing after a fault; if not, the rest is only checked.
       check_only: whether to write nothing from the start.
       progress: whether to show a progress bar.
-
-    Returns:
-      For each shard the number of examples written, and the faults of its patches.
 
     Raises:
       BuildError: if the pipeline fails.
@@ -107,7 +107,13 @@ def write_shards_with_beam(
     # Compressed: some services accept jobs of at most 20 MB, and all of FLAIR #1 would be 30.
     elements = [
         zlib.compress(pickle.dumps(element))
-        for element in zip(range(len(shards)), shards, paths, strict=True)
+        for element in zip(
+            range(len(shards)),
+            shards,
+            paths,
+            itertools.repeat(file_format, len(shards)),
+            strict=True,
+        )
     ]
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -156,7 +162,16 @@ def write_shards_with_beam(
             " be a folder that they share with this machine"
         ) from error
     (folder / RESULTS).unlink()
-    return [(written, [Fault(*fault) for fault in faults]) for _, written, faults in sorted(saved)]
+    return [
+        ShardResult(
+            written,
+            [Fault(*fault) for fault in faults],
+            [Fault(*warning) for warning in warnings],
+            [(image, mask) for image, mask in crcs],
+            skipped,
+        )
+        for _, written, faults, warnings, crcs, skipped in sorted(saved)
+    ]
 
 
 def _run(
@@ -205,11 +220,11 @@ def _run(
         sender.send("")
 
 
-def _write(element: bytes, source: str, skip: bool, check_only: bool) -> tuple[int, int, list[Any]]:
-    """Writes a shard on a worker; returns its index, number of examples, and faults."""
+def _write(element: bytes, source: str, skip: bool, check_only: bool) -> list[Any]:
+    """Writes a shard on a worker; returns its index and its result, as JSON can hold them."""
     index: int
     shard: Shard
-    index, shard, path = pickle.loads(zlib.decompress(element))
+    index, shard, path, file_format = pickle.loads(zlib.decompress(element))
     for flag, folder in (("source", source), ("data_dir", os.path.dirname(path))):
         if not os.path.isdir(folder):
             raise BuildError(
@@ -219,11 +234,11 @@ def _write(element: bytes, source: str, skip: bool, check_only: bool) -> tuple[i
     state = ctypes.c_byte(CHECK_ONLY if check_only else WRITE)
     # A runner may have a shard written twice, even at the same time.
     with tfds.core.utils.incomplete_file(tfds.core.Path(path)) as incomplete:
-        written, faults = write_shard(shard, str(incomplete), skip=skip, state=state)
-    return index, written, [tuple(fault) for fault in faults]
+        result = write_shard(shard, str(incomplete), file_format, skip=skip, state=state)
+    return [index, *result]
 
 
-def _save(results: list[tuple[int, int, list[Any]]], path: str) -> None:
+def _save(results: list[list[Any]], path: str) -> None:
     with tfds.core.utils.incomplete_file(tfds.core.Path(path)) as incomplete:
         incomplete.write_text(json.dumps(results))
 

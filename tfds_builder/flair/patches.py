@@ -7,46 +7,25 @@ import functools
 import logging
 import re
 import warnings
+import zlib
 from collections.abc import Iterator, Sequence
-from math import isfinite
+from math import hypot, isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
-import tensorflow_datasets as tfds
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import Affine
 
 from tfds_builder.flair.faults import Fault
-from tfds_builder.flair.source import File, Patch
+from tfds_builder.flair.files import File, Unreadable
+from tfds_builder.flair.reference import BANDS, CLASSES
+from tfds_builder.flair.selection import Patch
 
-BANDS = 5
-MASK_VALUES = range(1, 20)
 Size = tuple[int, int]  # rows, columns
-
-
-def features() -> tfds.features.FeaturesDict:
-    """Returns the features of a patch; README.md of this folder explains each."""
-    text, tensor = tfds.features.Text, tfds.features.Tensor
-    # Without an encoding uint8 is stored as int64, and float64 as float32, which is too coarse
-    # for coordinates.
-    return tfds.features.FeaturesDict(
-        {
-            "image": tensor(shape=(None, None, BANDS), dtype=np.uint8, encoding="bytes"),
-            "mask": tensor(shape=(None, None), dtype=np.uint8, encoding="bytes"),
-            "has_mask": tfds.features.Scalar(np.bool_),
-            "id": text(),
-            "domain": text(),
-            "zone": text(),
-            "date": text(),
-            "time": text(),
-            "camera": text(),
-            "centroid": tensor(shape=(3,), dtype=np.float64, encoding="bytes"),
-            "transform": tensor(shape=(6,), dtype=np.float64, encoding="bytes"),
-            "crs": text(),
-        }
-    )
+LAMBERT_93 = "EPSG:2154"
+_NAME = "patch.tif"  # in memory; left out of GDAL's messages
 
 
 @contextlib.contextmanager
@@ -57,7 +36,6 @@ def gdal() -> Iterator[None]:
     logger.setLevel(logging.CRITICAL + 1)
     try:
         with (
-            # Or else each open lists all of the folder, or of the zip.
             rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", GDAL_PAM_ENABLED="NO"),
             warnings.catch_warnings(),
         ):
@@ -65,6 +43,27 @@ def gdal() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _opened(content: bytes) -> Iterator[rasterio.DatasetReader]:
+    """Opens a GeoTIFF, given as its content; raises Unreadable where it is damaged.
+
+    The content comes from Python, as GDAL reads zips without checking them and takes only names
+    that are UTF-8.
+    """
+    if not content:
+        raise Unreadable("it is empty")
+    try:
+        with (
+            rasterio.MemoryFile(content, filename=_NAME) as memory,
+            memory.open(driver="GTiff") as src,
+        ):
+            yield src
+    except (RasterioError, CRSError) as error:
+        # rasterio's own message is often only "Read failed. See previous exception for details."
+        reason = str(error.__cause__ or error)
+        raise Unreadable(re.sub(rf"'?\S*{_NAME}'?[,:]?\s*", "", reason)) from error
 
 
 def common_size(patches: Sequence[Patch], sample: int = 24) -> Size | None:
@@ -75,115 +74,199 @@ def common_size(patches: Sequence[Patch], sample: int = 24) -> Size | None:
         for patch in [*patches[::step], *patches]:
             if sizes.total() >= sample:
                 break
-            with contextlib.suppress(RasterioError), rasterio.open(patch.image.for_gdal()) as src:
+            with contextlib.suppress(Unreadable), _opened(patch.image.read()) as src:
                 sizes[src.shape] += 1
     return max(sizes, key=lambda size: (sizes[size], size)) if sizes else None
 
 
-class Raster(NamedTuple):
-    """The header of an image file."""
+class Header(NamedTuple):
+    """The header of an image or a mask; `crs` is WKT, `EPSG:<code>` or ""."""
 
     shape: Size
     bands: int
     dtypes: tuple[str, ...]
     transform: Affine
-    crs: CRS | None
+    crs: str
+
+    @property
+    def has_position(self) -> bool:
+        """Whether the file is georeferenced."""
+        return self.transform != Affine.identity()
 
 
-def read_files(
-    patch: Patch, size: Size | None
-) -> tuple[Raster | None, np.ndarray | None, np.ndarray | None, list[Fault]]:
-    """Reads and checks the files of a patch, within `gdal()`; whatever its metadata is.
+class Read(NamedTuple):
+    """What was read of a patch's files.
+
+    Attributes:
+      header: of the image, or None if it cannot be opened.
+      image: rows x columns x bands, uint8, or None if it cannot be used.
+      mask: rows x columns, uint8, or None if it cannot be used or does not exist. One with wrong
+        values is here, too.
+      faults: of the files.
+      crcs: CRC-32 of the content of image and mask; None if it cannot be read or does not exist.
+    """
+
+    header: Header | None
+    image: np.ndarray | None
+    mask: np.ndarray | None
+    faults: list[Fault]
+    crcs: tuple[int | None, int | None]
+
+
+def read_files(patch: Patch, size: Size | None) -> Read:
+    """Reads and checks the files of a patch, within `gdal()`, without its metadata.
 
     Args:
       patch: what to read.
       size: the rows and columns that all patches of the data set have; None takes any.
-
-    Returns:
-      The image's header, or None if it cannot be opened; the image, rows x columns x
-      bands, and the mask, rows x columns, both uint8, or None where they cannot be used or do
-      not exist; the faults. A mask with wrong values is returned, too.
     """
     faults: list[Fault] = []
 
     def fault(kind: str, file: File, detail: str) -> None:
         faults.append(Fault(patch.split, kind, str(file), detail))
 
-    raster: Raster | None = None
+    def open_(file: File) -> tuple[bytes, int]:
+        content = file.read()
+        return content, zlib.crc32(content) if file.crc is None else file.crc
+
+    header: Header | None = None
     image: np.ndarray | None = None
     mask: np.ndarray | None = None
+    image_crc: int | None = None
+    mask_crc: int | None = None
     shape = size
     try:
-        with rasterio.open(patch.image.for_gdal()) as src:
-            raster = Raster(src.shape, src.count, src.dtypes, src.transform, src.crs)
-            shape, dtypes = raster.shape, set(raster.dtypes)
-            if src.count != BANDS:
-                fault(f"image without {BANDS} bands", patch.image, f"{src.count} bands")
+        content, image_crc = open_(patch.image)
+        with _opened(content) as src:
+            header = _header(src)
+            shape, dtypes = header.shape, set(header.dtypes)
+            if header.bands != len(BANDS):
+                fault(f"image without {len(BANDS)} bands", patch.image, f"{header.bands} bands")
             if dtypes != {"uint8"}:
                 fault("image not uint8", patch.image, ", ".join(sorted(dtypes)))
             if size is not None and shape != size:
-                detail = f"{_by(shape)}, where the others are {_by(size)}"
+                detail = f"{by(shape)}, where the others are {by(size)}"
                 fault("size not the data set's", patch.image, detail)
-            if src.count == BANDS and dtypes == {"uint8"} and size in (None, shape):
+            if header.bands == len(BANDS) and dtypes == {"uint8"} and size in (None, shape):
                 image = np.moveaxis(src.read(), 0, -1)
-    except RasterioError as error:
-        fault("image unreadable", patch.image, _reason(error))
+    except Unreadable as error:
+        fault("image unreadable", patch.image, str(error))
 
     if patch.mask is not None:
         try:
-            with rasterio.open(patch.mask.for_gdal()) as src:
-                if src.count != 1 or src.dtypes[0] != "uint8":
-                    detail = f"{src.count} bands of {src.dtypes[0]}"
+            content, mask_crc = open_(patch.mask)
+            with _opened(content) as src:
+                of_mask = _header(src)
+                if of_mask.bands != 1 or of_mask.dtypes[0] != "uint8":
+                    detail = f"{of_mask.bands} bands of {of_mask.dtypes[0]}"
                     fault("mask not one band of uint8", patch.mask, detail)
-                elif shape is not None and src.shape != shape:
-                    detail = f"{_by(src.shape)}, where the image is {_by(shape)}"
+                elif shape is not None and of_mask.shape != shape:
+                    detail = f"{by(of_mask.shape)}, where the image is {by(shape)}"
                     fault("mask of another size than the image", patch.mask, detail)
                 else:
                     mask = src.read(1)
-        except RasterioError as error:
-            fault("mask unreadable", patch.mask, _reason(error))
-        if mask is not None and (mask.min() not in MASK_VALUES or mask.max() not in MASK_VALUES):
-            wrong = sorted(set(np.unique(mask).tolist()) - set(MASK_VALUES))
+                    if header is not None and (found := _displacement(header, of_mask)):
+                        fault(found[0], patch.mask, found[1])
+        except Unreadable as error:
+            fault("mask unreadable", patch.mask, str(error))
+        if mask is not None and (mask.min() not in CLASSES or mask.max() not in CLASSES):
+            wrong = sorted(set(np.unique(mask).tolist()) - set(CLASSES))
             detail = "found " + ", ".join(map(str, wrong))
-            fault(f"mask value outside 1..{MASK_VALUES[-1]}", patch.mask, detail)
-    return raster, image, mask, faults
+            fault(f"mask value outside 1..{max(CLASSES)}", patch.mask, detail)
+    return Read(header, image, mask, faults, (image_crc, mask_crc))
 
 
-def read_patch(patch: Patch, size: Size | None) -> tuple[dict[str, Any] | None, list[Fault]]:
+def _header(src: rasterio.DatasetReader) -> Header:
+    crs = src.crs.to_wkt() if src.crs else ""
+    return Header(src.shape, src.count, src.dtypes, src.transform, crs)
+
+
+def _displacement(image: Header, mask: Header) -> tuple[str, str] | None:
+    """Returns the kind and detail of a fault where a mask does not cover its image.
+
+    Many files of FLAIR have an unnamed local CRS, or none: such files are not compared by it.
+    """
+    systems = [crs_name(header.crs) for header in (image, mask)]
+    if not {UNNAMED, NONE} & set(systems) and systems[0] != systems[1]:
+        detail = f"{systems[1]}, where the image has {systems[0]}"
+        return "mask in another CRS than the image", detail
+    if not (image.has_position and mask.has_position):
+        return None
+    rows, columns = image.shape
+    corners = ((0, 0), (columns, 0), (0, rows), (columns, rows))
+    of_image = [image.transform @ corner for corner in corners]
+    of_mask = [mask.transform @ corner for corner in corners]
+    offset = max(hypot(a[0] - b[0], a[1] - b[1]) for a, b in zip(of_image, of_mask, strict=True))
+    if offset <= pixel_width(image.transform) / 2:
+        return None
+    upper_left = "{:.10g}, {:.10g}"
+    return "mask at another position than the image", (
+        f"upper left corner at {upper_left.format(*of_mask[0])}, where the image has"
+        f" {upper_left.format(*of_image[0])}"
+    )
+
+
+class Outcome(NamedTuple):
+    """What becomes of a patch.
+
+    Attributes:
+      example: for `features.features`, or None with faults.
+      faults: everything wrong with it.
+      warnings: what is implausible of a patch that is stored.
+      crcs: see `Read`.
+    """
+
+    example: dict[str, Any] | None
+    faults: list[Fault]
+    warnings: list[Fault]
+    crcs: tuple[int | None, int | None]
+
+
+def read_patch(patch: Patch, size: Size | None) -> Outcome:
     """Reads and checks a patch, within `gdal()`.
 
     Args:
       patch: what to read.
       size: the rows and columns that all patches of the data set have; None takes any.
-
-    Returns:
-      The example for `features()` and no faults, or None and all faults.
     """
     name = str(patch.image)
     kind = "no metadata" if patch.metadata is None else "malformed metadata"
     faults = [Fault(patch.split, kind, name, detail) for detail in metadata_faults(patch)]
-    raster, image, mask, of_files = read_files(patch, size)
-    faults += of_files
+    read = read_files(patch, size)
+    faults += read.faults
     if patch.mask is None and patch.split != "test":
         faults.append(Fault(patch.split, "mask missing", name, "only test patches may have none"))
-    if faults or raster is None or image is None:
-        return None, faults
-    centroid = [float(patch.metadata[f"patch_centroid_{axis}"]) for axis in "xyz"]
+    if faults or read.header is None or read.image is None:
+        return Outcome(None, faults, [], read.crcs)
+    entry = patch.metadata
+    centroid = [float(entry[f"patch_centroid_{axis}"]) for axis in "xyz"]
+    warned = []
+    if entry["date"][:4] != patch.key.domain[-4:]:
+        warned.append(Fault(patch.split, "date outside the domain's year", name, entry["date"]))
+    metres = distance(read.header, centroid)
+    if metres is not None and is_outside(read.header, metres):
+        detail = f"{metres:,.1f} m from the image's centre"
+        warned.append(Fault(patch.split, "centroid outside the image", name, detail))
     example = {
-        "image": image,
-        "mask": np.zeros(raster.shape, np.uint8) if mask is None else mask,
+        "image": read.image,
+        "mask": np.zeros(read.header.shape, np.uint8) if read.mask is None else read.mask,
         "has_mask": patch.mask is not None,
         "id": patch.key.number,
         "domain": patch.key.domain,
         "zone": patch.key.zone,
-        "date": patch.metadata["date"],
-        "time": patch.metadata["time"],
-        "camera": patch.metadata["camera"],
+        "date": entry["date"],
+        "time": entry["time"],
+        "camera": entry["camera"],
         "centroid": np.array(centroid, np.float64),
-        "transform": np.array(raster.transform[:6], np.float64),
-        "crs": _crs_text(raster, centroid),
+        "transform": np.array(read.header.transform[:6], np.float64),
+        "crs": _crs_text(read.header, centroid),
     }
-    return example, []
+    return Outcome(example, [], warned, read.crcs)
+
+
+def by(shape: Sequence[int]) -> str:
+    """Returns `rows x columns`."""
+    return f"{shape[0]} x {shape[1]}"
 
 
 def centre(transform: Sequence[float], shape: Sequence[int]) -> tuple[float, float]:
@@ -198,13 +281,25 @@ def centre(transform: Sequence[float], shape: Sequence[int]) -> tuple[float, flo
     return a * column + b * row + c, d * column + e * row + f
 
 
-def _by(shape: Sequence[int]) -> str:
-    return f"{shape[0]} x {shape[1]}"
+def pixel_width(transform: Sequence[float]) -> float:
+    """Returns the width of a pixel, in units of the CRS."""
+    return hypot(transform[0], transform[3])
 
 
-def _reason(error: RasterioError) -> str:
-    # rasterio's own message is often only "Read failed. See previous exception for details."
-    return str(error.__cause__ or error)
+def distance(header: Header, centroid: Sequence[float]) -> float | None:
+    """Returns the metres from an image's centre to its centroid in Lambert-93.
+
+    None if the image is not georeferenced, or is in another known CRS.
+    """
+    if not header.has_position or crs_name(header.crs) not in (LAMBERT_93, UNNAMED, NONE):
+        return None
+    x, y = centre(header.transform, header.shape)
+    return hypot(x - centroid[0], y - centroid[1])
+
+
+def is_outside(header: Header, metres: float | None) -> bool:
+    """Returns whether a point so far from the centre of an image is outside the image."""
+    return metres is not None and metres > pixel_width(header.transform) * min(header.shape) / 2
 
 
 def metadata_faults(patch: Patch) -> Iterator[str]:
@@ -214,22 +309,42 @@ def metadata_faults(patch: Patch) -> Iterator[str]:
         yield f"no entry IMG_{patch.key.number} in the metadata files"
         return
     if not isinstance(entry, dict):
-        yield f"the entry is not an object: {entry!r}"
+        yield f"the entry is not an object: {_short(entry)}"
         return
     for field, expected in (("domain", patch.key.domain), ("zone", patch.key.zone)):
         if entry.get(field) != expected:
-            yield f"{field}: {entry.get(field)!r}, where the path has {expected!r}"
+            yield f"{field}: {_short(entry.get(field))}, where the path has {expected!r}"
     if not _parses(r"\d{4}-\d\d-\d\d", "%Y-%m-%d", entry.get("date")):
-        yield f"date: {entry.get('date')!r} is not a day as YYYY-MM-DD"
+        yield f"date: {_short(entry.get('date'))} is not a day as YYYY-MM-DD"
     if not _parses(r"\d\dh\d\d", "%Hh%M", entry.get("time")):
-        yield f"time: {entry.get('time')!r} is not a time as HHhMM"
+        yield f"time: {_short(entry.get('time'))} is not a time as HHhMM"
     camera = entry.get("camera")
-    if not isinstance(camera, str) or not camera.strip():
-        yield f"camera: {camera!r} is not a name"
+    if not isinstance(camera, str) or not camera.strip() or not _is_unicode(camera):
+        yield f"camera: {_short(camera)} is not a name"
     for axis in "xyz":
         value = entry.get(f"patch_centroid_{axis}")
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
-            yield f"patch_centroid_{axis}: {value!r} is not a finite number"
+        if not _is_finite(value):
+            yield f"patch_centroid_{axis}: {_short(value)} is not a finite number"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:50]}... ({len(text):,} characters)"
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold
+        return False
+    return True
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return type(value) in (int, float) and isfinite(value)
+    except OverflowError:  # an integer beyond the range of floats
+        return False
 
 
 def _parses(pattern: str, form: str, value: Any) -> bool:
@@ -242,24 +357,36 @@ def _parses(pattern: str, form: str, value: Any) -> bool:
     return True
 
 
+UNNAMED, NONE = "unnamed", "none"
+
+
 @functools.lru_cache(maxsize=64)
-def _epsg(crs: CRS) -> int | None:
-    return crs.to_epsg()
+def crs_name(crs: str) -> str:
+    """Returns `EPSG:<code>`, the name of another CRS, "unnamed" for a local one, or "none"."""
+    if not crs:
+        return NONE
+    parsed = CRS.from_user_input(crs)
+    code = parsed.to_epsg()
+    if code:
+        return f"EPSG:{code}"
+    if not (parsed.is_projected or parsed.is_geographic):
+        return UNNAMED
+    name = re.search(r'"([^"]+)"', crs)
+    return name[1] if name else "other"
 
 
-def _crs_text(raster: Raster, centroid: Sequence[float]) -> str:
+def _crs_text(header: Header, centroid: Sequence[float]) -> str:
     """Returns `EPSG:<code>` or WKT; empty where there is none.
 
     FLAIR is in Lambert-93, but many of its files name an unnamed local CRS or none. If the
     patch's centre is at the Lambert-93 coordinates of its metadata, it is EPSG:2154.
     """
-    crs = raster.crs
-    code = _epsg(crs) if crs else None
-    if code:
-        return f"EPSG:{code}"
-    if not crs or not (crs.is_projected or crs.is_geographic):
-        x, y = centre(raster.transform, raster.shape)
-        pixel = max(abs(raster.transform.a), abs(raster.transform.e))
+    name = crs_name(header.crs)
+    if name.startswith("EPSG:"):
+        return name
+    if name in (UNNAMED, NONE):
+        x, y = centre(header.transform, header.shape)
+        pixel = max(abs(header.transform.a), abs(header.transform.e))
         if abs(x - centroid[0]) <= pixel and abs(y - centroid[1]) <= pixel:
-            return "EPSG:2154"
-    return crs.to_wkt() if crs else ""
+            return LAMBERT_93
+    return header.crs

@@ -3,12 +3,14 @@
 import contextlib
 import ctypes
 import dataclasses
+import importlib.util
 import itertools
 import math
 import multiprocessing
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     Executor,
@@ -17,19 +19,28 @@ from concurrent.futures import (
     wait,
 )
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
 
 import tqdm
 from array_record.python.array_record_module import ArrayRecordWriter
-from tensorflow_datasets.core import example_serializer
+from tensorflow_datasets.core import file_adapters, writer
 
+from tfds_builder.flags import FORMATS
 from tfds_builder.flair.faults import BuildError, Fault
-from tfds_builder.flair.patches import BANDS, Size, features, gdal, read_patch
-from tfds_builder.flair.source import Patch
+from tfds_builder.flair.patches import Size, gdal, read_patch
+from tfds_builder.flair.records import Serializer
+from tfds_builder.flair.reference import BANDS
+from tfds_builder.flair.selection import Patch
 from tfds_builder.flair.workers import follow_parent
 
 WRITE, CHECK_ONLY, STOP = range(3)
-# TFDS would compress: aerial images shrink by a quarter at most, and are read at half the speed.
-FORMAT = "group_size:1,uncompressed"
+# What TFDS needs to write them.
+_MODULES = {"tfrecord": ("tensorflow",), "riegeli": ("tensorflow", "riegeli")}
+# Bytes of a record besides its pixels and the headers of the mask's rows; of the block headers of
+# ArrayRecord, which are 24 bytes in 64 KiB; and of a shard's index and the rest of its last block.
+RECORD_OVERHEAD = 700
+FORMAT_OVERHEAD = 1 + 24 / 2**16
+SHARD_OVERHEAD = 2**17
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,68 +51,133 @@ class Shard:
     size: Size | None
 
 
+class ShardResult(NamedTuple):
+    """What was written of a shard, and what was found in its patches.
+
+    Attributes:
+      written: number of examples.
+      faults: of patches that were not written.
+      warnings: of patches that were written.
+      crcs: of image and mask of each patch, see `patches.Read`.
+      skipped: indices of the patches that were not written.
+    """
+
+    written: int
+    faults: list[Fault]
+    warnings: list[Fault]
+    crcs: list[tuple[int | None, int | None]]
+    skipped: list[int]
+
+
+def _num_shards(patches: int, size: Size | None, shard_mb: float) -> int:
+    rows, columns = size or (512, 512)
+    total = patches * rows * columns * (len(BANDS) + 1)
+    return min(patches, max(1, math.ceil(total / (shard_mb * 2**20))))
+
+
 def cut(patches: Sequence[Patch], size: Size | None, shard_mb: float) -> list[Shard]:
     """Divides a split into shards of about `shard_mb` MiB of pixels, in order, of even length."""
-    rows, columns = size or (512, 512)
-    total = len(patches) * rows * columns * (BANDS + 1)
-    count = min(len(patches), max(1, math.ceil(total / (shard_mb * 2**20))))
+    count = _num_shards(len(patches), size, shard_mb)
     ends = [len(patches) * i // count for i in range(count + 1)]
     return [Shard(tuple(patches[a:b]), size) for a, b in itertools.pairwise(ends)]
+
+
+def files_bytes(patches: int, size: Size | None, shard_mb: float) -> int:
+    """Returns about the size of the files of a split, rather too much than too little."""
+    rows, columns = size or (0, 0)
+    record = rows * (columns * (len(BANDS) + 1) + 6) + RECORD_OVERHEAD
+    shards = _num_shards(patches, size, shard_mb)
+    return int(patches * record * FORMAT_OVERHEAD) + shards * SHARD_OVERHEAD
+
+
+def check_format(file_format: str) -> None:
+    """Raises a BuildError for a file format that is unknown, or cannot be written here."""
+    if file_format not in FORMATS:
+        raise BuildError(f"no file format {file_format!r}: there are {', '.join(FORMATS)}")
+    for module in _MODULES.get(file_format, ()):
+        if importlib.util.find_spec(module) is None:
+            raise BuildError(
+                f"file_format {file_format!r} needs the package {module}, which is not installed;"
+                " training reads array_record, which needs no other package"
+            )
+
+
+class _UncompressedArrayRecords(writer.ExampleWriter):
+    """Writes ArrayRecord files as TFDS does, but without its compression.
+
+    Aerial images shrink by a quarter at most, and would be read at half the speed.
+    """
+
+    def write(self, path: Any, examples: Iterable[tuple[Any, bytes]]) -> None:
+        array_records = ArrayRecordWriter(os.fspath(path), "group_size:1,uncompressed")
+        for _, record in examples:
+            array_records.write(record)
+        array_records.close()
+
+
+def _example_writer(file_format: str) -> writer.ExampleWriter:
+    of_tfds = file_adapters.FileFormat.from_value(file_format)
+    if of_tfds is file_adapters.FileFormat.ARRAY_RECORD:
+        return _UncompressedArrayRecords(of_tfds)
+    return writer.ExampleWriter(of_tfds)
 
 
 def write_shard(
     shard: Shard,
     path: str,
+    file_format: str,
     *,
     skip: bool,
     state: ctypes.c_byte,
     count: Callable[[], None] = lambda: None,
-) -> tuple[int, list[Fault]]:
+) -> ShardResult:
     """Writes one shard.
 
     Args:
       shard: what to write.
       path: its file.
+      file_format: one of `FORMATS`.
       skip: whether to continue writing after a fault.
       state: holds WRITE, CHECK_ONLY or STOP; set to CHECK_ONLY at a fault, unless `skip`.
       count: called after every patch that was checked.
 
-    Returns:
-      The number of examples written, and the faults of the patches.
-
     Raises:
       BuildError: if the file cannot be written.
     """
-    serializer = example_serializer.ExampleSerializer(features().get_serialized_info())
-    encode = features().encode_example
-    faults: list[Fault] = []
+    serialize = Serializer(shard.size)
+    result = ShardResult(0, [], [], [], [])
     written = 0
 
-    def examples() -> Iterator[bytes]:
+    def examples() -> Iterator[tuple[int, bytes]]:
         nonlocal written
-        for patch in shard.patches:
-            example, of_patch = read_patch(patch, shard.size)
+        for index, patch in enumerate(shard.patches):
+            outcome = read_patch(patch, shard.size)
             count()
-            faults.extend(of_patch)
+            result.faults.extend(outcome.faults)
+            result.warnings.extend(outcome.warnings)
+            result.crcs.append(outcome.crcs)
             if state.value == STOP:
                 return
-            if of_patch and not skip:
+            if outcome.faults and not skip:
                 state.value = CHECK_ONLY
-            if example is not None and state.value == WRITE:
-                record = serializer.get_tf_example(encode(example))
-                # Or else the order of the fields, and so the file, would differ from run to run.
-                yield record.SerializeToString(deterministic=True)
+            if outcome.example is None:
+                result.skipped.append(index)
+            elif state.value == WRITE:
+                yield index, serialize(outcome.example)
                 written += 1
 
     try:
         with gdal():
-            writer = ArrayRecordWriter(path, FORMAT)
-            for record in examples():
-                writer.write(record)
-            writer.close()
-    except (OSError, RuntimeError) as error:  # ArrayRecord raises RuntimeError when a disk is full
+            records: Iterable[tuple[int, bytes]] = examples()
+            if file_format == file_adapters.FileFormat.PARQUET.value:
+                # TFDS takes batches of an iterator by their index from its start, and so would
+                # leave out every other batch.
+                records = list(records)
+            _example_writer(file_format).write(path, records)
+    # ArrayRecord raises RuntimeError when a disk is full, the others errors of their own.
+    except (OSError, RuntimeError) as error:
         raise BuildError(f"cannot write {path}: {error}") from error
-    return written, faults
+    return result._replace(written=written)
 
 
 class _Control:
@@ -130,31 +206,32 @@ def _start_process(control: _Control) -> None:
     follow_parent()
 
 
-def _write(shard: Shard, path: str, skip: bool) -> tuple[int, list[Fault]]:
-    return write_shard(shard, path, skip=skip, state=_control.state, count=_control.count)
+def _write(shard: Shard, path: str, file_format: str, skip: bool) -> ShardResult:
+    return write_shard(
+        shard, path, file_format, skip=skip, state=_control.state, count=_control.count
+    )
 
 
 def write_shards(
     shards: Sequence[Shard],
     paths: Sequence[str],
+    file_format: str,
     *,
     num_workers: int,
     skip: bool,
     check_only: bool,
     progress: bool,
-) -> list[tuple[int, list[Fault]]]:
+) -> list[ShardResult]:
     """Writes every shard to its path.
 
     Args:
       shards: what to write.
       paths: one file for each.
+      file_format: one of `FORMATS`.
       num_workers: how many processes write; 1 writes in this one.
       skip: whether to continue writing after a fault. If not, the rest is only checked.
       check_only: whether to write nothing from the start.
       progress: whether to show a progress bar.
-
-    Returns:
-      For each shard the number of examples written, and the faults of its patches.
 
     Raises:
       BuildError: if a shard cannot be written or a process dies.
@@ -182,7 +259,7 @@ def write_shards(
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 futures = [
-                    executor.submit(_write, shard, path, skip)
+                    executor.submit(_write, shard, path, file_format, skip)
                     for shard, path in zip(shards, paths, strict=True)
                 ]
             finally:

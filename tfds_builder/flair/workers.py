@@ -1,9 +1,16 @@
-"""Initialisation of worker processes."""
+"""Worker processes: how many, and their initialisation."""
 
 import multiprocessing
 import os
 import signal
 import threading
+
+
+def available_cpus() -> int:
+    """Returns the number of CPUs that this process may use, which may be fewer than there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS
 
 
 def follow_parent() -> None:

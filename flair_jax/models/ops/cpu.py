@@ -1,7 +1,8 @@
-"""Convolution and pooling as a CPU computes them fastest: exactly the same sums, in another order.
+"""The CPU's form of the network's operations: arrays (N, H, W, C), summed in another order.
 
-What is slow in XLA's own form there: kernel gradients, whose sums run over all pixels at once and
-miss the caches; maps doubled before they are convolved; and the gradient of a maximum.
+What is slow in the plain form there: kernel gradients, whose sums run over all pixels at once and
+miss the caches; maps doubled before they are convolved; the gradient of a maximum; and counting
+by a matrix product. The functions are described in `flair_jax.models.ops.Ops`.
 """
 
 import functools
@@ -10,39 +11,61 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flair_jax.models.ops.tpu import cell_taps, largest_of_rows
+from flair_jax.models.ops._cells import cell_taps, pool_neighbours
+from flair_jax.models.ops.plain import (
+    add_to_rows,
+    best_class,
+    channels,
+    class_layout,
+    enter,
+    leave,
+    moments,
+    scale_and_shift,
+)
+
+__all__ = [
+    "add_to_rows",
+    "best_class",
+    "channels",
+    "class_layout",
+    "convolution",
+    "count_pairs",
+    "enter",
+    "leave",
+    "max_pool",
+    "moments",
+    "scale_and_shift",
+    "upsampled_convolution",
+]
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-WIDE = 256  # result channels from which XLA's own gradient of the kernel is the faster one
-CACHE = 2**21  # numbers of a block, so that its shifted copies stay in the caches
-FEW_BANDS = 16  # channels below which four pixels are taken as one before a step of two
+WIDE = 256  # output channels from which XLA's own gradient of the kernel is faster
+CACHE = 2**21  # numbers in a block, so that its shifted copies stay in the caches
+FEW_BANDS = 16  # channels below which 2 x 2 pixels are taken as one where the stride is 2
 
 # After doubling by nearest neighbours, three taps meet two pixels: which, by the result's parity.
 _TAPS_OF_PHASE = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
 
 
-def convolve(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """A convolution padded by half the kernel on every side.
-
-    Args:
-        x: (N, H, W, in).
-        kernel: (k, k, in, out) float32.
-        stride: 1 or 2.
-
-    Returns:
-        (N, H / stride, W / stride, out) of x's dtype.
-    """
+def convolution(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
     size, _, inputs, _ = kernel.shape
     pad = size // 2
     if stride == 1:
-        return _by_ones(x, kernel, ((pad, pad), (pad, pad)))
+        return _stride_one(x, kernel, ((pad, pad), (pad, pad)))
     if inputs < FEW_BANDS and size > 1:
-        return _by_twos_in_fours(x, kernel)
+        return _stride_two_of_cells(x, kernel)
     return _convolve(x, kernel.astype(x.dtype), ((pad, pad), (pad, pad)), stride)
 
 
-def convolve_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def upsampled_convolution(x: jax.Array, skip: jax.Array | None, kernel: jax.Array) -> jax.Array:
+    # A convolution of concatenated channels is a sum of two.
+    of_x, of_skip = jnp.split(kernel, [x.shape[-1]], axis=2)
+    y = _doubled_convolution(x, of_x)
+    return y if skip is None else y + convolution(skip, of_skip)
+
+
+def _doubled_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """A convolution of a map doubled by nearest neighbours, which is never made.
 
     Pixels of the result whose row and column are even, or odd, meet only 2 x 2 different pixels:
@@ -59,44 +82,46 @@ def convolve_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     kernels = _exact("atk,bul,klio->abtuio", _TAPS_OF_PHASE, _TAPS_OF_PHASE, kernel)
 
     def phase(a: int, b: int) -> jax.Array:
-        return _by_ones(x, kernels[a, b], ((1 - a, a), (1 - b, b)))
+        return _stride_one(x, kernels[a, b], ((1 - a, a), (1 - b, b)))
 
     rows = [jnp.stack([phase(a, 0), phase(a, 1)], axis=3) for a in range(2)]
     return jnp.stack(rows, axis=2).reshape(n, 2 * h, 2 * w, -1)
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    """The largest of every 3 x 3 pixels, every second row and pixel; see `folding.max_pool`.
-
-    Args:
-        x: (N, H, W, C) without negative values.
-
-    Returns:
-        (N, H / 2, W / 2, C).
-    """
     n, h, w, c = x.shape
     even, odd = jnp.moveaxis(x.reshape(n, h, w // 2, 2, c), 3, 0)
     before = jnp.pad(odd[:, :, :-1], ((0, 0), (0, 0), (1, 0), (0, 0)))
-    return largest_of_rows(before, even, odd)
+    return pool_neighbours(before, even, odd)
 
 
-def _by_twos_in_fours(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """A convolution by steps of two, as one by steps of one over cells of 2 x 2 pixels."""
+def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
+    # By one index per pixel; the last cell takes what is not counted.
+    n, cells = len(labels), num_classes**2
+    pairs = labels.astype(jnp.int32) * num_classes + predictions.astype(jnp.int32)
+    pairs = pairs + cells * jnp.arange(n, dtype=jnp.int32)[:, None]
+    pairs = jnp.where(labels < num_classes, pairs, n * cells)
+    counts = jnp.bincount(pairs.ravel(), length=n * cells + 1)
+    return counts[:-1].reshape(n, num_classes, num_classes).astype(jnp.int32)
+
+
+def _stride_two_of_cells(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """A convolution of stride 2 as one of stride 1 over cells of 2 x 2 pixels."""
     n, h, w, bands = x.shape
     size, _, _, outputs = kernel.shape
     taps, around = cell_taps(size, stride=2, scale=1, before=2, after=1)
     taps, count = taps[:, :, 0], len(taps)
     cells = x.reshape(n, h // 2, 2, w // 2, 2, bands).transpose(0, 1, 3, 2, 4, 5)
     of_cells = _exact("dak,ebl,klio->deabio", taps, taps, kernel)
-    return _by_ones(
+    return _stride_one(
         cells.reshape(n, h // 2, w // 2, -1),
         of_cells.reshape(count, count, 4 * bands, outputs),
         (around, around),
     )
 
 
-def _by_ones(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    """A convolution by steps of one; the padding is such that the result has the map's size."""
+def _stride_one(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    """A convolution of stride 1; the padding is such that the result has the map's size."""
     kernel = kernel.astype(x.dtype)
     if kernel.shape[-1] >= WIDE or kernel.shape[:2] == (1, 1):
         return _convolve(x, kernel, padding)
@@ -130,10 +155,10 @@ _convolve_in_blocks.defvjp(_forward, _backward)
 def _kernel_gradient(
     x: jax.Array, cotangent: jax.Array, shape: tuple[int, ...], padding: Padding
 ) -> jax.Array:
-    """Some rows at a time, the product of a map and of shifted copies of the other, narrower one.
+    """The product of a map and of shifted copies of the narrower other one, a few rows at a time.
 
-    Image by image, and their sum at the end, so that devices which share the images need not talk
-    within the loop.
+    Image by image, and summed at the end, so that devices which share the images need not
+    communicate within the loop.
     """
     high, wide, inputs, outputs = shape
     n, h, w, _ = x.shape

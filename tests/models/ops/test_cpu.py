@@ -8,7 +8,7 @@ from flax import nnx
 from plain_convolution import plain, whole_numbers
 
 from flair_jax.models.ops import cpu
-from flair_jax.models.unet import upsample
+from flair_jax.models.ops.plain import upsample
 
 
 def value_and_gradients(function, x, kernel, seen):
@@ -26,7 +26,7 @@ def test_convolution_and_its_gradients(size, stride, inputs, outputs, cache, mon
     x = whole_numbers(0, 2, 16, 8, inputs)
     kernel = whole_numbers(1, size, size, inputs, outputs)
     seen = whole_numbers(2, 2, 16 // stride, 8 // stride, outputs)
-    ours = value_and_gradients(lambda x, k: cpu.convolve(x, k, stride), x, kernel, seen)
+    ours = value_and_gradients(lambda x, k: cpu.convolution(x, k, stride), x, kernel, seen)
     theirs = value_and_gradients(lambda x, k: plain(x, k, stride), x, kernel, seen)
     for found, expected in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -36,7 +36,7 @@ def test_convolution_and_its_gradients(size, stride, inputs, outputs, cache, mon
 def test_convolution_of_a_doubled_map(outputs):
     x, kernel = whole_numbers(3, 2, 6, 8, 3), whole_numbers(4, 3, 3, 3, outputs)
     seen = whole_numbers(5, 2, 12, 16, outputs)
-    ours = value_and_gradients(cpu.convolve_doubled, x, kernel, seen)
+    ours = value_and_gradients(lambda x, k: cpu.upsampled_convolution(x, None, k), x, kernel, seen)
     theirs = value_and_gradients(lambda x, k: plain(upsample(x), k), x, kernel, seen)
     for found, expected in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -45,7 +45,7 @@ def test_convolution_of_a_doubled_map(outputs):
 def test_kernel_gradients_in_bfloat16_are_summed_in_float32():
     ones = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
     kernel = jnp.zeros((3, 3, 1, 1), jnp.float32)
-    gradient = jax.grad(lambda k: jnp.sum(cpu.convolve(ones, k, 1).astype(jnp.float32)))(kernel)
+    gradient = jax.grad(lambda k: jnp.sum(cpu.convolution(ones, k, 1).astype(jnp.float32)))(kernel)
     assert float(gradient[1, 1, 0, 0]) == 64 * 64  # in bfloat16 the sum would stop at 256
 
 

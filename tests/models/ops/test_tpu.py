@@ -1,4 +1,4 @@
-"""Folded maps give what the maps themselves give: to the bit, where the numbers are whole."""
+"""Packed maps give what the maps themselves give: to the bit, where the numbers are whole."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from flax import nnx
 from plain_convolution import plain, whole_numbers
 
 from flair_jax.models.ops import tpu
-from flair_jax.models.unet import upsample
+from flair_jax.models.ops.plain import upsample
 
 
 @pytest.mark.parametrize(
@@ -17,35 +17,36 @@ from flair_jax.models.unet import upsample
 )
 def test_convolution(size, stride, before):
     x, kernel = whole_numbers(0, 2, 8, 16, 3), whole_numbers(1, size, size, 3, 4)
-    folded = tpu.convolve(tpu.fold(x, before), kernel, stride=stride)
-    assert folded.shape == (2, 8 // stride, 16 // before, before // stride * 4)
-    np.testing.assert_array_equal(tpu.unfold(folded, 4), plain(x, kernel, stride))
+    packed = tpu.convolution(tpu.pack(x, before), kernel, stride)
+    assert packed.channels == 4
+    assert packed.array.shape == (2, 8 // stride, 16 // before, before // stride * 4)
+    np.testing.assert_array_equal(tpu.leave(packed), plain(x, kernel, stride))
 
 
 @pytest.mark.parametrize("before", [1, 2, 4])
 def test_convolution_of_a_doubled_map(before):
     x, kernel = whole_numbers(2, 2, 6, 8, 3), whole_numbers(3, 3, 3, 3, 4)
-    folded = tpu.convolve(tpu.fold(x, before), kernel, doubled=True)
-    assert folded.shape == (2, 12, 8 // before, 2 * before * 4)
-    np.testing.assert_array_equal(tpu.unfold(folded, 4), plain(upsample(x), kernel))
+    packed = tpu.upsampled_convolution(tpu.pack(x, before), None, kernel)
+    assert packed.array.shape == (2, 12, 8 // before, 2 * before * 4)
+    np.testing.assert_array_equal(tpu.leave(packed), plain(upsample(x), kernel))
 
 
-def test_gradients_of_a_folded_convolution():
+def test_gradients_of_a_packed_convolution():
     x, kernel, seen = (
         whole_numbers(4, 1, 4, 8, 3),
         whole_numbers(5, 3, 3, 3, 2),
         whole_numbers(6, 1, 8, 16, 2),
     )
 
-    def of_folded(x, kernel):
-        y = tpu.convolve(tpu.fold(x, 2), kernel, doubled=True)
-        return jnp.sum(tpu.unfold(y, 2) * seen)
+    def of_packed(x, kernel):
+        y = tpu.upsampled_convolution(tpu.pack(x, 2), None, kernel)
+        return jnp.sum(tpu.leave(y) * seen)
 
     def of_plain(x, kernel):
         return jnp.sum(plain(upsample(x), kernel) * seen)
 
     for ours, theirs in zip(
-        jax.grad(of_folded, (0, 1))(x, kernel), jax.grad(of_plain, (0, 1))(x, kernel), strict=True
+        jax.grad(of_packed, (0, 1))(x, kernel), jax.grad(of_plain, (0, 1))(x, kernel), strict=True
     ):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -55,27 +56,26 @@ def test_max_pool_and_which_of_equal_values_gets_the_gradient():
     x = jnp.asarray(np.random.default_rng(7).integers(1, 4, (2, 8, 16, 3)), jnp.float32)
     seen = whole_numbers(8, 2, 4, 8, 3)
 
-    def of_folded(x):
-        y = tpu.unfold(tpu.max_pool(tpu.fold(x, 4), 3), 3)
+    def of_packed(x):
+        y = tpu.leave(tpu.max_pool(tpu.pack(x, 4)))
         return jnp.sum(y * seen), y
 
     def of_plain(x):
         y = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         return jnp.sum(y * seen), y
 
-    gradient, y = jax.grad(of_folded, has_aux=True)(x)
+    gradient, y = jax.grad(of_packed, has_aux=True)(x)
     expected_gradient, expected = jax.grad(of_plain, has_aux=True)(x)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(gradient, expected_gradient)
 
 
-def test_planes_have_the_same_pixels_in_the_same_order():
+def test_class_layout_keeps_the_pixels_of_logits_and_labels_together():
     logits, labels = whole_numbers(9, 2, 4, 16, 5), np.arange(2 * 4 * 16).reshape(2, 4, 16)
-    planes = tpu.planes(tpu.fold(logits, 8), 5)
-    assert planes.shape == (2, 8, 5, 4, 2)
-    place = tpu.plane(jnp.asarray(labels), 8)
-    flat = np.asarray(logits).reshape(-1, 5)
-    np.testing.assert_array_equal(np.moveaxis(planes, 2, -1), flat[place])
+    planes, of_pixels, axis = tpu.class_layout(tpu.pack(logits, 8), jnp.asarray(labels))
+    assert (planes.shape, of_pixels.shape, axis) == ((2, 8, 5, 4, 2), (2, 8, 1, 4, 2), 2)
+    by_pixel = np.asarray(logits).reshape(-1, 5)
+    np.testing.assert_array_equal(np.moveaxis(planes, 2, -1), by_pixel[of_pixels[:, :, 0]])
     expected = np.asarray(logits).argmax(-1)
-    np.testing.assert_array_equal(tpu.best_class(tpu.fold(logits, 8), 5), expected)
-    np.testing.assert_array_equal(tpu.best_class(logits, 5), expected)
+    np.testing.assert_array_equal(tpu.best_class(tpu.pack(logits, 8)), expected)
+    np.testing.assert_array_equal(tpu.best_class(tpu.pack(logits, 1)), expected)

@@ -1,0 +1,324 @@
+"""Selection of a raster's bands for a model, and of the band that holds transparency.
+
+Whether a band that is tagged alpha is transparency is decided by its values: GDAL tags the fourth
+band of any uint8 file so by default, although it is near infrared in most aerial images.
+"""
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import rasterio
+from rasterio.enums import ColorInterp
+
+from flair_jax.errors import UserError
+
+_ALIASES = {
+    "red": ("r", "rouge"),
+    "green": ("g", "vert"),
+    "blue": ("b", "bleu"),
+    "nir": ("near infrared", "near-infrared", "near_infrared", "nearinfrared", "infrared", "pir"),
+}
+# Bands that no model is fed with unless they are asked for by number.
+_OTHER_BANDS = {
+    "pan", "panchromatic", "coastal", "coastal blue", "yellow", "cirrus", "swir", "swir1", "swir2",
+    "mwir", "lwir", "tir", "thermal", "rededge", "red edge", "red-edge", "ndvi", "ndwi", "alpha",
+    "mask", "cyan", "magenta", "black", "hue", "saturation", "lightness", "y", "cb", "cr",
+    "other_ir",
+}  # fmt: skip
+_UNSPECIFIC = {ColorInterp.undefined, ColorInterp.gray, ColorInterp.alpha, ColorInterp.palette}
+_LISTED = 10  # bands of a message
+_EXTREME_SHARE = 0.9  # of an alpha band's values that are 0 or 255, at least
+_FEW_VALUES = 3  # distinct values up to which a band may be alpha whatever they are
+_FEW_PIXELS = 16  # of an alpha band; fewer samples say nothing
+_MANY_PIXELS = 1000  # for correlations
+_RESEMBLANCE = 0.02  # difference of mean correlation that tells red and near infrared apart,
+_NOISE = 3.0  # beside so many standard deviations of a correlation of noise
+
+Sampler = Callable[[Sequence[int]], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class BandSelection:
+    """The bands of a raster that a model is fed with.
+
+    Attributes:
+        numbers: band numbers from 1, in the order of the model's bands.
+        reasons: how each was found.
+        data: numbers of all bands that hold data, that is, all but alpha.
+        alpha: number of the band that holds transparency; 0 if there is none.
+        notes: decisions to report.
+    """
+
+    numbers: tuple[int, ...]
+    reasons: tuple[str, ...]
+    data: tuple[int, ...]
+    alpha: int
+    notes: tuple[str, ...]
+
+    def describe(self, wanted: Sequence[str]) -> str:
+        """Which band feeds which input, such as "red 3, green 2, blue 1 (description)"."""
+        pairs = [f"{name} {number}" for name, number in zip(wanted, self.numbers, strict=True)]
+        if len(set(self.reasons)) == 1:
+            return f"{', '.join(pairs)} ({self.reasons[0]})"
+        return ", ".join(
+            f"{pair} ({reason})" for pair, reason in zip(pairs, self.reasons, strict=True)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class BandLayout:
+    """What a raster's metadata tell of its bands; rasters of one layout get the same selection.
+
+    Attributes:
+        descriptions: lower case, "" where there is none.
+        interpretations: colour interpretation.
+        dtypes: of rasterio.
+        bits: of each band's values, 8 unless fewer are stored.
+    """
+
+    descriptions: tuple[str, ...]
+    interpretations: tuple[ColorInterp, ...]
+    dtypes: tuple[str, ...]
+    bits: tuple[int, ...]
+
+    @classmethod
+    def of(cls, raster: rasterio.DatasetReader) -> "BandLayout":
+        """The layout of an open raster."""
+        try:
+            descriptions = tuple((d or "").strip().lower() for d in raster.descriptions)
+        except UnicodeError:  # not UTF-8
+            descriptions = ("",) * raster.count
+        bits = [raster.tags(i, ns="IMAGE_STRUCTURE").get("NBITS", "8") for i in raster.indexes]
+        return cls(descriptions, raster.colorinterp, raster.dtypes, tuple(map(int, bits)))
+
+    @property
+    def indexes(self) -> range:
+        """Band numbers, from 1."""
+        return range(1, len(self.dtypes) + 1)
+
+    def described(self, number: int) -> str:
+        """The model's name for a band by its description, the description itself, or ""."""
+        text = self.descriptions[number - 1]
+        return next((name for name, aliases in _ALIASES.items() if text in aliases), text)
+
+    def interpreted(self, number: int) -> str:
+        """The name of a band by its colour interpretation, or ""."""
+        interpretation = self.interpretations[number - 1]
+        return "" if interpretation in _UNSPECIFIC else interpretation.name
+
+    def listed(self, numbers: Sequence[int]) -> str:
+        """Bands with description and colour interpretation, at most a few of them."""
+        texts = [
+            f"{i} ({' '.join(filter(None, (self.descriptions[i - 1], self._colour(i))))})"
+            for i in numbers
+        ]
+        if len(texts) > _LISTED:
+            texts[_LISTED - 2 : -1] = ["..."]
+        return ", ".join(texts)
+
+    def _colour(self, number: int) -> str:
+        return self.interpretations[number - 1].name
+
+
+def select_bands(
+    path: str, layout: BandLayout, wanted: Sequence[str], numbers: Sequence[int], sample: Sampler
+) -> BandSelection:
+    """Selects the bands of a raster for a model.
+
+    Args:
+        path: of the raster, for messages.
+        layout: its bands.
+        wanted: names of the model's bands.
+        numbers: the user's choice (--bands), or empty.
+        sample: called with band numbers, gives their values at pixels all over the raster,
+            (N, bands) uint8; called only if needed.
+
+    Raises:
+        UserError: the bands do not fit the model, or which of them to use is ambiguous.
+    """
+    if numbers:
+        _check_numbers(path, layout, wanted, numbers)
+        named = set(numbers)
+    else:
+        named = {i for i in layout.indexes if layout.described(i) in wanted}
+    alpha, notes = _find_alpha(layout, named, sample)
+    data = [i for i in layout.indexes if i != alpha]
+    if numbers:
+        chosen = [(i, "--bands") for i in numbers]
+    else:
+        _check_palette(path, layout, data, len(wanted))
+        chosen = _by_metadata(path, layout, wanted, data, sample)
+    selected = tuple(i for i, _ in chosen)
+    _check_palette(path, layout, selected, len(wanted))
+    _check_values(path, layout, selected)
+    return BandSelection(
+        selected, tuple(reason for _, reason in chosen), tuple(data), alpha, tuple(notes)
+    )
+
+
+def _check_numbers(
+    path: str, layout: BandLayout, wanted: Sequence[str], numbers: Sequence[int]
+) -> None:
+    both = _both(path, layout, wanted)
+    wrong = [n for n in numbers if n not in layout.indexes]
+    if wrong:
+        raise UserError(f"--bands names band {wrong[0]}, which does not exist: {both}")
+    if len(numbers) != len(wanted):
+        chosen = ",".join(map(str, numbers))
+        raise UserError(f"--bands={chosen} names {len(numbers)} bands: {both}")
+
+
+def _find_alpha(layout: BandLayout, named: set[int], sample: Sampler) -> tuple[int, list[str]]:
+    """The number of the band that holds transparency, or 0; and what to report of it.
+
+    Args:
+        layout: of the raster.
+        named: bands that are data because the user or a description names them.
+        sample: see `select_bands`.
+    """
+    notes: list[str] = []
+    for number in layout.indexes:
+        if layout.interpretations[number - 1] != ColorInterp.alpha or number in named:
+            continue
+        others = [i for i in layout.indexes if i != number and layout.dtypes[i - 1] == "uint8"]
+        if layout.dtypes[number - 1] != "uint8" or not others:
+            return number, notes
+        values, image = np.split(sample([number, *others]), [1], axis=1)
+        # Outside the image, near infrared is 0 as well.
+        inside = ~((image == 0).all(1) | (image == 255).all(1))
+        values = values[inside, 0]
+        distinct = len(np.unique(values))
+        share = np.isin(values, (0, 255)).mean() if len(values) else 1.0
+        if len(values) < _FEW_PIXELS or distinct <= _FEW_VALUES or share >= _EXTREME_SHARE:
+            return number, notes
+        notes.append(
+            f"band {number} is tagged alpha, but {distinct} values occur in it, of which "
+            f"{share:.0%} are 0 or 255: it is taken as image data, not as transparency"
+        )
+    return 0, notes
+
+
+def _by_metadata(
+    path: str, layout: BandLayout, wanted: Sequence[str], data: Sequence[int], sample: Sampler
+) -> list[tuple[int, str]]:
+    """The band for each of the model's, and whether by description, interpretation or position.
+
+    Raises:
+        UserError: it is ambiguous.
+    """
+    described = {i: layout.described(i) for i in data}
+    known = {*wanted, *_ALIASES, *_OTHER_BANDS}
+    names = {i: d if d in known else layout.interpreted(i) for i, d in described.items()}
+    found: dict[str, tuple[int, str]] = {}
+    for name in wanted:
+        for labels, reason in ((described, "description"), (names, "colour interpretation")):
+            bands = [i for i in data if labels[i] == name]
+            if len(bands) > 1:
+                listed = ", ".join(map(str, bands))
+                raise _ambiguous(
+                    path, layout, wanted, data, found, f"By {reason}, bands {listed} are {name}."
+                )
+            if bands:
+                found[name] = bands[0], reason
+                break
+    missing = [name for name in wanted if name not in found]
+    unnamed = [i for i in data if not names[i]]
+    if missing:
+        if len(data) != len(wanted) or len(missing) != len(unnamed):
+            raise _ambiguous(path, layout, wanted, data, found)
+        reason = "position" if len(missing) > 1 or not found else "the only band left"
+        found |= {name: (i, reason) for name, i in zip(missing, unnamed, strict=True)}
+    roles = {name: (i, "colour interpretation") for i, name in names.items() if name} | found
+    if len(data) == 4 and len(unnamed) in (1, 4) and {"red", "green", "blue"} <= roles.keys():
+        _check_order(path, layout, wanted, data, roles, sample)
+    return [found[name] for name in wanted]
+
+
+def _check_order(
+    path: str, layout: BandLayout, wanted: Sequence[str], data: Sequence[int],
+    roles: dict[str, tuple[int, str]], sample: Sampler,
+) -> None:  # fmt: skip
+    """Raises a UserError if four bands look as if near infrared came first and red last.
+
+    GDAL tags four bands red, green, blue, alpha by default, whatever they are. In images of land,
+    red resembles green and blue more than near infrared does.
+    """
+    if roles["red"][1] == "description":
+        return
+    red, green, blue = (roles[name][0] for name in ("red", "green", "blue"))
+    (fourth,) = set(data) - {red, green, blue}
+    values = sample([red, green, blue, fourth]).astype(float)
+    values = values[~((values == 0).all(1) | (values == 255).all(1))]
+    if len(values) < _MANY_PIXELS or not values.std(0).all():
+        return
+    correlation = np.corrcoef(values.T)
+    of_red, of_fourth = correlation[0, 1:3].mean(), correlation[3, 1:3].mean()
+    if of_fourth < 0.5 or of_fourth - of_red < _RESEMBLANCE + _NOISE / np.sqrt(len(values)):
+        return
+    as_is = {"red": red, "green": green, "blue": blue, "nir": fourth}
+    swapped = as_is | {"red": fourth, "nir": red}
+    likely, otherwise = (
+        "--bands=" + ",".join(str(order.get(name, "?")) for name in wanted)
+        for order in (swapped, as_is)
+    )
+    raise UserError(
+        f"{_both(path, layout, wanted)}. By {roles['red'][1]}, band {red} is red, but it "
+        f"looks like near infrared, and band {fourth} like red (their mean correlations with "
+        f"green and blue are {of_red:.2f} and {of_fourth:.2f}). List the bands in the model's "
+        f"order: {likely} if that is so, {otherwise} if not"
+    )
+
+
+def _ambiguous(
+    path: str, layout: BandLayout, wanted: Sequence[str], data: Sequence[int],
+    found: dict[str, tuple[int, str]], why: str = "",
+) -> UserError:  # fmt: skip
+    both = _both(path, layout, wanted)
+    missing = [name for name in wanted if name not in found]
+    if len(data) < len(wanted):
+        return UserError(
+            f"{both}: too few for this model. Use a model of these bands, or add the missing ones "
+            "to the raster (gdalbuildvrt -separate)"
+        )
+    spare = iter([i for i in data if i not in {number for number, _ in found.values()}])
+    example = ",".join(str(found[name][0] if name in found else next(spare)) for name in wanted)
+    why = why or f"Which of them is {' and '.join(missing)} is not clear from the file."
+    return UserError(
+        f"{both}. {why} List the bands to use, in the model's order, for example --bands={example}"
+    )
+
+
+def _check_palette(path: str, layout: BandLayout, bands: Sequence[int], wanted: int) -> None:
+    if any(layout.interpretations[i - 1] == ColorInterp.palette for i in bands):
+        colours = "gray" if wanted == 1 else "rgb"
+        raise UserError(
+            f"{path} has a colour table: its pixels are indices of colours. Expand them, such as\n"
+            f"  gdal_translate -expand {colours} {shlex.quote(path)} expanded.tif"
+        )
+
+
+def _check_values(path: str, layout: BandLayout, bands: Sequence[int]) -> None:
+    quoted = shlex.quote(path)
+    for number in bands:
+        dtype, bits = layout.dtypes[number - 1], layout.bits[number - 1]
+        if dtype != "uint8":
+            raise UserError(
+                f"{path} has pixels of {dtype}, and the model was trained on uint8. Scale them to "
+                "0..255 with the stretch of the training images, such as\n  gdal_translate -ot "
+                f"Byte -scale LOW HIGH 0 255 {quoted} bytes.tif"
+            )
+        if bits < 8:
+            raise UserError(
+                f"{path} has pixels of {bits} bit{'s' * (bits > 1)}, 0 to {2**bits - 1}, and the "
+                "model was trained on 0 to 255. If they are image values, scale them, such as\n"
+                f"  gdal_translate -co NBITS=8 -scale 0 {2**bits - 1} 0 255 {quoted} bytes.tif"
+            )
+
+
+def _both(path: str, layout: BandLayout, wanted: Sequence[str]) -> str:
+    return (
+        f"the model takes {len(wanted)} band{'s' * (len(wanted) > 1)} ({', '.join(wanted)}), "
+        f"{path} has {layout.listed(layout.indexes)}"
+    )

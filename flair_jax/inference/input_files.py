@@ -1,0 +1,126 @@
+"""The input files of a detection: paths, URLs, lists and globs; opening; what VRTs refer to."""
+
+import glob
+import os
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import rasterio
+
+from flair_jax.errors import UserError
+
+_LISTED = 8  # subdatasets of an error message
+_COMMAS = 8  # of one name, at most
+_REMOTE = re.compile(r"[a-z][\w+.-]*://|/vsi", re.IGNORECASE)
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URL or one of GDAL's virtual file systems."""
+    return bool(_REMOTE.match(path))
+
+
+def expand(inputs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """Expands paths, URLs, comma-separated lists and globs to a list of rasters.
+
+    Commas and brackets in the name of an existing file or folder are part of the name.
+
+    Raises:
+        UserError: there are no inputs, or a glob matches nothing.
+    """
+    entries = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
+    paths: list[str] = []
+    for entry in [os.fspath(entry) for entry in entries]:
+        pieces = [entry] if _existing(entry) else entry.split(",")
+        while pieces:
+            count, names = _first_input(pieces)
+            paths += names
+            del pieces[:count]
+    if not paths:
+        raise UserError("--input=RASTER is needed: a path, a URL, a comma-separated list or a glob")
+    return paths
+
+
+def _first_input(pieces: Sequence[str]) -> tuple[int, list[str]]:
+    """How many of the pieces between commas make up the first input, and its files."""
+    for count in range(min(len(pieces), _COMMAS + 1), 0, -1):
+        names = _existing(",".join(pieces[:count]))
+        if names:
+            return count, names
+    count = 1
+    name = os.path.expanduser(pieces[0].strip())
+    if is_remote(name):  # commas may be part of a URL
+        while count < len(pieces) and not (
+            is_remote(pieces[count].strip()) or _existing(pieces[count])
+        ):
+            count += 1
+        return count, [",".join(pieces[:count]).strip()]
+    if glob.has_magic(name):
+        raise UserError(f"no file matches {name} (--input)")
+    return count, [name] if name else []
+
+
+def _existing(text: str) -> list[str]:
+    """The existing files that a path or a glob names."""
+    path = os.path.expanduser(text.strip())
+    if not path or is_remote(path):
+        return []
+    if os.path.exists(path):
+        return [path]
+    if not glob.has_magic(path):
+        return []
+    parts = Path(path).parts
+    folder = ""  # as far as it exists under its literal name
+    while len(parts) > 1 and os.path.isdir(os.path.join(folder, parts[0])):
+        folder, parts = os.path.join(folder, parts[0]), parts[1:]
+    pattern = os.path.join(glob.escape(folder), *parts)
+    return sorted(glob.glob(pattern, recursive=True))
+
+
+def open_raster(path: str) -> rasterio.DatasetReader:
+    """Opens a raster for reading.
+
+    Raises:
+        UserError: GDAL cannot open it, or it is a folder or a container of several rasters.
+    """
+    try:
+        raster = rasterio.open(path)
+    except (rasterio.errors.RasterioError, rasterio.errors.CRSError, UnicodeError) as error:
+        if os.path.isdir(path):
+            pattern = shlex.quote(os.path.join(path, "*.tif"))
+            raise UserError(
+                f"{path} is a folder, not a raster: name its files, such as --input={pattern}"
+            ) from error
+        raise UserError(f"{path} cannot be opened as a raster (--input): {error}") from error
+    if raster.count == 0:
+        names = [shlex.quote(name) for name in raster.subdatasets]
+        if not names:
+            raise UserError(f"{path} has no bands (--input)")
+        if len(names) > _LISTED:
+            names[_LISTED:] = [f"and {len(names) - _LISTED} more, listed by gdalinfo"]
+        raise UserError(
+            f"{path} is a container of {len(raster.subdatasets)} rasters. Give one of them, or "
+            "several of one grid combined by gdalbuildvrt -separate, as --input:\n  "
+            + "\n  ".join(names)
+        )
+    return raster
+
+
+def with_sources(files: Iterable[str]) -> list[str]:
+    """Local files, and those that the VRTs among them refer to, directly or not."""
+    todo, known = list(files), set()
+    while todo:
+        path = todo.pop()
+        if path in known or not os.path.isfile(path):
+            continue
+        known.add(path)
+        with open(path, "rb") as file:
+            is_vrt = file.read(64).lstrip().startswith(b"<VRTDataset")
+        if is_vrt:
+            try:
+                with rasterio.open(path) as raster:
+                    todo += raster.files
+            except rasterio.errors.RasterioError:
+                continue  # it was not needed for the inputs that could be opened
+    return sorted(known)
