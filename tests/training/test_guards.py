@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from damage import damage, files
+from damage import damage
 
 from flair_jax import config as configuration
 from flair_jax.data import synthetic
@@ -178,10 +178,13 @@ def best_is_first(config, tmp_path, monkeypatch):
     return config, tmp_path / "run"
 
 
-@pytest.mark.parametrize("kind", ["missing", "flipped_bit"])
+@pytest.mark.parametrize("kind", ["all", "missing", "flipped_bit"])
 def test_a_best_checkpoint_that_is_lost_is_told_and_no_other_scored(best_is_first, kind):
     config, run = best_is_first
-    damage(max(files(run / "checkpoints" / "4"), key=lambda path: path.stat().st_size), kind)
+    if kind == "all":
+        shutil.rmtree(run / "checkpoints" / "4")
+    else:
+        damage(run / "checkpoints" / "4" / "progress" / "metadata", kind)
     expected = r"the best checkpoint, is missing(.|\n)*cannot be made again"
     for _ in range(2):
         with pytest.raises(UserError, match=expected):
