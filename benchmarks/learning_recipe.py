@@ -45,6 +45,7 @@ from flair_jax.interop.torch_weights import state_dict_of
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
+from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.state import create_train_state
 from flair_jax.training.step import make_train_step
 
@@ -84,12 +85,14 @@ def our_learner(spec: ModelSpec, seed: int) -> tuple[Learner, dict[str, np.ndarr
     config, mesh = configuration.default(), make_mesh()
     graphdef, params, batch_stats = split_model(spec.build_model(seed))
     weights = state_dict_of(params, batch_stats)
-    step = make_train_step(graphdef, spec, config, mesh)
-    state = replicate(create_train_state(params, batch_stats), mesh)
+    config.learning_rate = LEARNING_RATE
+    optimizer = make_optimizer(config)
+    step = make_train_step(graphdef, spec, config, optimizer, mesh)
+    state = replicate(create_train_state(params, batch_stats, optimizer), mesh)
 
     def learn(batch: Batch) -> float:
         nonlocal state
-        state, numbers = step(state, to_global(batch, mesh), LEARNING_RATE)
+        state, numbers = step(state, to_global(batch, mesh))
         return float(numbers["loss"])
 
     return learn, weights

@@ -22,13 +22,15 @@ from order import first_steps
 from record import write_record
 
 from flair_jax import config as configuration
-from flair_jax.aot.compiled_step import figures_of, lower_train_step
+from flair_jax.aot.figures import figures_of
+from flair_jax.aot.programs import lower_train_step
 from flair_jax.aot.train_compile import NO_TPU_HERE, topology_devices
 from flair_jax.data import input_pipeline
 from flair_jax.data.input_pipeline import on_device
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
+from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.state import create_train_state
 from flair_jax.training.step import make_train_step, set_training_options
 
@@ -76,11 +78,12 @@ def losses(changes: dict[str, Any], args: argparse.Namespace) -> list[float]:
     model = set_training_options(spec.build_model(config.seed), config, mesh)
     graphdef, params, batch_stats = split_model(model)
     ema = config.ema_decay > 0
-    state = replicate(create_train_state(params, batch_stats, ema=ema), mesh)
-    step = make_train_step(graphdef, spec, config, mesh)
+    optimizer = make_optimizer(config)
+    state = replicate(create_train_state(params, batch_stats, optimizer, ema=ema), mesh)
+    step = make_train_step(graphdef, spec, config, optimizer, mesh)
     values = []
     for batch in input_pipeline.batches(split, order):
-        state, numbers = step(state, to_global(on_device(batch), mesh), config.learning_rate)
+        state, numbers = step(state, to_global(on_device(batch), mesh))
         values.append(float(numbers["loss"]))
     return values
 

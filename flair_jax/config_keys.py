@@ -146,6 +146,11 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
             "num_workers", 0, "Processes that read patches; 0 reads in threads.",
             at_least(0), changeable=True,
         ),
+        Key(
+            "prefetch_mb", 256,
+            "MiB of batches that are read ahead, but one batch at least.",
+            at_least(1), changeable=True,
+        ),
     ),
     "Classes": (
         Key(

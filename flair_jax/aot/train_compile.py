@@ -1,4 +1,4 @@
-"""The train step compiled for hardware that need not be there, and what it asks of a chip.
+"""The train step compiled for hardware that need not be present: memory, operations, roofline.
 
 Nothing is allocated and nothing is run.
 """
@@ -14,11 +14,11 @@ if TYPE_CHECKING:  # JAX is imported once the environment is set
     import jax
     import ml_collections
 
-    from flair_jax.aot.compiled_step import Chip, Figures
+    from flair_jax.aot.figures import Chip, Figures
 
 
-# What libtpu and JAX would otherwise ask the machine, which has no TPU to tell of. No TPU is
-# opened, so that libtpu's lock, which lets one process use a machine's TPUs, is not needed.
+# What libtpu and JAX would otherwise query from the machine, which has no TPU. No TPU is opened, so
+# libtpu's lock, which lets only one process use a machine's TPUs, is not needed.
 NO_TPU_HERE = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -58,14 +58,15 @@ def compile_and_show(
     """Compiles the train step and prints what it asks of a chip.
 
     Args:
-        config, patch_size, mesh: see `compiled_step.lower_train_step`.
+        config, patch_size, mesh: see `programs.lower_train_step`.
 
     Returns:
         False if it does not fit the chip's memory; True if it does, or the memory is not known.
     """
     import jax
 
-    from flair_jax.aot import compiled_step
+    from flair_jax.aot.figures import CHIPS, figures_of, usable_memory
+    from flair_jax.aot.programs import lower_train_step
 
     devices = mesh.devices.flatten()
     crop = f", crops of {config.crop_size}" if config.crop_size else ""
@@ -77,7 +78,7 @@ def compile_and_show(
         ("chips", f"{mesh.size} x {devices[0].device_kind}, {hosts} host(s)"),
         ("compiler", _versions(devices[0].platform)),
     )  # fmt: skip
-    lowered, started = compiled_step.lower_train_step(config, patch_size, mesh), time.monotonic()
+    lowered, started = lower_train_step(config, patch_size, mesh), time.monotonic()
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -86,8 +87,8 @@ def compile_and_show(
         show(("memory of a chip", f"does not fit; the compiler says:\n{error}"))
         return False
     show(("compiled in", f"{time.monotonic() - started:.0f} s"))
-    figures, memory = compiled_step.figures_of(compiled), compiled_step.usable_memory(devices[0])
-    chip = compiled_step.CHIPS.get(devices[0].device_kind)
+    figures, memory = figures_of(compiled), usable_memory(devices[0])
+    chip = CHIPS.get(devices[0].device_kind)
     show(*rows(figures, memory, chip, config.batch_size, mesh.size))
     return memory is None or figures.memory <= memory
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from flair_jax.config import eval_batch_size
 from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
+    PREFETCH_MB,
     Batch,
     Split,
     check_bands,
@@ -48,7 +49,7 @@ from flair_jax.runtime.sharding import (
 )
 from flair_jax.viz import figures
 
-EvalStep = Callable[[Arrays, Arrays, dict[str, jax.Array]], dict[str, jax.Array]]
+EvalStep = jax.stages.Wrapped  # (params, batch_stats, batch) -> {str: jax.Array}
 
 
 class NoMasksError(UserError):
@@ -186,6 +187,7 @@ def evaluate_checkpoint(
     batch_size: int,
     loss_normalization: str,
     num_workers: int = 0,
+    prefetch_mb: int = PREFETCH_MB,
     output: epath.PathLike | None = None,
     ema: bool | None = None,
     reuse: bool = False,
@@ -201,7 +203,7 @@ def evaluate_checkpoint(
         mesh: the devices.
         batch_size: global batch.
         loss_normalization: see `losses.cross_entropy_sums`.
-        num_workers: see `input_pipeline.batches`.
+        num_workers, prefetch_mb: see `input_pipeline.batches`.
         output: folder to write to, or None.
         ema: score the exponential moving average of the weights; None: see `loading.load`.
         reuse: keep what is in `output`, if it is of the same weights, data and versions.
@@ -230,7 +232,7 @@ def evaluate_checkpoint(
     eval_step = make_eval_step(graphdef, spec, loss_normalization, mesh)
     data = split_batches(
         split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-        bands=band_indices(spec.bands), num_workers=num_workers,
+        bands=band_indices(spec.bands), num_workers=num_workers, prefetch_mb=prefetch_mb,
         refused_values=spec.refused_values, keep=FIELDS,
     )  # fmt: skip
     evaluation = accumulate(eval_step, params, batch_stats, data, mesh)
@@ -280,6 +282,7 @@ def evaluate_run(
         batch_size=eval_batch_size(config, mesh.size),
         loss_normalization=config.loss_normalization,
         num_workers=config.num_workers,
+        prefetch_mb=config.prefetch_mb,
         output=output,
         ema=ema,
     )

@@ -2,7 +2,6 @@
 
 import json
 import warnings
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +17,7 @@ from rasterio.transform import Affine
 from flair_jax.config import eval_batch_size
 from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
+    PREFETCH_MB,
     Split,
     check_bands,
     dataset_directory,
@@ -48,7 +48,7 @@ from flair_jax.runtime.sharding import (
 )
 from flair_jax.viz import images
 
-PredictStep = Callable[[Arrays, Arrays, dict[str, jax.Array]], jax.Array]
+PredictStep = jax.stages.Wrapped  # (params, batch_stats, batch) -> (N, H, W) uint8
 
 
 def make_predict_step(
@@ -143,6 +143,7 @@ def predict_checkpoint(
     batch_size: int,
     output: epath.PathLike,
     num_workers: int = 0,
+    prefetch_mb: int = PREFETCH_MB,
     ema: bool | None = None,
     overlays: int | None = 0,
     submission: epath.PathLike | None = None,
@@ -161,7 +162,7 @@ def predict_checkpoint(
         mesh: the devices.
         batch_size: global batch.
         output: folder to create; an earlier one of that name is replaced.
-        num_workers: see `input_pipeline.batches`.
+        num_workers, prefetch_mb: see `input_pipeline.batches`.
         ema: predict with the exponential moving average of the weights; None: see `loading.load`.
         overlays: number of patches, spread over the split, to write an overlay of; None: all.
         submission: a zip to write for the challenge, see `submission.write_submission`.
@@ -205,7 +206,8 @@ def predict_checkpoint(
     georeference = ("id", "transform", "crs")
     data = split_batches(
         split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-        bands=band_indices(spec.bands), num_workers=num_workers, keep=georeference,
+        bands=band_indices(spec.bands), num_workers=num_workers, prefetch_mb=prefetch_mb,
+        keep=georeference,
     )  # fmt: skip
     rows = process_rows(mesh, batch_size)
     for number, batch in enumerate(data):
@@ -279,6 +281,7 @@ def predict_run(
         batch_size=eval_batch_size(config, mesh.size),
         output=output,
         num_workers=config.num_workers,
+        prefetch_mb=config.prefetch_mb,
         ema=ema,
         overlays=overlays,
         submission=submission,

@@ -278,9 +278,16 @@ def _ambiguous(
     both = _both(path, layout, wanted)
     missing = [name for name in wanted if name not in found]
     if len(data) < len(wanted):
+        count = len(layout.dtypes)
+        listed = ",".join(map(str, range(1, count + 1)))
+        remedy = (
+            f". If the band tagged alpha is data, list it in the model's order: --bands={listed}"
+            if count == len(wanted)
+            else ""
+        )
         return UserError(
             f"{both}: too few for this model. Use a model of these bands, or add the missing ones "
-            "to the raster (gdalbuildvrt -separate)"
+            f"to the raster (gdalbuildvrt -separate){remedy}"
         )
     spare = iter([i for i in data if i not in {number for number, _ in found.values()}])
     example = ",".join(str(found[name][0] if name in found else next(spare)) for name in wanted)

@@ -3,8 +3,9 @@
 A folder of checkpoints holds `model.json` (the spec) and one folder per saved step with the items
 
 - `model`: parameters and batch statistics, `{"params": {name: array}, "stats": {name: array}}`;
+- `optimizer`: of a training, its optimizer's state by name;
 - `average`: their exponential moving average by name, if the run keeps one;
-- `progress`: the record, JSON: `checksums` of the two, of a training its progress and `best`
+- `progress`: the record, JSON: `checksums` of the others, of a training its progress and `best`
   (`Best.to_json`), and a checksum of its own. Version 0.1 wrote no checksums, and the validation
   loss as an item of its own.
 
@@ -161,7 +162,7 @@ def read_arrays(folder: epath.Path, item: str, like: Any, checksum: int | None) 
 
     Args:
         folder: of the step.
-        item: "model" or "average".
+        item: "model", "optimizer" or "average".
         like: a pytree of mappings by name whose leaves have the shapes and dtypes.
         checksum: of the arrays, or None where version 0.1 wrote none.
 
@@ -194,7 +195,7 @@ def _read_arrays(folder: epath.Path, item: str, like: Any, checksum: int | None)
     opening = jax.tree.map_with_path(start_opening, like)
     reading = jax.tree.map_with_path(start_reading, like, opening)
     arrays = jax.tree.map(lambda x, future: future.result().astype(x.dtype), like, reading)
-    if checksum is not None and checksums.of_arrays(_by_name(arrays)) != checksum:
+    if checksum is not None and checksums.of_arrays(by_name(arrays)) != checksum:
         raise ValueError(f"the arrays of {item}/ are not those that were saved (their CRC differs)")
     return arrays
 
@@ -213,12 +214,16 @@ def model_item(params: Mapping[str, Any], batch_stats: Mapping[str, Any]) -> dic
 
 
 def item_checksum(item: Mapping[str, Any]) -> int:
-    """The checksum of the arrays of an item, `model` or `average`."""
-    return checksums.of_arrays(_by_name(item))
+    """The checksum of the arrays of an item."""
+    return checksums.of_arrays(by_name(item))
 
 
-def _by_name(tree: Mapping[str, Any]) -> dict[str, Any]:
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+def by_name(tree: Any) -> dict[str, Any]:
+    """The arrays of a pytree by their dotted paths, in its order."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def best_step(directory: epath.Path) -> int | None:
@@ -270,6 +275,7 @@ def composite_handler() -> ocp.CompositeCheckpointHandler:
     """Orbax's handler of a step with its items, in the layout that `read_arrays` reads."""
     return ocp.CompositeCheckpointHandler(
         model=ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False),
+        optimizer=ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False),
         average=ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False),
         progress=ocp.JsonCheckpointHandler(),
     )

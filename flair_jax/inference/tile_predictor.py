@@ -1,7 +1,7 @@
 """Tiles -> classes, probabilities, confidence: one jitted function, batches over all devices."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -43,7 +43,7 @@ class TilePredictor:
         self._arrays = model.params, model.batch_stats
         self._views = VIEWS if tta else 1
         self._classes = len(model.spec.nomenclature)
-        self._run = _programs(
+        self._run = tile_programs(
             model.spec, mesh, grid.horizontal.margin, self._views, probabilities, confidence
         )
 
@@ -82,20 +82,29 @@ class TilePredictor:
         return jax.device_get(self._run.finish(scores))
 
 
-class _Programs(NamedTuple):
-    """Jitted functions of batches of tiles; see `_programs`."""
+class TilePrograms(NamedTuple):
+    """Jitted functions of batches of tiles; see `tile_programs`."""
 
-    plain: Callable[[Arrays, Arrays, jax.Array], Made]
-    add_view: Callable[[Arrays, Arrays, jax.Array, jax.Array, jax.Array], jax.Array]
-    crop: Callable[[jax.Array], Made]
-    weigh: Callable[[jax.Array, jax.Array, jax.Array], Made]
-    finish: Callable[[np.ndarray], Made]
+    plain: jax.stages.Wrapped  # (params, batch_stats, image) -> Made
+    add_view: jax.stages.Wrapped  # (params, batch_stats, image, view, total) -> total
+    crop: jax.stages.Wrapped  # total -> Made
+    weigh: jax.stages.Wrapped  # (total, down, right) -> Made
+    finish: jax.stages.Wrapped  # scores -> Made
 
 
 @functools.lru_cache(maxsize=8)  # so that many rasters need one compilation
-def _programs(
+def tile_programs(
     spec: ModelSpec, mesh: Mesh, margin: int, views: int, probabilities: bool, confidence: bool
-) -> _Programs:
+) -> TilePrograms:
+    """The programs of a model for the devices of a mesh.
+
+    Args:
+        spec: of the model.
+        mesh: the devices.
+        margin: pixels that are cut off on every side.
+        views: 1, or 8 for an average over the symmetries of the square.
+        probabilities, confidence: what is wanted beside the classes.
+    """
     whole, split = replicated(mesh), batch_sharding(mesh)
     graphdef, ops = nnx.split(spec.abstract_model())[0], for_mesh(mesh)
     wanted = functools.partial(products, probabilities=probabilities, confidence=confidence)
@@ -126,7 +135,7 @@ def _programs(
         weights = down[:, :, None, None] * right[:, None, :, None]
         return {"scores": _integers(total / (UNIT * views) * weights)}
 
-    return _Programs(
+    return TilePrograms(
         jax.jit(plain, in_shardings=(whole, whole, split), out_shardings=split),
         jax.jit(
             add_view,

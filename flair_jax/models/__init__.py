@@ -1,1 +1,1 @@
-"""The network, its loss, and what a model takes and gives."""
+"""The U-Net, its loss and preprocessing, and the spec of a model's inputs and outputs."""

@@ -1,10 +1,10 @@
-"""What may be chosen of a model, and the image sizes it takes: no JAX is imported here."""
+"""Choices of a model's configuration, and image sizes of the U-Net; does not import JAX."""
 
 from flair_jax.errors import UserError
 
 FUSIONS = ("rows", "channels")
 ROW_FUSION_SIZE = 512  # pixels: a bottleneck of 16 rows for the metadata's 16 numbers
-STRIDE = 32  # the bottleneck's: sizes must be multiples of it
+STRIDE = 32  # of the bottleneck: image sizes must be multiples of it
 LOSS_NORMALIZATIONS = ("pixels", "weights")
 
 

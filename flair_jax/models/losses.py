@@ -1,4 +1,4 @@
-"""The weighted cross-entropy, with both of the reference's ways to divide it."""
+"""The weighted cross-entropy, with both of the reference's normalisations."""
 
 import functools
 
@@ -75,7 +75,7 @@ _weighted_sums.defvjp(_forward, _backward)
 
 
 def _one_hot(labels: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
-    """The weight of each pixel's class at its index along `axis`, 0 elsewhere."""
+    """Labels with one entry along `axis` -> the weight of the class at its index, 0 elsewhere."""
     shape = [1] * labels.ndim
     shape[axis] = len(weights)
     classes = jnp.arange(len(weights), dtype=labels.dtype).reshape(shape)

@@ -1,4 +1,4 @@
-"""The metadata encoder: 45 numbers of a patch -> 16, to be fused with the U-Net's bottleneck."""
+"""The metadata encoder: an MLP, 45 numbers per patch -> 16 for the U-Net's bottleneck."""
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ def _linear_bias(fan_in: int) -> nnx.initializers.Initializer:
 
 
 def linear(in_features: int, out_features: int, *, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear layer in full float32, started as PyTorch starts it."""
+    """A linear layer in full float32, initialised as PyTorch initialises it."""
     return nnx.Linear(
         in_features,
         out_features,
@@ -34,7 +34,7 @@ def linear(in_features: int, out_features: int, *, rngs: nnx.Rngs) -> nnx.Linear
 class MetadataMLP(nnx.Module):
     """Linear, dropout 0.4, ReLU; three times, 45 -> 64 -> 32 -> 16 (the FLAIR baseline's).
 
-    `enc_mlp` holds the linear layers at 0, 3 and 6, their places in the PyTorch state dict.
+    `enc_mlp` holds the linear layers under 0, 3 and 6, their keys in the PyTorch state dict.
     """
 
     widths = (64, 32, 16)

@@ -1,8 +1,4 @@
-"""On the device, inside jit: mask values -> labels, crop, augmentation, normalisation.
-
-Every random choice is drawn for the whole global batch from one key, so that it depends on the
-seed, the step and the sample's place in the batch, and not on how many devices share the batch.
-"""
+"""Preprocessing on the device, inside jit: mask values -> labels, normalisation of images."""
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +19,10 @@ def to_labels(mask: jax.Array, nomenclature: Nomenclature) -> jax.Array:
         nomenclature: which value belongs to which class.
 
     Returns:
-        (N, H, W) uint8; 255 where no class claims the value.
+        (N, H, W) uint8; 255 for unlisted values.
     """
     table = nomenclature.labels
-    labels = mask - jnp.uint8(1)  # what most nomenclatures say of most values; 0 becomes IGNORED
+    labels = mask - jnp.uint8(1)  # as it mostly is; 0 becomes IGNORED
     for value in range(1, LARGEST_VALUE + 1):
         if table[value] != value - 1:
             labels = jnp.where(mask == value, table[value], labels)
@@ -34,12 +30,12 @@ def to_labels(mask: jax.Array, nomenclature: Nomenclature) -> jax.Array:
 
 
 def normalise(image: jax.Array, spec: ModelSpec) -> jax.Array:
-    """Digital numbers -> the network's input, as the model's spec says.
+    """Digital numbers -> the network's input, by the normalisation of the model's spec.
 
     Args:
         image: (N, H, W, bands) uint8.
         spec: its `normalization` is "scaling" (divides by 255) or "custom" (subtracts the bands'
-            means and divides by their deviations).
+            means and divides by their standard deviations).
 
     Returns:
         (N, H, W, bands) of the spec's dtype; the arithmetic is float32.

@@ -1,4 +1,4 @@
-"""The spec beside a checkpoint: all that is needed to build its model and to feed it."""
+"""The model spec of a checkpoint (`model.json`): bands, classes, normalisation, metadata."""
 
 import dataclasses
 import importlib.metadata
@@ -24,7 +24,7 @@ FILE = "model.json"
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """What a model takes and gives.
+    """The inputs and outputs of a model: all that is needed to build it and to feed it.
 
     Attributes:
         bands: names of the input bands, in order.
@@ -86,7 +86,7 @@ class ModelSpec:
         return bool(self.metadata_encoding)
 
     def build_model(self, seed: int = 0) -> UNet:
-        """The network with fresh weights drawn from `seed`."""
+        """The network with weights randomly initialised from `seed`."""
         return UNet(
             len(self.bands),
             len(self.nomenclature),
@@ -119,11 +119,11 @@ class ModelSpec:
         """Reads `model.json` of a directory.
 
         Raises:
-            UserError: there is none, or it is not a spec of ours.
+            UserError: there is none, or it is not a model spec.
         """
         path = epath.Path(directory) / FILE
         if not path.exists():
-            raise UserError(f"there is no {FILE} in {directory}: it is not a checkpoint of ours")
+            raise UserError(f"there is no {FILE} in {directory}: it is not a folder of checkpoints")
         try:
             spec = json.loads(path.read_text())
             intact = checksums.is_intact(spec)
@@ -149,19 +149,19 @@ class ModelSpec:
     def check_same_model(self, other: "ModelSpec", where: str) -> None:
         """Raises a UserError unless a checkpoint with the spec `other` fits this model."""
         differences = [
-            f"{what}: {theirs} in the checkpoint, {ours} asked for"
-            for what, ours, theirs in (
+            f"{what}: {saved} in the checkpoint, {wanted} in the configuration"
+            for what, wanted, saved in (
                 ("classes", _classes(self), _classes(other)),
                 ("bands", " ".join(self.bands), " ".join(other.bands)),
                 ("normalization", self.normalization, other.normalization),
                 ("metadata encoding", self.metadata_encoding, other.metadata_encoding),
                 ("metadata fusion", self.metadata_fusion, other.metadata_fusion),
             )
-            if ours != theirs
+            if wanted != saved
         ]
         if differences:
             raise UserError(
-                f"the checkpoint in {where} is of another model:\n  "
+                f"the checkpoint in {where} is of a different model:\n  "
                 + "\n  ".join(differences)
                 + "\nUse the configuration it was trained with, or another --workdir."
             )

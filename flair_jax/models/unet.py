@@ -1,4 +1,4 @@
-"""The FLAIR #1 baseline's U-Net: ResNet34 encoder, five decoder blocks, metadata at the bottom."""
+"""The FLAIR #1 baseline's U-Net: ResNet34 encoder, five decoder blocks, metadata fusion."""
 
 import jax
 import jax.numpy as jnp
@@ -179,6 +179,6 @@ class UNet(nnx.Module):
         if bands != self.in_channels:
             raise UserError(f"this model takes {self.in_channels} bands, the image has {bands}")
         if (metadata is not None) != bool(self.metadata_features):
-            has, given = ("takes", "none was") if metadata is None else ("takes no", "it was")
+            has, given = ("takes", "none was") if metadata is None else ("takes no", "some was")
             raise UserError(f"this model {has} metadata, and {given} given")
         check_size(height, width, by_rows=metadata is not None and self.fusion == "rows")

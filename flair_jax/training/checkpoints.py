@@ -25,6 +25,7 @@ from flair_jax.inference.loading import (
     DamagedError,
     OutOfReachError,
     absolute,
+    by_name,
     composite_handler,
     item_checksum,
     model_item,
@@ -94,7 +95,10 @@ class Checkpoints:
             UserError: this one or the one before could not be written.
         """
         self.wait()
-        items = {"model": model_item(state.params, state.batch_stats)}
+        items = {
+            "model": model_item(state.params, state.batch_stats),
+            "optimizer": by_name(state.opt_state),
+        }
         if state.ema:
             items["average"] = state.ema
         record = progress.to_json() | {
@@ -239,12 +243,21 @@ class Checkpoints:
             progress = Progress.from_json(record)
         except (KeyError, TypeError) as error:
             raise DamagedError(f"{folder} has no progress of a training ({error!r})") from error
+        items = {
+            "model": model_item(like.params, like.batch_stats),
+            "optimizer": by_name(like.opt_state),
+        }
+        if like.ema:
+            items["average"] = like.ema
         known = record["checksums"]
-        item = model_item(like.params, like.batch_stats)
-        model = read_arrays(folder, "model", item, known["model"])
-        ema = read_arrays(folder, "average", like.ema, known.get("average")) if like.ema else {}
+        arrays = {name: read_arrays(folder, name, items[name], known.get(name)) for name in items}
+        opt_state = jax.tree.unflatten(
+            jax.tree.structure(like.opt_state),
+            [arrays["optimizer"][name] for name in items["optimizer"]],
+        )
         number: Any = np.int32(step)
-        return TrainState(number, model["params"], model["stats"], ema), progress
+        model, ema = arrays["model"], arrays.get("average", {})
+        return TrainState(number, model["params"], model["stats"], opt_state, ema), progress
 
     def quarantine(self, steps: list[int]) -> None:
         """Moves the folders of damaged steps out of the way, into `damaged_checkpoints`."""

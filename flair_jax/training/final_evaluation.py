@@ -34,8 +34,11 @@ def score_and_predict(experiment: Experiment) -> dict[str, Any] | None:
         return None
     watched = experiment.monitor.ema
     options = {
-        "batch_size": experiment.eval_batch_size, "num_workers": config.num_workers, "reuse": True,
-    }  # fmt: skip
+        "batch_size": experiment.eval_batch_size,
+        "num_workers": config.num_workers,
+        "prefetch_mb": config.prefetch_mb,
+        "reuse": True,
+    }
     metrics = None
     try:
         for ema in (not watched, watched) if config.ema_decay else (watched,):

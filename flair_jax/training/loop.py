@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 import jax
 import ml_collections
-import numpy as np
 from etils import epath
 
 from flair_jax.data import input_pipeline
@@ -22,12 +21,13 @@ from flair_jax.models.functional import Arrays
 from flair_jax.runtime import console
 from flair_jax.runtime.preemption import Preempted, StopSignals
 from flair_jax.runtime.profiling import Profiler
-from flair_jax.runtime.sharding import process_rows, replicate, to_global
+from flair_jax.runtime.sharding import process_rows, to_global
 from flair_jax.training import setup
 from flair_jax.training.checkpoints import Checkpoints
 from flair_jax.training.final_evaluation import score_and_predict
 from flair_jax.training.image_summaries import ImageSummaries
 from flair_jax.training.metric_writer import MetricWriter
+from flair_jax.training.optimizer import learning_rate, with_learning_rate
 from flair_jax.training.schedules import Best, Progress
 from flair_jax.training.setup import Experiment
 from flair_jax.training.state import TrainState
@@ -92,7 +92,7 @@ def train(
         while not experiment.is_finished(progress):
             started = time.perf_counter()
             state, progress = run.train_epoch(state, progress)
-            progress = run.end_epoch(state, progress, time.perf_counter() - started)
+            state, progress = run.end_epoch(state, progress, time.perf_counter() - started)
         checkpoints.wait()
     return state, progress
 
@@ -132,7 +132,6 @@ class Loop:
         first = int(state.step) - progress.epoch * experiment.steps_per_epoch
         if first == experiment.steps_per_epoch:  # preempted in the validation
             return state, progress
-        learning_rate = replicate(np.float32(progress.plateau.learning_rate), experiment.mesh)
         data = _TimedIterator(self._batches(progress.epoch, first))
         bar = console.progress_bar(
             data, experiment.steps_per_epoch - first, f"epoch {progress.epoch + 1}", "step"
@@ -147,7 +146,7 @@ class Loop:
                 return False
             facts, step = pending
             pending = None
-            loss = self._checked(facts, step, progress)
+            loss = self._checked(facts, step, state, progress)
             progress = dataclasses.replace(progress, loss_sum=progress.loss_sum + loss)
             log.write(step, loss, float(facts["grad_norm"]))
             return bool(facts["stop"])
@@ -155,11 +154,11 @@ class Loop:
         for step, batch in enumerate(bar, start=int(state.step) + 1):
             arrays = to_global(on_device(batch, stop=bool(self.signals.received)), experiment.mesh)
             if self._compiled is None:
-                self._compile(state, arrays, learning_rate)
+                self._compile(state, arrays)
                 log.start_clock()
             assert self._compiled is not None
             with self.profiler.step(step):
-                state, facts = self._compiled(state, arrays, learning_rate)
+                state, facts = self._compiled(state, arrays)
             self.profiler.end(step, facts)
             stop = settle()  # read only after the next step has been dispatched
             pending = facts, step
@@ -175,7 +174,9 @@ class Loop:
             self._preempt(state)
         return state, progress
 
-    def end_epoch(self, state: TrainState, progress: Progress, seconds: float) -> Progress:
+    def end_epoch(
+        self, state: TrainState, progress: Progress, seconds: float
+    ) -> tuple[TrainState, Progress]:
         """Validates, adapts the schedules, writes and saves; see `train`."""
         experiment, config, step = self.experiment, self.config, int(state.step)
         monitor = experiment.monitor
@@ -191,7 +192,7 @@ class Loop:
             self._save(state, progress)
             self._preempt(state)
         if not math.isfinite(result.loss):
-            raise self._diverged("validation loss", result.loss, step, progress)
+            raise self._diverged("validation loss", result.loss, step, state, progress)
         epoch = progress.epoch + 1
         values = {
             "val_loss": result.loss,
@@ -208,7 +209,7 @@ class Loop:
             )
         is_best = monitor.improves(value, best.value if best else None)
         train_loss = progress.loss_sum / experiment.steps_per_epoch
-        rate = progress.plateau.learning_rate
+        rate = learning_rate(state.opt_state)
         self.writer.write(
             step,
             {
@@ -224,9 +225,13 @@ class Loop:
                 self.writer, step, state.params, state.batch_stats, result.confusion,
                 first=epoch == 1,
             )  # fmt: skip
+        plateau, next_rate = experiment.plateau.update(progress.plateau, rate, value, monitor)
+        if next_rate != rate:
+            opt_state = with_learning_rate(state.opt_state, next_rate)
+            state = dataclasses.replace(state, opt_state=opt_state)
         progress = Progress(
-            plateau=experiment.plateau.update(progress.plateau, value, monitor),
             epoch=epoch,
+            plateau=plateau,
             best=Best(step, epoch, value) if is_best else best,
         )
         self._save(state, progress)
@@ -236,7 +241,7 @@ class Loop:
             f"validation loss {values['val_loss']:.4f}, mIoU {values['val_miou']:.4f}{of_ema}"
             f"{' (best)' if is_best else ''}, learning rate {rate:g}, {seconds:.0f} s"
         )
-        return progress
+        return state, progress
 
     def _batches(self, epoch: int, first: int) -> Iterator[input_pipeline.Batch]:
         """This process's rows of the batches of an epoch, from one on."""
@@ -251,6 +256,7 @@ class Loop:
             bands=band_indices(experiment.spec.bands),
             refused_values=experiment.spec.refused_values,
             num_workers=config.num_workers,
+            prefetch_mb=config.prefetch_mb,
         )
 
     def _validate(self, params: Arrays, batch_stats: Arrays) -> Evaluation:
@@ -258,7 +264,8 @@ class Loop:
         data = input_pipeline.split_batches(
             experiment.val, experiment.eval_batch_size, experiment.mesh,
             metadata_encoding=spec.metadata_encoding, bands=band_indices(spec.bands),
-            num_workers=self.config.num_workers, refused_values=spec.refused_values,
+            num_workers=self.config.num_workers, prefetch_mb=self.config.prefetch_mb,
+            refused_values=spec.refused_values,
         )  # fmt: skip
         return accumulate(
             experiment.eval_step, params, batch_stats, data, experiment.mesh,
@@ -289,7 +296,9 @@ class Loop:
             "there"
         )
 
-    def _checked(self, facts: dict[str, jax.Array], step: int, progress: Progress) -> float:
+    def _checked(
+        self, facts: dict[str, jax.Array], step: int, state: TrainState, progress: Progress
+    ) -> float:
         """The loss of a step, which is waited for.
 
         Raises:
@@ -299,18 +308,20 @@ class Loop:
         if facts["finite"]:
             return loss
         if not math.isfinite(loss):
-            raise self._diverged("loss", loss, step, progress)
+            raise self._diverged("loss", loss, step, state, progress)
         if not math.isfinite(norm):
-            raise self._diverged("gradients' norm", norm, step, progress)
+            raise self._diverged("gradients' norm", norm, step, state, progress)
         raise self._diverged(
-            "update of the weights, or a batch statistic,", math.inf, step, progress
+            "update of the weights, or a batch statistic,", math.inf, step, state, progress
         )
 
-    def _diverged(self, what: str, value: float, step: int, progress: Progress) -> UserError:
+    def _diverged(
+        self, what: str, value: float, step: int, state: TrainState, progress: Progress
+    ) -> UserError:
         self.checkpoints.wait()
         latest = self.checkpoints.latest()
         good = self.checkpoints.directory / str(latest) if latest is not None else "none yet"
-        lower = progress.plateau.learning_rate / 2
+        lower = learning_rate(state.opt_state) / 2
         return UserError(
             f"the {what} became {value} at step {step} (epoch {progress.epoch + 1}).\n"
             f"Last good checkpoint: {good}\n"

@@ -40,13 +40,11 @@ class PlateauState:
     """The state of the learning rate's schedule.
 
     Attributes:
-        learning_rate: of the next step.
         best: the best value so far.
         bad_epochs: epochs without improvement since then, or since the last reduction.
         cooling: epochs of the cooldown that are left.
     """
 
-    learning_rate: float
     best: float | None = None
     bad_epochs: int = 0
     cooling: int = 0
@@ -66,9 +64,11 @@ class Plateau:
     threshold: float = 1e-4
     min_lr: float = 1e-7
 
-    def update(self, state: PlateauState, value: float, monitor: Monitor) -> PlateauState:
-        """Takes the value of one more epoch."""
-        rate, best, bad_epochs, cooling = dataclasses.astuple(state)
+    def update(
+        self, state: PlateauState, rate: float, value: float, monitor: Monitor
+    ) -> tuple[PlateauState, float]:
+        """Takes the learning rate and the value of one more epoch; gives the next epoch's rate."""
+        best, bad_epochs, cooling = dataclasses.astuple(state)
         if monitor.improves(value, best, self.threshold):
             best, bad_epochs = value, 0
         else:
@@ -81,7 +81,7 @@ class Plateau:
             if rate - lower > 1e-8:  # PyTorch's eps: a smaller change is not made
                 rate = lower
             cooling, bad_epochs = self.cooldown, 0
-        return PlateauState(rate, best, bad_epochs, cooling)
+        return PlateauState(best, bad_epochs, cooling), rate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,15 +104,15 @@ class Progress:
     """The part of a run's state that is not arrays.
 
     Attributes:
-        plateau: the learning rate, and the state of its schedule.
         epoch: number of epochs finished, validation included.
         loss_sum: sum of the losses of the current epoch's steps so far.
+        plateau: the state of the learning rate's schedule.
         best: the best epoch, or None.
     """
 
-    plateau: PlateauState
     epoch: int = 0
     loss_sum: float = 0.0
+    plateau: PlateauState = PlateauState()
     best: Best | None = None
 
     @property
@@ -133,8 +133,8 @@ class Progress:
         """
         best = values["best"]
         return cls(
-            PlateauState(**values["plateau"]),
             values["epoch"],
             values["loss_sum"],
+            PlateauState(**values["plateau"]),
             None if best is None else Best(**best),
         )

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+import optax
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
@@ -17,7 +18,7 @@ from flair_jax.data.input_pipeline import Split
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import EvalStep, make_eval_step
 from flair_jax.inference.georeference import common_pixel_size
-from flair_jax.models.functional import split_model
+from flair_jax.models.functional import Arrays, split_model
 from flair_jax.models.spec import FILE, ModelSpec
 from flair_jax.runtime import checksums, console
 from flair_jax.runtime.atomic_io import atomic_write
@@ -25,7 +26,8 @@ from flair_jax.runtime.sharding import check_batch_size, from_first, largest, ma
 from flair_jax.runtime.storage import is_remote
 from flair_jax.training.checkpoints import Checkpoints
 from flair_jax.training.initialization import initial_weights, random_weights
-from flair_jax.training.schedules import Monitor, Plateau, PlateauState, Progress
+from flair_jax.training.optimizer import learning_rate, make_optimizer, with_learning_rate
+from flair_jax.training.schedules import Monitor, Plateau, Progress
 from flair_jax.training.state import TrainState, create_train_state
 from flair_jax.training.step import (
     TrainStep,
@@ -49,6 +51,7 @@ class Experiment:
         train, val: the splits.
         eval_batch_size: global batch of the validation.
         steps_per_epoch: whole batches of the training split.
+        optimizer: its state is in the `TrainState`.
         train_step, eval_step: jitted functions.
         record: what must be the same when the run resumes: data set, steps an epoch, groups.
     """
@@ -62,6 +65,7 @@ class Experiment:
     val: Split
     eval_batch_size: int
     steps_per_epoch: int
+    optimizer: optax.GradientTransformation
     train_step: TrainStep
     eval_step: EvalStep
     record: dict[str, Any]
@@ -133,6 +137,7 @@ def make_experiment(
     _check_record(record, workdir, directory)
     model = set_training_options(spec.abstract_model(), config, mesh)
     graphdef = nnx.split(model)[0]
+    optimizer = make_optimizer(config)
     return Experiment(
         config=config,
         workdir=workdir,
@@ -143,7 +148,8 @@ def make_experiment(
         val=val,
         eval_batch_size=eval_batch_size,
         steps_per_epoch=steps,
-        train_step=make_train_step(graphdef, spec, config, mesh),
+        optimizer=optimizer,
+        train_step=make_train_step(graphdef, spec, config, optimizer, mesh),
         eval_step=make_eval_step(graphdef, spec, config.loss_normalization, mesh),
         record=record,
     )
@@ -198,7 +204,7 @@ def start(
     restored = checkpoints.restore_newest(abstract_state(experiment), experiment.mesh)
     if restored is None:
         state, lines = first_state(experiment)
-        progress = Progress(PlateauState(config.learning_rate))
+        progress = Progress()
     else:
         state, progress, lines = restored.state, restored.progress, restored.messages
         if restored.damaged:
@@ -209,9 +215,9 @@ def start(
             f"resuming from step {int(state.step)} ({progress.epoch} epochs finished)",
         ]
     limit = config.learning_rate_limit
-    if limit and progress.plateau.learning_rate > limit:
-        plateau = dataclasses.replace(progress.plateau, learning_rate=limit)
-        progress = dataclasses.replace(progress, plateau=plateau)
+    if limit and learning_rate(state.opt_state) > limit:
+        opt_state = with_learning_rate(state.opt_state, limit)
+        state = dataclasses.replace(state, opt_state=opt_state)
         lines = [*lines, f"the learning rate is {limit:g} from here (config.learning_rate_limit)"]
     return state, progress, lines
 
@@ -219,8 +225,7 @@ def start(
 def abstract_state(experiment: Experiment) -> TrainState:
     """The names, shapes and dtypes of the state."""
     _, params, batch_stats = split_model(experiment.spec.abstract_model())
-    ema = experiment.config.ema_decay > 0
-    return jax.eval_shape(lambda p, s: create_train_state(p, s, ema=ema), params, batch_stats)
+    return jax.eval_shape(lambda p, s: _state_of(experiment, p, s), params, batch_stats)
 
 
 def first_state(experiment: Experiment) -> tuple[TrainState, list[str]]:
@@ -231,8 +236,12 @@ def first_state(experiment: Experiment) -> tuple[TrainState, list[str]]:
         params, batch_stats, spec, init_from=config.init_from,
         encoder_weights=config.encoder_weights, mesh=mesh,
     )  # fmt: skip
-    state = create_train_state(params, batch_stats, ema=config.ema_decay > 0)
-    return replicate(state, mesh), lines
+    return replicate(_state_of(experiment, params, batch_stats), mesh), lines
+
+
+def _state_of(experiment: Experiment, params: Arrays, batch_stats: Arrays) -> TrainState:
+    ema = experiment.config.ema_decay > 0
+    return create_train_state(params, batch_stats, experiment.optimizer, ema=ema)
 
 
 def make_workdir(experiment: Experiment) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -19,8 +20,7 @@ from flair_jax.training.augmentation import augment, random_crop
 from flair_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
-# What jax.jit returns: (TrainState, Batch, learning rate) -> (TrainState, {str: jax.Array})
-TrainStep = Any
+TrainStep = Any  # what jax.jit returns: (TrainState, Batch) -> (TrainState, {str: jax.Array})
 # Sets the keys of the steps apart from those of the initial weights, which Flax counts from 0.
 STEPS = 2**32 - 1
 
@@ -42,12 +42,15 @@ def step_key(seed: int, step: jax.Array | int) -> jax.Array:
 
 
 def make_train_step(
-    graphdef: nnx.GraphDef, spec: ModelSpec, config: ml_collections.ConfigDict, mesh: Mesh
+    graphdef: nnx.GraphDef,
+    spec: ModelSpec,
+    config: ml_collections.ConfigDict,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
 ) -> TrainStep:
-    """A jitted step of plain SGD: state, global batch of uint8, learning rate -> next state, facts.
+    """A jitted function: state and global batch of uint8 -> next state (in place) and facts.
 
-    The state is updated in place. The learning rate is an argument, () float32, so that a schedule
-    changes it without recompiling. The facts are scalars:
+    The facts are scalars:
 
     - `loss`, float32;
     - `grad_norm`, float32: the global norm of the gradients, before they are clipped;
@@ -78,9 +81,7 @@ def make_train_step(
         (total, (count, batch_stats)), gradients = grad(params, batch_stats, batch, dropout_key)
         return total, count, gradients, batch_stats
 
-    def train_step(
-        state: TrainState, batch: Batch, learning_rate: jax.Array
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         crop_key, augment_key, dropout_key = jax.random.split(step_key(config.seed, state.step), 3)
         stop = jnp.any(batch["stop"])
         batch = {k: batch[k] for k in ("image", "mask", "metadata") if k in batch}
@@ -99,18 +100,17 @@ def make_train_step(
         count = jnp.maximum(count, 1e-12)
         loss = total / count
         gradients = jax.tree.map(lambda g: g / count, gradients)
-        grad_norm = global_norm(gradients)
-        update_norm = learning_rate * grad_norm
-        if config.clip_norm:
-            # As PyTorch's clip_grad_norm_.
-            scale = jnp.minimum(1.0, config.clip_norm / (grad_norm + 1e-6))
-            gradients = jax.tree.map(lambda g: scale * g, gradients)
-            update_norm = scale * update_norm
-        params = jax.tree.map(lambda p, g: p - learning_rate * g, state.params, gradients)
-        finite = jnp.isfinite(loss + update_norm + global_norm(batch_stats))
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        norms = optax.tree.norm(updates) + optax.tree.norm(batch_stats)
+        facts = {
+            "loss": loss,
+            "grad_norm": optax.tree.norm(gradients),
+            "finite": jnp.isfinite(loss + norms),
+            "stop": stop,
+        }
         ema = moving_average(state, {**params, **batch_stats})
-        facts = {"loss": loss, "grad_norm": grad_norm, "finite": finite, "stop": stop}
-        return TrainState(state.step + 1, params, batch_stats, ema), facts
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), facts
 
     def accumulated(
         state: TrainState, batch: Batch, dropout_key: jax.Array
@@ -151,12 +151,7 @@ def make_train_step(
 
     return jax.jit(
         train_step,
-        in_shardings=(replicated(mesh), batch_sharding(mesh), replicated(mesh)),
+        in_shardings=(replicated(mesh), batch_sharding(mesh)),
         out_shardings=(replicated(mesh), replicated(mesh)),
         donate_argnums=0,
     )
-
-
-def global_norm(arrays: Arrays) -> jax.Array:
-    """The Euclidean norm of all numbers of all arrays, () float32."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in arrays.values()))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flair_jax.aot import compiled_step, train_compile
-from flair_jax.aot.compiled_step import CHIPS, Chip, Collective, Figures, collectives
+from flair_jax.aot import train_compile
+from flair_jax.aot.figures import CHIPS, Chip, Collective, Figures, collectives
 from flair_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -120,7 +120,7 @@ def test_the_devices_at_hand():
     assert rows["memory of a chip"].endswith("of unknown")
     for row in ("roofline", "images per second"):  # nothing is guessed for a CPU
         assert rows[row].startswith("unknown")
-    # Each device has the whole state in float32, and the next state in its place.
+    # Each device has the whole state in float32, and the next state reuses its memory.
     state = 4 * PARAMETERS / 2**30
     for row in ("arguments", "outputs", "aliased"):
         assert gibibytes(rows[row]) == pytest.approx(state, rel=0.01)
@@ -136,9 +136,9 @@ def test_the_devices_at_hand():
 def test_a_step_that_does_not_fit():
     script = (
         "import sys\n"
-        "from flair_jax.aot import compiled_step\n"
+        "from flair_jax.aot import figures\n"
         "from flair_jax.cli.commands import main\n"
-        "compiled_step.CHIPS['cpu'] = compiled_step.Chip(1e12, 1e11, 2**28)\n"
+        "figures.CHIPS['cpu'] = figures.Chip(1e12, 1e11, 2**28)\n"
         "sys.exit(main(['train-compile', *sys.argv[1:]]))\n"
     )
     done = run(*SMALL, "--config.batch_size=2", devices=1, script=("-c", script))
@@ -218,9 +218,9 @@ def test_the_tables_memory_is_the_compilers(monkeypatch):
     for name, value in train_compile.NO_TPU_HERE.items():
         monkeypatch.setenv(name, value)
     done = run(script=("-c", PROBE))
-    said = re.findall(r"4 (.+) \| RESOURCE_EXHAUSTED.* HBM \(([\d.]+)G\)", done.stdout)
-    assert len(said) == len(CHIPS), done.stdout + done.stderr
-    assert {kind: float(size) * 2**30 for kind, size in said} == pytest.approx(
+    limits = re.findall(r"4 (.+) \| RESOURCE_EXHAUSTED.* HBM \(([\d.]+)G\)", done.stdout)
+    assert len(limits) == len(CHIPS), done.stdout + done.stderr
+    assert {kind: float(size) * 2**30 for kind, size in limits} == pytest.approx(
         {kind: chip.memory for kind, chip in CHIPS.items()}, rel=0.01
     )
 
@@ -237,4 +237,4 @@ def test_chips_that_are_not_here():
     assert "ms a step, bound by memory traffic" in rows["roofline"]
     size = re.match(r"\d+, ([\d.]+) MB a chip$", rows["all-reduce"])[1]
     assert float(size) >= 2 * PARAMETERS / 1e6  # in bfloat16, as the products that they sum
-    assert compiled_step.CHIPS["TPU v5 lite"].flops == 197e12
+    assert CHIPS["TPU v5 lite"].flops == 197e12

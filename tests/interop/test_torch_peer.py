@@ -24,7 +24,8 @@ from flair_jax.interop.torch_weights import read
 from flair_jax.models.functional import forward, split_model
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
 from flair_jax.training.checkpoints import Checkpoints
-from flair_jax.training.schedules import Best, PlateauState, Progress
+from flair_jax.training.optimizer import make_optimizer
+from flair_jax.training.schedules import Best, Progress
 from flair_jax.training.state import create_train_state
 from flair_jax.training.step import make_train_step
 
@@ -220,13 +221,16 @@ def train_a_little(case, source, workdir):
     mesh = make_mesh()
     spec, params, batch_stats, _ = loading.load(source, mesh)
     graphdef = split_model(spec.abstract_model())[0]
-    step = make_train_step(graphdef, spec, configuration.default(), mesh)
-    state = replicate(create_train_state(params, batch_stats), mesh)
+    config = configuration.default()
+    config.learning_rate = 1e-3
+    optimizer = make_optimizer(config)
+    step = make_train_step(graphdef, spec, config, optimizer, mesh)
+    state = replicate(create_train_state(params, batch_stats, optimizer), mesh)
     for seed in range(2):
-        state, _ = step(state, to_global(case.batch(seed), mesh), 1e-3)
+        state, _ = step(state, to_global(case.batch(seed), mesh))
     checkpoints = Checkpoints(workdir / "checkpoints")
     spec.save(workdir / "checkpoints")
-    checkpoints.save(state, Progress(PlateauState(1e-3), epoch=1, best=Best(2, 1, 1.0)))
+    checkpoints.save(state, Progress(epoch=1, best=Best(2, 1, 1.0)))
     checkpoints.close()
 
 

@@ -45,11 +45,11 @@ def test_the_gradient_is_the_chain_rules(normalization, ops):
         count = jnp.sum(one_hot if normalization == "pixels" else weighted)
         return -jnp.sum(weighted * jax.nn.log_softmax(logits)) / count
 
-    def ours(logits):
+    def loss_of(logits):
         return cross_entropy(ops.enter(logits), labels, WEIGHTS, normalization, ops)
 
     expected_loss, expected = jax.value_and_grad(by_chain_rule)(logits)
-    loss, gradient = jax.jit(jax.value_and_grad(ours))(logits)
+    loss, gradient = jax.jit(jax.value_and_grad(loss_of))(logits)
     assert float(loss) == pytest.approx(float(expected_loss), rel=1e-6)
     np.testing.assert_allclose(gradient, expected, atol=1e-8)
 

@@ -27,7 +27,9 @@ def test_model_of_a_card(spec):
 
 
 def test_no_card(tmp_path):
-    with pytest.raises(UserError, match=r"there is no model.json in .* not a checkpoint of ours"):
+    with pytest.raises(
+        UserError, match=r"there is no model.json in .* it is not a folder of checkpoints"
+    ):
         ModelSpec.load(tmp_path)
 
 
@@ -43,6 +45,6 @@ def test_other_models_are_told_apart(spec):
     with pytest.raises(UserError) as caught:
         spec.check_same_model(other, "runs/old")
     message = str(caught.value)
-    assert "the checkpoint in runs/old is of another model" in message
-    assert "classes: 19 (full) in the checkpoint, 13 (baseline) asked for" in message
+    assert "the checkpoint in runs/old is of a different model" in message
+    assert "classes: 19 (full) in the checkpoint, 13 (baseline) in the configuration" in message
     assert "metadata encoding" in message

@@ -109,7 +109,7 @@ def test_row_fusion_adds_a_number_a_row():
     [
         ((1, 64, 80, 5), None, r"multiples of 32, not 64 x 80"),
         ((1, 64, 64, 4), None, r"takes 5 bands, the image has 4"),
-        ((1, 64, 64, 5), (1, 45), r"takes no metadata, and it was given"),
+        ((1, 64, 64, 5), (1, 45), r"takes no metadata, and some was given"),
     ],
 )
 def test_wrong_input_is_refused(shape, metadata, expected):
@@ -143,9 +143,9 @@ def test_statistics_of_each_device():
 @pytest.mark.parametrize("shape", [(7, 7, 5, 64), (3, 3, 16, 8), (1, 1, 64, 128)])
 def test_kernels_are_what_flax_would_draw(shape):
     key = jax.random.key(3)
-    for ours, flaxs in (
+    for initializer, arguments in (
         (layers.kaiming_normal_fan_out, (2.0, "fan_out", "normal")),
         (layers.kaiming_uniform_fan_in, (2.0, "fan_in", "uniform")),
     ):
-        theirs = nnx.initializers.variance_scaling(*flaxs)(key, shape, jnp.float32)
-        np.testing.assert_array_equal(ours(key, shape, jnp.float32), theirs)
+        expected = nnx.initializers.variance_scaling(*arguments)(key, shape, jnp.float32)
+        np.testing.assert_array_equal(initializer(key, shape, jnp.float32), expected)

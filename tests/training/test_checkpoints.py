@@ -7,6 +7,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from damage import KINDS, damage, files
 
@@ -19,6 +20,10 @@ from flair_jax.training.checkpoints import Checkpoints
 from flair_jax.training.schedules import Best, PlateauState, Progress
 from flair_jax.training.state import TrainState, create_train_state
 
+# With a state of some arrays, large and small, as recipes other than the default have.
+OPTIMIZER = optax.inject_hyperparams(optax.sgd, hyperparam_dtype=jnp.float32)(
+    learning_rate=0.5, momentum=0.9
+)
 SAVED = (1, 2, 3, 4, 5, 6)
 BEST = Best(2, 1, 0.5)
 
@@ -39,19 +44,24 @@ def state(mesh):
     rng = np.random.default_rng(0)
     params = {f"large{i}": rng.normal(size=(64, 16, 100)).astype(np.float32) for i in range(3)}
     params |= {f"small{i}": rng.normal(size=8).astype(np.float32) for i in range(5)}
-    return replicate(create_train_state(params, {"mean": jnp.ones(8)}, ema=True), mesh)
+    batch_stats = {"mean": jnp.ones(8)}
+    return replicate(create_train_state(params, batch_stats, OPTIMIZER, ema=True), mesh)
 
 
 def at_step(state, step):
     add = {k: v + step for k, v in state.params.items()}
     return dataclasses.replace(
-        state, step=jnp.int32(step), params=add, ema={k: v - step for k, v in state.ema.items()}
+        state,
+        step=jnp.int32(step),
+        params=add,
+        opt_state=jax.tree.map(lambda x: x + jnp.asarray(step, x.dtype), state.opt_state),
+        ema={k: v - step for k, v in state.ema.items()},
     )
 
 
 def progress_at(step, best=BEST):
     best = best if best and best.step <= step else None
-    return Progress(PlateauState(step / 100), step // 2, 0.25 * step, best)
+    return Progress(step // 2, 0.25 * step, PlateauState(step / 100), best)
 
 
 def save_steps(folder, state, steps=SAVED, best=BEST, **options):
@@ -89,11 +99,8 @@ def assert_is_step(restored, state, step, best=BEST):
     assert int(restored.state.step) == step
     assert restored.progress == progress_at(step, best)
     wanted = at_step(state, step)
-    for part in ("params", "batch_stats", "ema"):
-        found = getattr(restored.state, part)
-        assert found.keys() == getattr(wanted, part).keys()
-        for name, value in getattr(wanted, part).items():
-            np.testing.assert_array_equal(found[name], value)
+    assert jax.tree.structure(restored.state) == jax.tree.structure(wanted)
+    jax.tree.map(np.testing.assert_array_equal, restored.state, wanted)
 
 
 def test_the_latest_and_the_best_are_kept(folder):
@@ -145,7 +152,7 @@ def test_damage_is_seen_in_each_kind_of_file(copied, state, mesh, kind):
             else:
                 assert_is_step(restored, state, 6)
             path.write_bytes(content)
-    assert {"model", "average", "progress"} <= set(seen)
+    assert {"model", "optimizer", "average", "progress"} <= set(seen)
     restored = restore(copied, state, mesh)
     assert_is_step(restored, state, 6)
 
@@ -360,8 +367,10 @@ def test_checksums_are_of_what_is_saved(folder, state):
     wanted = at_step(state, 6)
     item = loading.model_item(wanted.params, wanted.batch_stats)
     assert record["checksums"] == {
-        "model": loading.item_checksum(item), "average": loading.item_checksum(wanted.ema),
-    }  # fmt: skip
+        "model": loading.item_checksum(item),
+        "optimizer": loading.item_checksum(loading.by_name(wanted.opt_state)),
+        "average": loading.item_checksum(wanted.ema),
+    }
 
 
 def test_template_may_be_abstract(folder, state, mesh):

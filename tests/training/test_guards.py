@@ -78,19 +78,17 @@ def test_equal_losses_keep_score_and_log_the_first(config, tmp_path, monkeypatch
 
 def test_a_run_that_diverges_resumes_at_a_lower_rate(config, tmp_path, monkeypatch, capsys):
     """The second epoch's rate is too high: nothing of it is saved."""
-    real = loop.Loop.train_epoch
+    real = loop.Loop._checked
 
-    def train_epoch(self, state, progress):
-        if progress.epoch == 1 and progress.plateau.learning_rate == 0.02:
-            high = np.float32(np.inf)
-            monkeypatch.setattr(loop.np, "float32", lambda _: high)
-        return real(self, state, progress)
+    def checked(self, facts, step, state, progress):
+        if step == 5:
+            facts = facts | {"finite": np.False_, "grad_norm": np.float32(np.inf)}
+        return real(self, facts, step, state, progress)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Loop, "train_epoch", train_epoch)
+        patch.setattr(loop.Loop, "_checked", checked)
         with pytest.raises(UserError, match=r"at step 5 \(epoch 2\)") as caught:
             train_and_evaluate(config, tmp_path)
-    monkeypatch.undo()
     assert f"Last good checkpoint: {tmp_path}/checkpoints/4" in str(caught.value)
     assert "add --config.learning_rate_limit=0.01 to the same command" in str(caught.value)
     assert loading.saved_steps(tmp_path / "checkpoints") == [4]

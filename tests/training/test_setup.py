@@ -15,6 +15,7 @@ from flair_jax.models.functional import split_model
 from flair_jax.runtime.sharding import make_mesh
 from flair_jax.training import setup
 from flair_jax.training.checkpoints import Checkpoints
+from flair_jax.training.optimizer import learning_rate, with_learning_rate
 from flair_jax.training.schedules import Best, PlateauState, Progress
 from flair_jax.training.setup import make_experiment
 from tfds_builder.build import build
@@ -71,17 +72,18 @@ def test_a_start_and_a_resume(config, workdir):
     experiment = make_experiment(config, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     state, progress, lines = setup.start(experiment, checkpoints)
-    assert (int(state.step), progress, lines) == (0, Progress(PlateauState(0.02)), [])
+    assert (int(state.step), progress, lines) == (0, Progress(), [])
     later = dataclasses.replace(state, step=np.int32(4))
-    saved = Progress(PlateauState(0.01, 1.0), 1, 0.0, Best(4, 1, 1.0))
+    later.opt_state = with_learning_rate(later.opt_state, 0.01)
+    saved = Progress(1, 0.0, PlateauState(1.0), Best(4, 1, 1.0))
     checkpoints.save(later, saved)
     checkpoints.wait()
     state, progress, lines = setup.start(experiment, checkpoints)
-    assert (int(state.step), progress) == (4, saved)
+    assert (int(state.step), progress, learning_rate(state.opt_state)) == (4, saved, 0.01)
     assert lines == ["resuming from step 4 (1 epochs finished)"]
     limited = make_experiment(changed(config, learning_rate_limit=0.005), workdir)
-    _, progress, lines = setup.start(limited, checkpoints)
-    assert progress.plateau.learning_rate == 0.005
+    state, _, lines = setup.start(limited, checkpoints)
+    assert learning_rate(state.opt_state) == 0.005
     assert lines[-1].startswith("the learning rate is 0.005 from here")
     checkpoints.close()
 
@@ -93,7 +95,7 @@ def test_a_start_and_a_resume(config, workdir):
 def test_when_a_run_is_finished(config, tmp_path, epoch, best, finished):
     experiment = make_experiment(changed(config, early_stop_patience=2), tmp_path)
     found = None if best is None else Best(4, best, 1.0)
-    progress = Progress(PlateauState(0.02), epoch, best=found)
+    progress = Progress(epoch, best=found)
     assert experiment.is_finished(progress) is finished
 
 

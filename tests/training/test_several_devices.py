@@ -17,6 +17,7 @@ import jax, numpy as np
 from flair_jax import config as configuration
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
+from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.state import create_train_state
 from flair_jax.models.functional import split_model
 from flair_jax.training.step import make_train_step, set_training_options
@@ -38,11 +39,12 @@ for devices, steps, changes in json.loads(sys.argv[1]):
     mesh = make_mesh(jax.devices()[:devices])
     model = set_training_options(spec.build_model(), config, mesh)
     graphdef, params, batch_stats = split_model(model)
-    state = replicate(create_train_state(params, batch_stats), mesh)
-    step = make_train_step(graphdef, spec, config, mesh)
+    optimizer = make_optimizer(config)
+    state = replicate(create_train_state(params, batch_stats, optimizer), mesh)
+    step = make_train_step(graphdef, spec, config, optimizer, mesh)
     losses = []
     for k in range(steps):
-        state, numbers = step(state, to_global(batch(k), mesh), config.learning_rate)
+        state, numbers = step(state, to_global(batch(k), mesh))
         losses.append(float(numbers["loss"]))
     var = np.asarray(state.batch_stats["encoder.layer4.2.bn2.var"]).tolist()
     print(json.dumps([losses, var]), flush=True)
@@ -92,7 +94,7 @@ def test_parts_recomputing_and_statistics_of_each_device():
 FORWARD = """
 import json, jax, jax.numpy as jnp
 from flair_jax import config as configuration
-from flair_jax.aot.compiled_step import collectives
+from flair_jax.aot.figures import collectives
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import batch_sharding, make_mesh, replicated
 from flair_jax.models.functional import merge_model, split_model

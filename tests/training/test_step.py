@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from golden_arrays import (
     channels_first,
@@ -12,11 +13,13 @@ from golden_arrays import (
 )
 from scipy.ndimage import uniform_filter
 
+from flair_jax import config as configuration
 from flair_jax.data.nomenclature import BASELINE
 from flair_jax.interop.torch_weights import torch_name
 from flair_jax.models.functional import merge_model, model_batch_stats, split_model
 from flair_jax.models.losses import cross_entropy
 from flair_jax.models.ops import for_platform
+from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.state import create_train_state
 
 WEIGHTS = jnp.asarray(BASELINE.weights)
@@ -65,16 +68,18 @@ def test_ten_steps_are_the_references():
     expected = golden("sgd_run")
     ops = for_platform("cpu")
     loss_of = loss_fn(graphdef, ops)
+    optimizer = make_optimizer(configuration.default())
 
     @jax.jit
     def step(state, x, labels):
         (loss, (_, batch_stats, _)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
             state.params, state.batch_stats, x, labels
         )
-        params = jax.tree.map(lambda p, g: p - 0.02 * g, state.params, gradients)
-        return type(state)(state.step + 1, params, batch_stats), loss
+        updates, opt_state = optimizer.update(gradients, state.opt_state)
+        params = optax.apply_updates(state.params, updates)
+        return type(state)(state.step + 1, params, batch_stats, opt_state), loss
 
-    state, losses = create_train_state(params, batch_stats), []
+    state, losses = create_train_state(params, batch_stats, optimizer), []
     for i in range(10):
         raw = uniform(f"run{i}", (4, 5, 128, 128))
         means = np.stack([uniform_filter(x[0], 9, mode="constant") for x in raw])

@@ -2,7 +2,7 @@
 
 Every module here is an `Ops`: it has the same functions, computes the same sums and differs in
 the order and the memory layout only. To add a form for another platform, add a module with its
-name (`gpu.py`, say); what does not differ it imports from `plain`.
+name, such as `gpu.py`; what does not differ it imports from `plain`.
 """
 
 import importlib
@@ -100,19 +100,19 @@ class Ops(Protocol):
     def class_layout(
         self, logits: FeatureMap, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array, int]:
-        """Logits and labels in the layout in which a sum over the classes is fast.
+        """Logits and labels in the layout in which sums over the classes are fast.
 
         Args:
             logits: (N, H, W, classes).
             labels: (N, H, W).
 
         Returns:
-            The logits with the samples first and the classes along an axis; the labels in the
-            same order of the pixels, with 1 in place of the classes; and this axis.
+            The logits with the samples first and the classes along an axis; the labels with the
+            pixels in the same order, and 1 in place of the classes; and this axis.
         """
 
     def best_class(self, logits: FeatureMap) -> jax.Array:
-        """(N, H, W, classes) -> (N, H, W) int32: the class of each pixel's largest logit."""
+        """(N, H, W, classes) -> (N, H, W) int32: the first class of each pixel's largest logit."""
 
     def count_pairs(self, labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:
         """How often each pair of classes occurs in an image.

@@ -1,7 +1,7 @@
 """The plain form of the network's operations: arrays (N, H, W, C) and XLA's own operations.
 
-For GPUs, whose cuDNN takes narrow maps as they are, and for platforms without a form of their
-own. The functions are described in `flair_jax.models.ops.Ops`.
+For GPUs, whose cuDNN takes narrow maps as they are, and for platforms without another form. The
+functions are described in `flair_jax.models.ops.Ops`.
 """
 
 import jax

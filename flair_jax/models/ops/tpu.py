@@ -202,7 +202,8 @@ def class_layout(logits: Packed, labels: jax.Array) -> tuple[jax.Array, jax.Arra
 
 
 def best_class(logits: Packed) -> jax.Array:
-    n, h = logits.array.shape[:2]
+    # In the layout of the loss, which an evaluation has made already.
+    n, h, _, _ = logits.array.shape
     best = jnp.argmax(_planes(logits), 2)
     return jnp.transpose(best, (0, 2, 3, 1)).reshape(n, h, -1)
 

@@ -1,4 +1,4 @@
-"""The CPU's forms give what XLA's own give: to the bit, where the numbers are whole."""
+"""The CPU's form gives what the plain operations give: to the bit, for whole numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -26,20 +26,22 @@ def test_convolution_and_its_gradients(size, stride, inputs, outputs, cache, mon
     x = whole_numbers(0, 2, 16, 8, inputs)
     kernel = whole_numbers(1, size, size, inputs, outputs)
     seen = whole_numbers(2, 2, 16 // stride, 8 // stride, outputs)
-    ours = value_and_gradients(lambda x, k: cpu.convolution(x, k, stride), x, kernel, seen)
-    theirs = value_and_gradients(lambda x, k: plain(x, k, stride), x, kernel, seen)
-    for found, expected in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    actual = value_and_gradients(lambda x, k: cpu.convolution(x, k, stride), x, kernel, seen)
+    reference = value_and_gradients(lambda x, k: plain(x, k, stride), x, kernel, seen)
+    for made, expected in zip(actual, reference, strict=True):
+        np.testing.assert_array_equal(made, expected)
 
 
 @pytest.mark.parametrize("outputs", [4, 256])
 def test_convolution_of_a_doubled_map(outputs):
     x, kernel = whole_numbers(3, 2, 6, 8, 3), whole_numbers(4, 3, 3, 3, outputs)
     seen = whole_numbers(5, 2, 12, 16, outputs)
-    ours = value_and_gradients(lambda x, k: cpu.upsampled_convolution(x, None, k), x, kernel, seen)
-    theirs = value_and_gradients(lambda x, k: plain(upsample(x), k), x, kernel, seen)
-    for found, expected in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    actual = value_and_gradients(
+        lambda x, k: cpu.upsampled_convolution(x, None, k), x, kernel, seen
+    )
+    reference = value_and_gradients(lambda x, k: plain(upsample(x), k), x, kernel, seen)
+    for made, expected in zip(actual, reference, strict=True):
+        np.testing.assert_array_equal(made, expected)
 
 
 def test_kernel_gradients_in_bfloat16_are_summed_in_float32():
@@ -55,10 +57,10 @@ def test_max_pool_and_which_of_equal_values_gets_the_gradient():
     # Where a window holds zeros only, its gradient may go to the border: behind a ReLU it is lost.
     positive = x + 1
 
-    def theirs(x):
+    def reference(x):
         return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
-    np.testing.assert_array_equal(cpu.max_pool(x), theirs(x))
-    (ours,) = jax.vjp(cpu.max_pool, positive)[1](seen)
-    (expected,) = jax.vjp(theirs, positive)[1](seen)
-    np.testing.assert_array_equal(ours, expected)
+    np.testing.assert_array_equal(cpu.max_pool(x), reference(x))
+    (actual,) = jax.vjp(cpu.max_pool, positive)[1](seen)
+    (expected,) = jax.vjp(reference, positive)[1](seen)
+    np.testing.assert_array_equal(actual, expected)

@@ -124,6 +124,19 @@ def test_pairs_are_counted_alike(form):
 
 
 @every_form
-def test_relu_and_sum_are_of_every_number(form):
-    x = form.enter(jnp.linspace(-1, 1, 32 * 32 * 2).reshape(1, 32, 32, 2))
-    assert len(jax.tree.leaves(x)) == 1
+def test_the_class_layout_keeps_logits_and_labels_together(form):
+    shape = 2, 32, 64
+    logits = jnp.asarray(np.random.default_rng(3).integers(-9, 9, (*shape, 5)), jnp.float32)
+    labels = jnp.arange(np.prod(shape)).reshape(shape)
+    by_class, order, axis = form.class_layout(form.enter(logits), labels)
+    assert (by_class.shape[0], by_class.shape[axis], order.shape[axis]) == (2, 5, 1)
+    by_pixel = np.moveaxis(by_class, axis, -1).reshape(-1, 5)
+    expected = np.asarray(logits).reshape(-1, 5)
+    np.testing.assert_array_equal(by_pixel, expected[np.asarray(order).ravel()])
+
+
+@every_form
+def test_the_best_class_is_the_first_of_the_largest(form):
+    logits = np.random.default_rng(4).integers(-2, 3, (2, 32, 64, 5)).astype(np.float32)
+    best = form.best_class(form.enter(jnp.asarray(logits)))
+    np.testing.assert_array_equal(best, logits.argmax(-1))

@@ -1,4 +1,4 @@
-"""Packed maps give what the maps themselves give: to the bit, where the numbers are whole."""
+"""Packed maps give what plain arrays give: to the bit, for whole numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -45,10 +45,10 @@ def test_gradients_of_a_packed_convolution():
     def of_plain(x, kernel):
         return jnp.sum(plain(upsample(x), kernel) * seen)
 
-    for ours, theirs in zip(
+    for actual, expected in zip(
         jax.grad(of_packed, (0, 1))(x, kernel), jax.grad(of_plain, (0, 1))(x, kernel), strict=True
     ):
-        np.testing.assert_array_equal(ours, theirs)
+        np.testing.assert_array_equal(actual, expected)
 
 
 def test_max_pool_and_which_of_equal_values_gets_the_gradient():
@@ -68,14 +68,3 @@ def test_max_pool_and_which_of_equal_values_gets_the_gradient():
     expected_gradient, expected = jax.grad(of_plain, has_aux=True)(x)
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(gradient, expected_gradient)
-
-
-def test_class_layout_keeps_the_pixels_of_logits_and_labels_together():
-    logits, labels = whole_numbers(9, 2, 4, 16, 5), np.arange(2 * 4 * 16).reshape(2, 4, 16)
-    planes, of_pixels, axis = tpu.class_layout(tpu.pack(logits, 8), jnp.asarray(labels))
-    assert (planes.shape, of_pixels.shape, axis) == ((2, 8, 5, 4, 2), (2, 8, 1, 4, 2), 2)
-    by_pixel = np.asarray(logits).reshape(-1, 5)
-    np.testing.assert_array_equal(np.moveaxis(planes, 2, -1), by_pixel[of_pixels[:, :, 0]])
-    expected = np.asarray(logits).argmax(-1)
-    np.testing.assert_array_equal(tpu.best_class(tpu.pack(logits, 8)), expected)
-    np.testing.assert_array_equal(tpu.best_class(tpu.pack(logits, 1)), expected)

@@ -1,28 +1,18 @@
-"""The train step compiled from shapes alone, and what its program asks of a chip."""
+"""What a compiled program asks of a chip: memory, operations, traffic and collectives."""
 
 import dataclasses
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import jax
-import jax.numpy as jnp
-import ml_collections
-from jax.sharding import Mesh, Sharding
 
-from flair_jax.data import metadata
 from flair_jax.errors import UserError
-from flair_jax.models.functional import split_model
-from flair_jax.models.spec import ModelSpec
-from flair_jax.runtime.sharding import batch_sharding, replicated
-from flair_jax.training.state import create_train_state
-from flair_jax.training.step import make_train_step, set_training_options
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """What a chip has.
+    """A chip's peak performance and memory.
 
     Attributes:
         flops: peak bfloat16 operations per second.
@@ -37,8 +27,8 @@ class Chip:
 
 # By `jax.Device.device_kind`. Operations and bandwidth: the pages "TPU v4", "TPU v5e", "TPU v5p",
 # "TPU v6e" of the Cloud TPU documentation, docs.cloud.google.com/tpu/docs/v4 and so on, read in
-# November 2026. Memory: what the TPU compiler (libtpu 0.0.50.1) gives a program, as its error for
-# one that is too large says; a little less than the 32, 16, 95 and 32 GB of those pages.
+# November 2026. Memory: what the TPU compiler (libtpu 0.0.50.1) gives a program, from its error for
+# one that is too large; a little less than the 32, 16, 95 and 32 GB of those pages.
 CHIPS = {
     "TPU v4": Chip(275e12, 1200e9, 30.75 * 2**30),
     "TPU v5 lite": Chip(197e12, 819e9, 15.75 * 2**30),  # v5e
@@ -48,47 +38,13 @@ CHIPS = {
 
 
 def usable_memory(device: jax.Device) -> float | None:
-    """Bytes that a program may use, as the device or else the table says; None: neither does."""
+    """Bytes that a program may use, from the device or else from `CHIPS`; None if in neither."""
     try:
-        said = (device.memory_stats() or {}).get("bytes_limit")
+        limit = (device.memory_stats() or {}).get("bytes_limit")
     except jax.errors.JaxRuntimeError:  # a device of a topology: there is none to ask
-        said = None
+        limit = None
     chip = CHIPS.get(device.device_kind)
-    return said or (chip.memory if chip else None)
-
-
-def lower_train_step(
-    config: ml_collections.ConfigDict, patch_size: int, mesh: Mesh
-) -> jax.stages.Lowered:
-    """The train step of a configuration for the devices of a mesh, which need not exist.
-
-    Args:
-        config: see `config.default`; its `batch_size` is the global one.
-        patch_size: side of the square patches in pixels.
-        mesh: over the devices to compile for.
-    """
-    spec = ModelSpec.from_config(config, (patch_size, patch_size))
-    model = set_training_options(spec.abstract_model(), config, mesh)
-    graphdef, params, batch_stats = split_model(model)
-    ema = config.ema_decay > 0
-    state = jax.eval_shape(lambda p, s: create_train_state(p, s, ema=ema), params, batch_stats)
-    n, image = config.batch_size, (config.batch_size, patch_size, patch_size)
-    batch = {
-        "image": jax.ShapeDtypeStruct((*image, len(spec.bands)), jnp.uint8),
-        "mask": jax.ShapeDtypeStruct(image, jnp.uint8),
-        "stop": jax.ShapeDtypeStruct((n,), jnp.bool_),
-    }
-    if spec.takes_metadata:
-        numbers = metadata.SIZES[spec.metadata_encoding]
-        batch["metadata"] = jax.ShapeDtypeStruct((n, numbers), jnp.float32)
-    step = make_train_step(graphdef, spec, config, mesh)
-    learning_rate = jax.ShapeDtypeStruct((), jnp.float32)
-    state, learning_rate = _placed((state, learning_rate), replicated(mesh))
-    return step.lower(state, _placed(batch, batch_sharding(mesh)), learning_rate)
-
-
-def _placed(tree: Any, sharding: Sharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+    return limit or (chip.memory if chip else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +57,11 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """What the compiler says of a program, for one chip and one run of it.
+    """What the compiler reports of a program, for one chip and one run of it.
 
     Attributes:
         arguments, outputs, temporaries, code: memory in bytes.
-        aliased: bytes of outputs that lie where arguments were.
+        aliased: bytes of outputs that reuse the memory of arguments.
         flops: floating-point operations.
         traffic: bytes read and written, as the compiler's cost model counts them.
         collectives: by kind.
@@ -122,7 +78,7 @@ class Figures:
 
     @property
     def memory(self) -> int:
-        """All that is in the chip's memory at once, in bytes."""
+        """Bytes of the chip's memory that are in use at once."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.code
 
     def seconds(self, chip: Chip) -> tuple[float, float]:
@@ -139,9 +95,8 @@ def figures_of(compiled: jax.stages.Compiled) -> Figures:
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     if memory is None or cost is None:
         raise UserError(
-            f"the compiler of JAX's backend {jax.default_backend()!r} tells neither memory nor "
-            "operations of a program: compile for TPUs with --topology=v5e:2x4, or on another "
-            "machine"
+            "this compiler reports neither the memory nor the operations of a program: compile for "
+            "TPUs with --topology=v5e:2x4, or on another machine"
         )
     return Figures(
         arguments=memory.argument_size_in_bytes,
@@ -168,13 +123,13 @@ _ARRAY = re.compile(r"\b(pred|token|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 def collectives(hlo: str) -> dict[str, Collective]:
     """Counts the collectives in a compiled program's text, each once.
 
-    An asynchronous one is counted by its start. One in several parts, which the TPU compiler has
-    put into the computations beside which they run, stands there with one channel in all of them.
+    An asynchronous one is counted by its start. One that the TPU compiler has split into parts, to
+    run beside computations, has the same channel in all of them and is counted once.
 
     Args:
         hlo: the text of the optimised module, what every device runs.
     """
-    found: dict[str, Collective] = {}
+    totals: dict[str, Collective] = {}
     channels = set()
     for shape, kind, start, channel in _COLLECTIVE.findall(hlo):
         if channel and channel in channels:
@@ -182,9 +137,9 @@ def collectives(hlo: str) -> dict[str, Collective]:
         channels.add(channel)
         if start and kind in ("all-gather", "collective-permute"):
             shape = _members(shape)[1]  # (operands, results, ...)
-        so_far = found.get(kind, Collective(0, 0))
-        found[kind] = Collective(so_far.count + 1, so_far.bytes + _bytes(shape))
-    return found
+        total = totals.get(kind, Collective(0, 0))
+        totals[kind] = Collective(total.count + 1, total.bytes + _bytes(shape))
+    return totals
 
 
 def _members(shape: str) -> Sequence[str]:
