@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import shutil
 import zipfile
 
@@ -88,7 +89,7 @@ def test_overlays_show_image_and_classes(predicted, split):
     assert len(list(folder.iterdir())) == 5
     for record in split.records:
         number = record["id"].decode()
-        image = np.asarray(Image.open(folder / f"OVERLAY_{number}.png"))
+        image = np.asarray(Image.open(os.fspath(folder / f"OVERLAY_{number}.png")))
         classes = read(predicted / "out" / f"PRED_{number}.tif")
         colours = BASELINE.rgb[classes].astype(float)
         expected = np.rint(0.55 * record["image"][..., :3] + 0.45 * colours)
