@@ -140,6 +140,11 @@ def eval_batch_size(config: ml_collections.ConfigDict, devices: int) -> int:
     return -(-(config.batch_size or BATCH_PER_DEVICE * devices) // devices) * devices
 
 
+def is_of_ema(monitor: str) -> bool:
+    """Whether a choice of `config.monitor` is of the moving average of the weights (EMA)."""
+    return monitor.endswith("_ema")
+
+
 def fuses_by_rows(config: ml_collections.ConfigDict) -> bool:
     """Whether the metadata is fused along the bottleneck's rows, for 512 x 512 pixels only."""
     return config.metadata.use and config.metadata.fusion == "rows"

@@ -31,6 +31,7 @@ import tensorstore
 from etils import epath
 from jax.sharding import Mesh
 
+from flair_jax.config import is_of_ema
 from flair_jax.errors import UserError
 from flair_jax.models.functional import Arrays, split_model
 from flair_jax.models.spec import FILE, ModelSpec
@@ -268,7 +269,7 @@ def watches_ema(path: epath.PathLike) -> bool:
     if step is None and not steps:
         return False
     record = read_record(directory / str(steps[-1] if step is None else step))
-    return record.get("monitor", "").endswith("_ema")
+    return is_of_ema(record.get("monitor", ""))
 
 
 def composite_handler() -> ocp.CompositeCheckpointHandler:

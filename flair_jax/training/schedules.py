@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from flair_jax.config import is_of_ema
+
 
 @dataclasses.dataclass(frozen=True)
 class Monitor:
@@ -24,7 +26,7 @@ class Monitor:
     @property
     def ema(self) -> bool:
         """Whether it is of the exponential moving average of the weights."""
-        return self.name.endswith("_ema")
+        return is_of_ema(self.name)
 
     def improves(self, value: float, best: float | None, threshold: float = 0.0) -> bool:
         """Whether a value is better than the best so far, by more than a share of that."""

@@ -116,7 +116,7 @@ def test_finished_run_is_reported(config, workdir, metrics, capsys):
     before = (workdir / "predictions").stat().st_mtime_ns
     assert loop.train_and_evaluate(config, workdir) == metrics
     output = capsys.readouterr().out
-    assert "is finished (2 epochs, config.num_epochs=2)" in output
+    assert "training is finished: 2 epochs, config.num_epochs=2" in output
     assert "is already scored" in output
     assert (workdir / "predictions").stat().st_mtime_ns == before
 
