@@ -15,6 +15,7 @@ from flair_jax.models.functional import split_model
 from flair_jax.runtime.sharding import make_mesh
 from flair_jax.training import setup
 from flair_jax.training.checkpoints import Checkpoints
+from flair_jax.training.initialization import random_weights
 from flair_jax.training.optimizer import learning_rate, with_learning_rate
 from flair_jax.training.schedules import Best, PlateauState, Progress
 from flair_jax.training.setup import make_experiment
@@ -66,6 +67,20 @@ def test_the_first_state_is_that_of_the_seed(config, tmp_path):
     for name, value in batch_stats.items():
         np.testing.assert_array_equal(state.batch_stats[name], value)
     assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(state))
+
+
+def test_the_first_weights_are_drawn_by_one_program(config, tmp_path):
+    """Drawn one by one they need a compilation for each shape and kind."""
+    compiled = []
+
+    def listen(event, *args, **options):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    experiment = make_experiment(config, tmp_path)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    random_weights(experiment.spec, 1234, experiment.mesh)
+    assert len(compiled) == 1
 
 
 def test_a_start_and_a_resume(config, workdir):
