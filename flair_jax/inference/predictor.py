@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import load
@@ -26,21 +27,26 @@ class Model:
     """
 
     def __init__(
-        self, path: str, spec: ModelSpec, params: Arrays, batch_stats: Arrays, step: int
+        self,
+        path: str,
+        mesh: Mesh,
+        spec: ModelSpec,
+        params: Arrays,
+        batch_stats: Arrays,
+        step: int,
     ) -> None:
         self.path = path
         self.spec = spec
         self.params, self.batch_stats = params, batch_stats
         self.step = step
         graphdef = nnx.split(spec.abstract_model())[0]
-        self._mesh = next(iter(params.values())).sharding.mesh
-        ops = for_mesh(self._mesh)
+        self._mesh, ops = mesh, for_mesh(mesh)
 
         def infer(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> jax.Array:
             logits = ops.leave(forward(graphdef, spec, params, batch_stats, batch, ops))
             return jax.nn.softmax(logits.astype(jnp.float32))
 
-        whole, split = replicated(self._mesh), batch_sharding(self._mesh)
+        whole, split = replicated(mesh), batch_sharding(mesh)
         self._infer = jax.jit(infer, in_shardings=(whole, whole, split), out_shardings=split)
 
     def __call__(self, image: np.ndarray, metadata: np.ndarray | None = None) -> jax.Array:
@@ -93,4 +99,5 @@ def load_model(
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
-    return Model(os.fspath(path), *load(path, make_mesh(jax.local_devices()), step, ema=ema))
+    mesh = make_mesh(jax.local_devices())
+    return Model(os.fspath(path), mesh, *load(path, mesh, step, ema=ema))

@@ -29,7 +29,8 @@ def counted(*args):
     return result
 
 model._infer = counted
-alone = Model(folder, *load(folder, make_mesh(jax.devices()[:1])))
+mesh = make_mesh(jax.devices()[:1])
+alone = Model(folder, mesh, *load(folder, mesh))
 for count in (1, 8, 6):
     images = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 5), dtype=np.uint8)
     found = model(images)
