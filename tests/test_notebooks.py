@@ -27,15 +27,15 @@ def test_notebooks_run(tmp_path, monkeypatch):
         resources = {"metadata": {"path": str(tmp_path)}}
         nbclient.NotebookClient(notebook, timeout=900, resources=resources).execute()
         outputs = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs]
-        pictures = sum("image/png" in output.get("data", {}) for output in outputs)
+        images = sum("image/png" in output.get("data", {}) for output in outputs)
         text = "".join(output.get("text", "") for output in outputs)
-        shown[name] = pictures, text
+        shown[name] = images, text
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
-    pictures, text = shown["flair_baseline"]
-    assert pictures == 6
+    images, text = shown["flair_baseline"]
+    assert images == 6
     assert float(text.split("mIoU (challenge definition): ")[1].split()[0]) > 0.4
-    pictures, text = shown["detect_a_raster"]
-    assert pictures == 2
+    images, text = shown["detect_a_raster"]
+    assert images == 2
     assert "training is finished" not in text
     assert " ha" in text
     assert (tmp_path / "runs" / "land_cover.tif").exists()

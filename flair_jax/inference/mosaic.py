@@ -177,7 +177,7 @@ class Mosaic:
             farthest = int(np.hypot(*(centres - centres[:, :1])).argmax())
             raise UserError(
                 f"{self.inputs[0].path} and {self.inputs[farthest].path} lie too far apart for one "
-                f"raster: {size}. Detect on each of these places by itself"
+                f"raster: {size}. Run detect on each of these areas on its own"
             )
 
 

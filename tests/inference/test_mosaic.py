@@ -128,7 +128,7 @@ def test_places_far_apart_are_refused(tmp_path):
     ]
     message = (
         r"here.tif and .*far.tif lie too far apart .* 2,500,530 x 2,000,020 pixels, of which they "
-        r"cover 4e-08 %. Detect on each of these places by itself"
+        r"cover 4e-08 %. Run detect on each of these areas on its own"
     )
     with pytest.raises(UserError, match=message):
         Source(paths, RGB)
