@@ -15,7 +15,7 @@ from flair_jax.inference.loading import load, save_model
 from flair_jax.inference.predictor import Model
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
-from flair_jax.runtime.sharding import make_mesh
+import flair_jax.runtime.sharding
 
 spec = ModelSpec.from_config(configuration.default(), (32, 32))
 folder = tempfile.mkdtemp() + "/checkpoints"
@@ -29,7 +29,7 @@ def counted(*args):
     return result
 
 model._infer = counted
-mesh = make_mesh(jax.devices()[:1])
+mesh = flair_jax.runtime.sharding.make_mesh(jax.devices()[:1])
 alone = Model(folder, mesh, *load(folder, mesh))
 for count in (1, 8, 6):
     images = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 5), dtype=np.uint8)
