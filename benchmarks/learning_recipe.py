@@ -85,7 +85,8 @@ def our_learner(spec: ModelSpec, seed: int) -> tuple[Learner, dict[str, np.ndarr
     config, mesh = configuration.default(), make_mesh()
     graphdef, params, batch_stats = split_model(spec.build_model(seed))
     weights = state_dict_of(params, batch_stats)
-    optimizer = make_optimizer(LEARNING_RATE)
+    config.learning_rate = LEARNING_RATE
+    optimizer = make_optimizer(config)
     step = make_train_step(graphdef, spec, config, optimizer, mesh)
     state = replicate(create_train_state(params, batch_stats, optimizer), mesh)
 

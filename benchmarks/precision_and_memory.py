@@ -77,8 +77,8 @@ def losses(changes: dict[str, Any], args: argparse.Namespace) -> list[float]:
     mesh = make_mesh()
     model = set_training_options(spec.build_model(config.seed), config, mesh)
     graphdef, params, batch_stats = split_model(model)
-    optimizer = make_optimizer(config.learning_rate)
     ema = config.ema_decay > 0
+    optimizer = make_optimizer(config)
     state = replicate(create_train_state(params, batch_stats, optimizer, ema=ema), mesh)
     step = make_train_step(graphdef, spec, config, optimizer, mesh)
     values = []

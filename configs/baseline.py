@@ -5,8 +5,7 @@
 Published score (IGN, PyTorch, five runs): test mIoU 0.5443 +- 0.0014, challenge definition, with
 an encoder that starts from ImageNet weights. Not run here: the data set has to be downloaded.
 
-The batch size here is the global one. The published runs had 16 GPUs with 10 patches each:
---config.batch_size=160.
+Each device gets 10 patches of a batch, as in the published runs, which had 16 GPUs.
 """
 
 import ml_collections
@@ -23,7 +22,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.normalization = "scaling"  # digital numbers / 255
     config.metadata.use = False
 
-    config.batch_size = 10
+    config.batch_size = 0  # 10 for each device
     config.crop_size = 0  # whole patches, 512 x 512
     config.augment = False
     config.dtype = "float32"

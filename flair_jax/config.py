@@ -25,6 +25,7 @@ from flair_jax.runtime.atomic_io import atomic_write
 
 # What a run may change when it resumes: nothing that its weights depend on.
 CHANGEABLE = frozenset(name for name, key in KEYS.items() if key.changeable)
+BATCH_PER_DEVICE = 10  # patches: the published baseline's
 BOOLEANS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
@@ -55,6 +56,11 @@ def validate(config: ml_collections.ConfigDict, where: str = "") -> None:
         if not key.takes(values[name]):
             raise UserError(f"{_named(name, where)} is {values[name]!r}; expected {key.expected}")
     nomenclature(config.nomenclature, config.classes, config.disabled_classes)
+    if config.monitor.endswith("_ema") and not config.ema_decay:
+        raise UserError(
+            f"{_named('monitor', where)} is {config.monitor!r}, of the weights' moving average, "
+            "and there is none with config.ema_decay=0: set it to 0.999, for example"
+        )
     if config.crop_size:
         check_size(config.crop_size, config.crop_size, by_rows=fuses_by_rows(config))
 
@@ -107,6 +113,36 @@ def check_patch_size(config: ml_collections.ConfigDict, height: int, width: int)
             f"config.augment rotates by 90 degrees, which needs square patches, not {height} x "
             f"{width}: set config.crop_size"
         )
+
+
+def with_batch_size(
+    config: ml_collections.ConfigDict, devices: int, workdir: epath.Path
+) -> ml_collections.ConfigDict:
+    """The configuration with its global batch size settled, where `batch_size` is 0.
+
+    A run keeps that of its first start, on whatever number of devices it resumes.
+    """
+    if config.batch_size:
+        return config
+    saved = load(workdir).batch_size if (workdir / "config.json").exists() else 0
+    settled = config.copy_and_resolve_references()
+    settled.batch_size = saved or BATCH_PER_DEVICE * devices
+    return settled
+
+
+def eval_batch_size(config: ml_collections.ConfigDict, devices: int) -> int:
+    """The global batch size of validation, evaluation and prediction.
+
+    Scores do not depend on it: `batch_size` is rounded up to what the devices can share.
+    """
+    if config.eval_batch_size:
+        return config.eval_batch_size
+    return -(-(config.batch_size or BATCH_PER_DEVICE * devices) // devices) * devices
+
+
+def is_of_ema(monitor: str) -> bool:
+    """Whether a choice of `config.monitor` is of the moving average of the weights (EMA)."""
+    return monitor.endswith("_ema")
 
 
 def fuses_by_rows(config: ml_collections.ConfigDict) -> bool:

@@ -107,6 +107,8 @@ POSITIVE = Rule("more than 0", lambda value: 0 < value < math.inf)
 PROBABILITY = Rule("a probability, 0 to 1", lambda value: 0 <= value <= 1)
 TEXTS = Rule("a tuple of strings", lambda value: all(isinstance(element, str) for element in value))
 
+MONITORS = ("val_loss", "val_miou", "val_loss_ema", "val_miou_ema")
+
 SECTIONS: dict[str, tuple[Key, ...]] = {
     "Data": (
         Key(
@@ -180,11 +182,12 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
     ),
     "Batches": (
         Key(
-            "batch_size", 10, "Global batch size, over all devices of all hosts.", at_least(1)
+            "batch_size", 0, "Global batch size, over all devices of all hosts.",
+            at_least(0, "10 for each device of the run's first start"),
         ),
         Key(
             "eval_batch_size", 0, "Global batch size of validation, evaluation and prediction.",
-            at_least(0, "as batch_size"), changeable=True,
+            at_least(0, "as batch_size, rounded up for the devices"), changeable=True,
         ),
         Key(
             "crop_size", 0, "Side of random square crops to train on, in pixels.",
@@ -241,7 +244,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
             "with which the published baseline starts.",
         ),
     ),
-    "Optimisation: SGD; the learning rate is reduced when the validation loss stalls": (
+    "Optimisation: SGD; the learning rate is reduced when the monitored value stalls": (
         Key(
             "loss_normalization", "pixels",
             "Divide the loss by the number of pixels (as in the challenge) or by the sum of their "
@@ -249,6 +252,14 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
             one_of(*LOSS_NORMALIZATIONS),
         ),
         Key("learning_rate", 0.02, "Initial learning rate.", POSITIVE),
+        Key(
+            "learning_rate_limit", 0.0,
+            "Upper bound of the learning rate from this start on: for a run that has diverged.",
+            at_least(0, "none"), changeable=True,
+        ),
+        Key(
+            "clip_norm", 0.0, "Upper bound of the gradients' global norm.", at_least(0, "none")
+        ),
         Key(
             "accumulate_steps", 1,
             "Split each batch into so many parts and accumulate gradients, to save memory.",
@@ -272,14 +283,21 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
             at_least(0),
         ),
         Key(
-            "plateau.threshold", 1e-4, "Smallest relative improvement of the loss that counts.",
+            "plateau.threshold", 1e-4,
+            "Smallest relative improvement of the monitored value that counts.",
             at_least(0),
         ),
         Key("plateau.min_lr", 1e-7, "Lower bound of the learning rate.", at_least(0)),
-        Key("num_epochs", 200, "Largest number of epochs.", at_least(0), changeable=True),
+        Key(
+            "monitor", "val_loss",
+            "The validation value by which the best checkpoint is chosen, the learning rate "
+            "reduced and training stopped: loss or mIoU, of the weights or of their EMA.",
+            one_of(*MONITORS),
+        ),
+        Key("num_epochs", 200, "Largest number of epochs.", at_least(1), changeable=True),
         Key(
             "early_stop_patience", 30,
-            "Stop after so many epochs without a lower validation loss.", at_least(1),
+            "Stop after so many epochs without improvement of the monitored value.", at_least(1),
             changeable=True,
         ),
         Key(

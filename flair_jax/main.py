@@ -26,8 +26,9 @@ _SPLIT = flags.DEFINE_enum(
     "split", "test", runs.SPLITS, "What --mode=eval and --mode=predict work on."
 )
 _EMA = flags.DEFINE_bool(
-    "ema", False,
-    "Evaluate or predict with the exponential moving average of the weights (config.ema_decay).",
+    "ema", None,
+    "Evaluate or predict with the exponential moving average of the weights (config.ema_decay), or "
+    "not; by default what config.monitor watches.",
 )  # fmt: skip
 _SUBMISSION = flags.DEFINE_string(
     "submission", None, "With --mode=predict: also write the challenge's zip of the test split."

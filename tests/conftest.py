@@ -12,6 +12,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # the 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import pytest
+import tiny_model as tiny
 from download import make
 
 from flair_jax.data import synthetic
@@ -36,3 +37,11 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def copy(whole, tmp_path):
     return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def tiny_model():
+    """Has every spec build a network of two convolutions in place of the U-Net."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny.ModelSpec, "build_model", tiny.build_model)
+        yield

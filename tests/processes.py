@@ -15,8 +15,8 @@ from flair_jax.runtime import sharding
 order, make_mesh, initialize = json.loads(os.environ["ORDER"]), *(
     sharding.make_mesh, jax.distributed.initialize)
 
-def make_permuted_mesh():
-    return make_mesh([jax.devices()[i] for i in order] if order else None)
+def make_permuted_mesh(devices=None):
+    return make_mesh([jax.devices()[i] for i in order] if order and devices is None else devices)
 
 def initialize_and_meet(*args):
     # Gloo's processes must meet within 30 seconds: at once, not after each has compiled.

@@ -12,6 +12,7 @@ import ml_collections
 from flax import nnx
 from jax.sharding import Mesh, Sharding
 
+from flair_jax import config as configuration
 from flair_jax.data import metadata
 from flair_jax.evaluation.evaluate import make_eval_step
 from flair_jax.evaluation.predict import make_predict_step
@@ -37,7 +38,7 @@ def lower_train_step(
     spec = ModelSpec.from_config(config, (patch_size, patch_size))
     model = set_training_options(spec.abstract_model(), config, mesh)
     graphdef, params, batch_stats = split_model(model)
-    optimizer = make_optimizer(config.learning_rate)
+    optimizer = make_optimizer(config)
     ema = config.ema_decay > 0
     state = jax.eval_shape(
         lambda p, s: create_train_state(p, s, optimizer, ema=ema), params, batch_stats
@@ -52,7 +53,7 @@ def lower_eval_step(
 ) -> jax.stages.Lowered:
     """The evaluation step of a configuration; arguments as of `lower_train_step`."""
     spec, graphdef, arrays = _model(config, patch_size, mesh)
-    size = config.eval_batch_size or config.batch_size
+    size = configuration.eval_batch_size(config, mesh.size)
     batch = _batch(spec, size, patch_size, "mask", "stop", "valid")
     step = make_eval_step(graphdef, spec, config.loss_normalization, mesh)
     return step.lower(*arrays, _on(batch_sharding(mesh), batch))
@@ -63,7 +64,7 @@ def lower_predict_step(
 ) -> jax.stages.Lowered:
     """The prediction step of a configuration; arguments as of `lower_train_step`."""
     spec, graphdef, arrays = _model(config, patch_size, mesh)
-    batch = _batch(spec, config.eval_batch_size or config.batch_size, patch_size)
+    batch = _batch(spec, configuration.eval_batch_size(config, mesh.size), patch_size)
     return make_predict_step(graphdef, spec, mesh).lower(*arrays, _on(batch_sharding(mesh), batch))
 
 

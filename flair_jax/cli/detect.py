@@ -102,8 +102,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace what an earlier detection wrote")
     add("--resume", action="store_true", help="resume an interrupted detection, if there is one")
     add(
-        "--ema", action="store_true",
-        help="use the exponential moving average of the weights (config.ema_decay)",
+        "--ema", action=argparse.BooleanOptionalAction, default=None,
+        help="use the exponential moving average of the weights (config.ema_decay), or not; by "
+        "default what config.monitor watches",
     )  # fmt: skip
 
 

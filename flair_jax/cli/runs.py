@@ -59,8 +59,9 @@ def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
         help="train, val or test (the default)",
     )  # fmt: skip
     parser.add_argument(
-        "--ema", action="store_true",
-        help="use the exponential moving average of the weights (config.ema_decay)",
+        "--ema", action=argparse.BooleanOptionalAction, default=None,
+        help="use the exponential moving average of the weights (config.ema_decay), or not; by "
+        "default what config.monitor watches",
     )  # fmt: skip
 
 
@@ -207,7 +208,7 @@ def train(config: "ml_collections.ConfigDict", workdir: "epath.Path") -> None:
         page.update_report(workdir)
 
 
-def evaluate(split: str, ema: bool) -> "Work":
+def evaluate(split: str, ema: bool | None) -> "Work":
     """The work of evaluating a split."""
 
     def work(config: "ml_collections.ConfigDict", workdir: "epath.Path") -> None:
@@ -218,7 +219,7 @@ def evaluate(split: str, ema: bool) -> "Work":
     return work
 
 
-def predict(split: str, ema: bool, overlays: str, submission: str | None) -> "Work":
+def predict(split: str, ema: bool | None, overlays: str, submission: str | None) -> "Work":
     """The work of predicting a split."""
 
     def work(config: "ml_collections.ConfigDict", workdir: "epath.Path") -> None:

@@ -183,6 +183,18 @@ def check_bands(split: Split) -> None:
         )
 
 
+def check_masks(split: Split) -> None:
+    """Raises a UserError if no patch of a split has a mask, so that there is nothing to learn.
+
+    It reads up to the first patch with a mask.
+    """
+    if not any(split.records[i]["has_mask"] for i in range(len(split))):
+        raise UserError(
+            f"no patch of the split {split.name!r} in {split.directory} has a mask: build the data "
+            "set with the masks of this split"
+        )
+
+
 class _ReadPatch:
     """Index of a sample -> the fields that the training and scoring steps need."""
 

@@ -13,6 +13,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
+from flair_jax.config import eval_batch_size
 from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
     PREFETCH_MB,
@@ -26,10 +27,10 @@ from flair_jax.data.input_pipeline import (
 )
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.errors import UserError
-from flair_jax.evaluation import tables
+from flair_jax.evaluation import provenance, tables
 from flair_jax.evaluation.grouped_metrics import FIELDS, by_patch, grouped_scores, groups
 from flair_jax.evaluation.metrics import DEFINITIONS, challenge_scores, confusion_matrices, summary
-from flair_jax.inference.loading import load
+from flair_jax.inference.loading import load, watches_ema
 from flair_jax.models.functional import Arrays, forward
 from flair_jax.models.losses import cross_entropy_sums
 from flair_jax.models.ops import for_mesh
@@ -41,6 +42,7 @@ from flair_jax.runtime.sharding import (
     batch_sharding,
     check_batch_size,
     gather_texts,
+    largest,
     make_mesh,
     replicated,
     to_global,
@@ -187,12 +189,13 @@ def evaluate_checkpoint(
     num_workers: int = 0,
     prefetch_mb: int = PREFETCH_MB,
     output: epath.PathLike | None = None,
-    ema: bool = False,
+    ema: bool | None = None,
+    reuse: bool = False,
 ) -> dict[str, Any]:
     """Scores a checkpoint on a split; writes `metrics.json` and `confusion_matrix.png`.
 
-    And `patches.json`, which has the `step`, the `split`, and in `patches` the scores of every
-    patch (see `grouped_metrics.by_patch`), one a line.
+    And `patches.json`, which has the `step`, the `split`, the `provenance`, and in `patches` the
+    scores of every patch (see `grouped_metrics.by_patch`), one a line.
 
     Args:
         checkpoint: see `loading.find`; of a run, its best one is taken.
@@ -202,16 +205,29 @@ def evaluate_checkpoint(
         loss_normalization: see `losses.cross_entropy_sums`.
         num_workers, prefetch_mb: see `input_pipeline.batches`.
         output: folder to write to, or None.
-        ema: score the exponential moving average of the weights.
+        ema: score the exponential moving average of the weights; None: see `loading.load`.
+        reuse: keep what is in `output`, if it is of the same weights, data and versions.
 
     Returns:
         What `metrics.json` holds: `definitions`, `challenge`, `main`, `intervals`, `by_domain`,
         `by_camera`, `by_month` (see `grouped_metrics.grouped_scores`), `confusion_matrix` (rows
-        are the truth), `loss`, `num_patches`, `split`, `step`, `classes`.
+        are the truth), `loss`, `num_patches`, `split`, `step`, `classes`, and `provenance` (see
+        `provenance.of_result`).
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
-    spec, params, batch_stats, step = load(checkpoint, mesh, ema=ema)
     check_bands(split)
+    ema = watches_ema(checkpoint) if ema is None else ema
+    spec, params, batch_stats, step = load(checkpoint, mesh, ema=ema)
+    of = provenance.of_result(
+        spec, params, batch_stats, step, split, folder=checkpoint, ema=ema,
+        loss_normalization=loss_normalization, definitions=DEFINITIONS,
+    )  # fmt: skip
+    if reuse and output is not None:
+        saved = provenance.read_current(epath.Path(output) / "metrics.json", of)
+        if not largest(int(saved is None)):
+            assert saved is not None
+            console.log(f"the split {split.name!r} is already scored: {output}")
+            return saved
     graphdef = nnx.split(spec.abstract_model())[0]
     eval_step = make_eval_step(graphdef, spec, loss_normalization, mesh)
     data = split_batches(
@@ -230,6 +246,7 @@ def evaluate_checkpoint(
         "num_patches": len(evaluation.confusions),
         "split": split.name,
         "step": step,
+        "provenance": of,
     }
     if output is not None and jax.process_index() == 0:
         folder = epath.Path(output)
@@ -241,23 +258,28 @@ def evaluate_checkpoint(
             evaluation.confusions, evaluation.fields, evaluation.indices, spec.nomenclature
         )
         lines = ",\n".join(map(json.dumps, patches))
-        head = f'"step": {step}, "split": "{split.name}", "patches"'
+        head = f'"step": {step}, "split": "{split.name}", "provenance": {json.dumps(of)}, "patches"'
         atomic_write(folder / "patches.json", f"{{{head}: [\n{lines}\n]}}\n")
         atomic_write(folder / "metrics.json", json.dumps(metrics, indent=1) + "\n")
     return metrics
 
 
 def evaluate_run(
-    config: ml_collections.ConfigDict, workdir: epath.Path, name: str, ema: bool = False
+    config: ml_collections.ConfigDict, workdir: epath.Path, name: str, ema: bool | None = None
 ) -> dict:
-    """Scores the best checkpoint of a workdir on a split, into `evaluation/<split>/`."""
+    """Scores the best checkpoint of a workdir on a split, into `evaluation/<split>/`.
+
+    With `ema` by the exponential moving average of the weights, into `evaluation/<split>_ema/`;
+    None: see `loading.load`.
+    """
     directory = dataset_directory(config.data_dir, config.data_config)
-    output = output_folder(workdir, name, ema)
+    ema = watches_ema(workdir) if ema is None else ema
+    output, mesh = output_folder(workdir, name, ema), make_mesh()
     metrics = evaluate_checkpoint(
         workdir,
         open_split(directory, name),
-        make_mesh(),
-        batch_size=config.eval_batch_size or config.batch_size,
+        mesh,
+        batch_size=eval_batch_size(config, mesh.size),
         loss_normalization=config.loss_normalization,
         num_workers=config.num_workers,
         prefetch_mb=config.prefetch_mb,

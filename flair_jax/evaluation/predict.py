@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
+from flair_jax.config import eval_batch_size
 from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
     PREFETCH_MB,
@@ -26,8 +27,9 @@ from flair_jax.data.input_pipeline import (
 )
 from flair_jax.data.reference_facts import TEST_PATCHES
 from flair_jax.errors import UserError
+from flair_jax.evaluation import provenance
 from flair_jax.evaluation.submission import check_submittable, write_submission
-from flair_jax.inference.loading import load
+from flair_jax.inference.loading import load, watches_ema
 from flair_jax.models.functional import Arrays, forward
 from flair_jax.models.ops import for_mesh
 from flair_jax.models.spec import ModelSpec
@@ -36,6 +38,7 @@ from flair_jax.runtime.atomic_io import atomic_write
 from flair_jax.runtime.sharding import (
     batch_sharding,
     check_batch_size,
+    largest,
     local_rows,
     make_mesh,
     process_rows,
@@ -141,14 +144,15 @@ def predict_checkpoint(
     output: epath.PathLike,
     num_workers: int = 0,
     prefetch_mb: int = PREFETCH_MB,
-    ema: bool = False,
+    ema: bool | None = None,
     overlays: int | None = 0,
     submission: epath.PathLike | None = None,
+    reuse: bool = False,
 ) -> int:
     """Predicts a split with a checkpoint and writes `PRED_<number>.tif` files.
 
     They are written into a temporary folder, which is renamed when all are complete;
-    `<output>.json` beside it names the step, the split and the classes. Overlays,
+    `<output>.json` beside it names the step, the split, the classes and the provenance. Overlays,
     `OVERLAY_<number>.png`, are written in the same way, see `overlay_folder`; those of earlier
     predictions go with them.
 
@@ -159,9 +163,10 @@ def predict_checkpoint(
         batch_size: global batch.
         output: folder to create; an earlier one of that name is replaced.
         num_workers, prefetch_mb: see `input_pipeline.batches`.
-        ema: predict with the exponential moving average of the weights.
+        ema: predict with the exponential moving average of the weights; None: see `loading.load`.
         overlays: number of patches, spread over the split, to write an overlay of; None: all.
         submission: a zip to write for the challenge, see `submission.write_submission`.
+        reuse: keep what is in `output`, if it is of the same weights, data and versions.
 
     Returns:
         The number of predictions, over all processes.
@@ -170,11 +175,21 @@ def predict_checkpoint(
         UserError: two patches have the same number, or no submission can be made.
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
-    spec, params, batch_stats, step = load(checkpoint, mesh, ema=ema)
     check_bands(split)
+    ema = watches_ema(checkpoint) if ema is None else ema
+    spec, params, batch_stats, step = load(checkpoint, mesh, ema=ema)
     if submission is not None:
         check_submittable(submission, split.name, spec.nomenclature)
     output = epath.Path(output)
+    of = provenance.of_result(
+        spec, params, batch_stats, step, split, folder=checkpoint, ema=ema
+    )  # fmt: skip
+    facts = output.with_name(output.name + ".json")
+    if reuse:
+        current = output.exists() and provenance.read_current(facts, of) is not None
+        if not largest(int(not current)):
+            console.log(f"the split {split.name!r} is already predicted: {output}")
+            return len(split)
     partial = _partial(output)
     overlay_partial = _partial(overlay_folder(output))
     with_overlay = _spread(len(split), overlays)
@@ -220,11 +235,17 @@ def predict_checkpoint(
             "split": split.name,
             "first_class": 0,
             "classes": spec.nomenclature.names,
+            "provenance": of,
         }
-        atomic_write(output.with_name(output.name + ".json"), json.dumps(summary, indent=1) + "\n")
+        atomic_write(facts, json.dumps(summary, indent=1) + "\n")
         if submission is not None:
             write_submission(output, submission, len(split), split.patch_size)
     return len(split)
+
+
+def output_folder(workdir: epath.Path, ema: bool = False) -> epath.Path:
+    """The folder of a run's predictions: `predictions`, or `predictions_ema`."""
+    return workdir / ("predictions_ema" if ema else "predictions")
 
 
 def _partial(folder: epath.Path) -> epath.Path:
@@ -241,22 +262,23 @@ def predict_run(
     config: ml_collections.ConfigDict,
     workdir: epath.Path,
     name: str,
-    ema: bool = False,
+    ema: bool | None = None,
     overlays: int | None = 0,
     submission: epath.PathLike | None = None,
 ) -> int:
     """Predicts a split with the best checkpoint of a workdir, into `predictions/`.
 
-    With `ema`, by the exponential moving average of the weights, into `predictions_ema/`. For
-    `overlays` and `submission`, see `predict_checkpoint`.
+    With `ema` by the exponential moving average of the weights, into `predictions_ema/`; None: see
+    `loading.load`. For `overlays` and `submission`, see `predict_checkpoint`.
     """
     directory = dataset_directory(config.data_dir, config.data_config)
-    output = workdir / ("predictions_ema" if ema else "predictions")
+    ema = watches_ema(workdir) if ema is None else ema
+    output, mesh = output_folder(workdir, ema), make_mesh()
     count = predict_checkpoint(
         workdir,
         open_split(directory, name),
-        make_mesh(),
-        batch_size=config.eval_batch_size or config.batch_size,
+        mesh,
+        batch_size=eval_batch_size(config, mesh.size),
         output=output,
         num_workers=config.num_workers,
         prefetch_mb=config.prefetch_mb,

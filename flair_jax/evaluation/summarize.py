@@ -12,9 +12,10 @@ from etils import epath
 from flair_jax import config as configuration
 from flair_jax.data import reference_facts
 from flair_jax.errors import UserError
+from flair_jax.evaluation.evaluate import output_folder
 
 # Keys in which the runs of one experiment may differ: the seed, and what changes no arithmetic.
-_FREE = configuration.CHANGEABLE | {"seed", "data_config"}
+_FREE = (configuration.CHANGEABLE | {"seed", "data_config"}) - {"learning_rate_limit"}
 # Keys that have columns of their own.
 _SHOWN = ("metadata.use", "metadata.encoding", "metadata.fusion", "augment")
 
@@ -59,7 +60,7 @@ def read_experiments(workdirs: Sequence[epath.PathLike], split: str) -> list[Exp
     first: tuple[epath.PathLike, dict[str, Any]] | None = None
     for workdir in workdirs:
         config = configuration.load(workdir)
-        metrics = _read_metrics(epath.Path(workdir), split)
+        metrics = _read_metrics(config, epath.Path(workdir), split)
         first = first or (workdir, metrics)
         for key in ("num_patches", "classes"):
             if metrics[key] != first[1][key]:
@@ -79,8 +80,11 @@ def read_experiments(workdirs: Sequence[epath.PathLike], split: str) -> list[Exp
     return [_experiment(runs, varying) for runs in groups.values()]
 
 
-def _read_metrics(workdir: epath.Path, split: str) -> dict[str, Any]:
-    path = workdir / "evaluation" / split / "metrics.json"
+def _read_metrics(
+    config: ml_collections.ConfigDict, workdir: epath.Path, split: str
+) -> dict[str, Any]:
+    ema = configuration.is_of_ema(config.monitor)
+    path = output_folder(workdir, split, ema) / "metrics.json"
     if not path.exists():
         raise UserError(
             f"there is no {path}: the run has not been scored on {split!r}. Finish it, or run\n"

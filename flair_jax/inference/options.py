@@ -32,7 +32,7 @@ class Options:
         confidence: also write the margin between the two most probable classes, and the entropy.
         overwrite: replace existing output files and partial results.
         resume: continue an interrupted detection.
-        ema: use the exponential moving average (EMA) of the weights.
+        ema: use the exponential moving average (EMA) of the weights; None: see `load_model`.
     """
 
     bands: tuple[int, ...] = ()
@@ -47,7 +47,7 @@ class Options:
     confidence: bool = False
     overwrite: bool = False
     resume: bool = False
-    ema: bool = False
+    ema: bool | None = None
 
     def check(self) -> None:
         """Raises a UserError for an invalid option."""

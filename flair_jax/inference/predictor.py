@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import load
 from flair_jax.models.functional import Arrays, forward
-from flair_jax.models.ops import for_platform
+from flair_jax.models.ops import for_mesh
 from flair_jax.models.spec import ModelSpec
-from flair_jax.runtime.sharding import make_mesh
+from flair_jax.runtime.sharding import batch_sharding, make_mesh, replicated, to_global
 
 
 class Model:
@@ -26,24 +27,30 @@ class Model:
     """
 
     def __init__(
-        self, path: str, spec: ModelSpec, params: Arrays, batch_stats: Arrays, step: int
+        self,
+        path: str,
+        mesh: Mesh,
+        spec: ModelSpec,
+        params: Arrays,
+        batch_stats: Arrays,
+        step: int,
     ) -> None:
         self.path = path
         self.spec = spec
         self.params, self.batch_stats = params, batch_stats
         self.step = step
         graphdef = nnx.split(spec.abstract_model())[0]
-        device, *_ = next(iter(params.values())).devices()
-        ops = for_platform(device.platform)
+        self._mesh, ops = mesh, for_mesh(mesh)
 
         def infer(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> jax.Array:
             logits = ops.leave(forward(graphdef, spec, params, batch_stats, batch, ops))
             return jax.nn.softmax(logits.astype(jnp.float32))
 
-        self._infer = jax.jit(infer)
+        whole, split = replicated(mesh), batch_sharding(mesh)
+        self._infer = jax.jit(infer, in_shardings=(whole, whole, split), out_shardings=split)
 
     def __call__(self, image: np.ndarray, metadata: np.ndarray | None = None) -> jax.Array:
-        """Class probabilities of every pixel.
+        """Class probabilities of every pixel; the devices share the batch.
 
         Args:
             image: (N, H, W, bands) uint8 digital numbers, bands in the spec's order; H and W
@@ -67,23 +74,30 @@ class Model:
         if (metadata is not None) != self.spec.takes_metadata:
             wants = "takes" if self.spec.takes_metadata else "takes no"
             raise UserError(f"this model {wants} metadata")
-        batch = {"image": jnp.asarray(image)}
+        batch = {"image": image}
         if metadata is not None:
-            batch["metadata"] = jnp.asarray(metadata, jnp.float32)
-        return self._infer(self.params, self.batch_stats, batch)
+            batch["metadata"] = np.asarray(metadata, np.float32)
+        count = len(image)
+        missing = -count % self._mesh.size
+        padded = {
+            name: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) for name, x in batch.items()
+        }
+        return self._infer(self.params, self.batch_stats, to_global(padded, self._mesh))[:count]
 
 
 def load_model(
-    path: str | os.PathLike[str], step: int | None = None, *, ema: bool = False
+    path: str | os.PathLike[str], step: int | None = None, *, ema: bool | None = None
 ) -> Model:
-    """Loads a checkpoint for inference.
+    """Loads a checkpoint for inference, on all devices of this process.
 
     Args:
         path: a workdir (its best checkpoint is taken), a folder of checkpoints, or one of a step.
         step: a step to take instead.
-        ema: the moving average of the weights, where the run kept one.
+        ema: the moving average of the weights in place of the weights themselves; None: the one
+            of the two that the run has watched (config.monitor).
 
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
-    return Model(os.fspath(path), *load(path, make_mesh(), step, ema=ema))
+    mesh = make_mesh(jax.local_devices())
+    return Model(os.fspath(path), mesh, *load(path, mesh, step, ema=ema))

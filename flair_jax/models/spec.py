@@ -16,6 +16,7 @@ from flair_jax.data.bands import band_indices
 from flair_jax.data.nomenclature import LandCover, Nomenclature, nomenclature
 from flair_jax.errors import UserError
 from flair_jax.models.unet import UNet
+from flair_jax.runtime import checksums
 from flair_jax.runtime.atomic_io import atomic_write
 
 FILE = "model.json"
@@ -106,11 +107,12 @@ class ModelSpec:
             "first_class": 0,
             "written_by": {
                 name: importlib.metadata.version(name)
-                for name in ("jax", "flax", "optax", "orbax-checkpoint")
+                for name in ("jax", "flax", "orbax-checkpoint")
             }
             | {"flair_jax": flair_jax.__version__},
         }
-        atomic_write(epath.Path(directory) / FILE, json.dumps(spec, indent=2) + "\n")
+        sealed = checksums.seal(json.loads(json.dumps(spec)))
+        atomic_write(epath.Path(directory) / FILE, json.dumps(sealed, indent=2) + "\n")
 
     @classmethod
     def load(cls, directory: epath.PathLike) -> "ModelSpec":
@@ -124,6 +126,7 @@ class ModelSpec:
             raise UserError(f"there is no {FILE} in {directory}: it is not a folder of checkpoints")
         try:
             spec = json.loads(path.read_text())
+            intact = checksums.is_intact(spec)
             classes = tuple(
                 LandCover(**(c | {"values": tuple(c["values"])}))
                 for c in spec["nomenclature"]["classes"]
@@ -132,8 +135,13 @@ class ModelSpec:
                 spec["stds"] = spec.pop("deviations")
             spec.setdefault("pixel_size", 0.0)  # version 0.1 did not record it
             values = {f.name: spec[f.name] for f in dataclasses.fields(cls)}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a model spec: {error!r}") from error
+        if not intact:
+            raise UserError(
+                f"{path} is damaged: it is not what was saved. If you have edited it, remove its "
+                f"{checksums.KEY!r} too"
+            )
         values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         values["nomenclature"] = Nomenclature(spec["nomenclature"]["name"], classes)
         return cls(**values)

@@ -12,6 +12,7 @@ from etils import epath
 
 from flair_jax import config as configuration
 from flair_jax.data.nomenclature import Nomenclature, nomenclature
+from flair_jax.evaluation.evaluate import output_folder
 from flair_jax.models.spec import FILE
 
 
@@ -28,8 +29,9 @@ class RunFacts:
         starts: lines of `metrics.jsonl` that a start of the training has written.
         steps: those with the loss of a step.
         epochs: those with the losses of an epoch.
-        metrics: `metrics.json` of the split.
-        ema: the same, scored with the exponential moving average of the weights.
+        metrics: `metrics.json` of the split, scored with the weights that `config.monitor` watches:
+            the raw ones or their exponential moving average (EMA).
+        unwatched: the same, scored with the other ones.
         patches: `patches.json` of the split, if it is of the same checkpoint as `metrics`.
         versions: package -> version that wrote the checkpoints.
         written: when the training last wrote, UTC.
@@ -44,7 +46,7 @@ class RunFacts:
     steps: list[dict[str, Any]]
     epochs: list[dict[str, Any]]
     metrics: dict[str, Any] | None
-    ema: dict[str, Any] | None
+    unwatched: dict[str, Any] | None
     patches: list[dict[str, Any]] | None
     versions: dict[str, str]
     written: datetime.datetime | None
@@ -103,8 +105,9 @@ def _read(workdir: epath.Path, name: str, split: str) -> RunFacts:
     config = configuration.load(workdir)
     log = workdir / "metrics.jsonl"
     lines = _lines(log)
-    metrics = _json(workdir / "evaluation" / split / "metrics.json")
-    patches = _json(workdir / "evaluation" / split / "patches.json")
+    ema = configuration.is_of_ema(config.monitor)
+    metrics = _json(output_folder(workdir, split, ema) / "metrics.json")
+    patches = _json(output_folder(workdir, split, ema) / "patches.json")
     if metrics is None or patches is None or patches["step"] != metrics["step"]:
         patches = None
     written = datetime.datetime.fromtimestamp(log.stat().mtime, datetime.UTC) if lines else None
@@ -118,7 +121,7 @@ def _read(workdir: epath.Path, name: str, split: str) -> RunFacts:
         steps=[line for line in lines if "loss" in line],
         epochs=[line for line in lines if "val_loss" in line and "epoch" in line],
         metrics=metrics,
-        ema=_json(workdir / "evaluation" / f"{split}_ema" / "metrics.json"),
+        unwatched=_json(output_folder(workdir, split, not ema) / "metrics.json"),
         patches=patches["patches"] if patches else None,
         versions=(_json(workdir / "checkpoints" / FILE) or {}).get("written_by", {}),
         written=written,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from flair_jax.config import is_of_ema
 from flair_jax.data import input_pipeline
 from flair_jax.data.bands import BANDS, band_indices
 from flair_jax.data.input_pipeline import Split
@@ -90,7 +91,7 @@ def make_gallery(run: RunFacts, count: int) -> Gallery:
         return _none(f"{directory} is not the data set that was scored")
     assert run.metrics is not None  # or there would be no patches
     try:
-        model = load_model(run.workdir, run.metrics["step"])
+        model = load_model(run.workdir, run.metrics["step"], ema=is_of_ema(run.config.monitor))
     except UserError as error:
         return _none(f"the scored checkpoint is not available: {error}")
     groups: dict[str, list[GalleryPatch]] = {}

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from flair_jax.config import is_of_ema
 from flair_jax.data import reference_facts
 from flair_jax.report.collect import RunFacts, setting_rows
 
@@ -106,9 +107,10 @@ def facts(run: RunFacts) -> list[tuple[str, str]]:
     ]
     if run.metrics:
         rows.append(("Scored", f"step {run.metrics['step']:,}, loss {run.metrics['loss']:.4f}"))
-    if run.ema:
-        miou = run.ema["challenge"]["miou"]
-        rows.append(("EMA of the weights", f"mIoU {'-' if miou is None else format(miou, '.4f')}"))
+    if run.unwatched:
+        miou = run.unwatched["challenge"]["miou"]
+        name = "Raw weights" if is_of_ema(config.monitor) else "EMA of the weights"
+        rows.append((name, f"mIoU {'-' if miou is None else format(miou, '.4f')}"))
     dates = [("Started", (run.starts[0]["started"] if run.starts else "")[:16].replace("T", " "))]
     dates.append(("Last written", f"{run.written:%Y-%m-%d %H:%M}" if run.written else ""))
     rows += [(what, f"{date} UTC") for what, date in dates if date]

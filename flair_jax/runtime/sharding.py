@@ -77,8 +77,14 @@ def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Puts a full copy of every array of a pytree on every device."""
-    return jax.device_put(tree, replicated(mesh))
+    """Puts a full copy of every array of a pytree, the same on all processes, on every device."""
+    sharding = replicated(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    # `device_put` would compare the processes' values, with a collective for each array.
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, sharding, np.asarray(x).__getitem__), tree
+    )
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
@@ -115,7 +121,18 @@ def largest(value: int) -> int:
         return value
     from jax.experimental.multihost_utils import process_allgather
 
-    return int(process_allgather(np.int64(value)).max())
+    return int(process_allgather(np.int32(value)).max())
+
+
+def from_first(values: Sequence[int]) -> list[int]:
+    """The first process's integers, on every process; every process must call this."""
+    if jax.process_count() == 1:
+        return list(values)
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    count = int(broadcast_one_to_all(np.int32(len(values))))
+    mine = np.resize(np.asarray([*values, 0], np.int32), count)
+    return broadcast_one_to_all(mine).tolist()
 
 
 def wait_for_hosts(name: str) -> None:

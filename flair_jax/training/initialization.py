@@ -12,8 +12,9 @@ from flair_jax.errors import UserError
 from flair_jax.inference.loading import load
 from flair_jax.interop import torch_weights
 from flair_jax.interop.import_torch import published_spec
-from flair_jax.models.functional import Arrays
+from flair_jax.models.functional import Arrays, split_model
 from flair_jax.models.spec import ModelSpec
+from flair_jax.runtime.sharding import replicated
 
 # torchvision's first ("v1") ImageNet weights of ResNet34, which the baseline starts from.
 IMAGENET = "hf://timm/resnet34.tv_in1k/model.safetensors"
@@ -21,6 +22,16 @@ STEM = "encoder.conv1.kernel"
 HEAD = ("segmentation_head.0.kernel", "segmentation_head.0.bias")
 # What depends on the bands, the classes and the metadata, by PyTorch's names; all else must fit.
 _MAY_DIFFER = (torch_weights.torch_name(STEM), "segmentation_head.", "enc.", "enc_channels.")
+
+
+def random_weights(spec: ModelSpec, seed: int, mesh: Mesh) -> tuple[Arrays, Arrays]:
+    """Random parameters and first batch statistics of a model, on every device.
+
+    In one compiled program: drawn one by one they need eighty.
+    """
+    return jax.jit(
+        lambda: split_model(spec.build_model(seed))[1:], out_shardings=replicated(mesh)
+    )()
 
 
 def initial_weights(

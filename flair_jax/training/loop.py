@@ -1,9 +1,12 @@
 """The training loop."""
 
+import contextlib
+import dataclasses
 import datetime
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
@@ -13,14 +16,21 @@ from flair_jax.data import input_pipeline
 from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import on_device
 from flair_jax.errors import UserError
-from flair_jax.evaluation.evaluate import StopRequestedError
-from flair_jax.runtime import console, profiling
+from flair_jax.evaluation.evaluate import Evaluation, StopRequestedError, accumulate
+from flair_jax.models.functional import Arrays
+from flair_jax.runtime import console
 from flair_jax.runtime.preemption import Preempted, StopSignals
+from flair_jax.runtime.profiling import Profiler
 from flair_jax.runtime.sharding import process_rows, to_global
+from flair_jax.training import setup
+from flair_jax.training.checkpoints import Checkpoints
 from flair_jax.training.final_evaluation import score_and_predict
+from flair_jax.training.image_summaries import ImageSummaries
 from flair_jax.training.metric_writer import MetricWriter
-from flair_jax.training.optimizer import with_learning_rate
-from flair_jax.training.setup import Run, set_up
+from flair_jax.training.optimizer import learning_rate, with_learning_rate
+from flair_jax.training.schedules import Best, Progress
+from flair_jax.training.setup import Experiment
+from flair_jax.training.state import TrainState
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLike) -> dict | None:
@@ -29,7 +39,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
     Args:
         config: see `config.default`.
         workdir: the run's folder; created if missing. If it holds an unfinished run of the same
-            configuration, that run resumes from its last checkpoint.
+            configuration and data, that run resumes from its newest intact checkpoint.
 
     Returns:
         The test split's metrics (see `evaluate.evaluate_checkpoint`), or None if it has no masks.
@@ -38,155 +48,287 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: epath.PathLik
         UserError: something that the user can fix is wrong; the message tells what.
         Preempted: see `train`.
     """
-    run = set_up(config, epath.Path(workdir).expanduser())
-    try:
-        if not _finished(run):
-            train(run)
-        else:
-            console.log(f"the training in {run.workdir} is finished ({_why_finished(run)})")
-    finally:
-        run.checkpoints.close()
-    return score_and_predict(config, run.workdir, run.mesh)
+    experiment = setup.make_experiment(config, workdir)
+    setup.make_workdir(experiment)
+    with contextlib.closing(
+        Checkpoints(experiment.workdir / "checkpoints", max_to_keep=config.max_to_keep)
+    ) as checkpoints:
+        state, progress, lines = setup.start(experiment, checkpoints)
+        setup.save_settings(experiment)
+        setup.log_start(experiment, lines)
+        if not experiment.is_finished(progress):
+            state, progress = train(experiment, checkpoints, state, progress)
+    console.log(f"training is finished: {_why_finished(experiment, progress)}")
+    return score_and_predict(experiment)
 
 
-def train(run: Run) -> None:
+def train(
+    experiment: Experiment, checkpoints: Checkpoints, state: TrainState, progress: Progress
+) -> tuple[TrainState, Progress]:
     """Runs the epochs that are left.
 
     The order at the end of an epoch, which resuming relies on:
-    1. the last losses are read, so that nothing is saved after a loss that is not finite;
+    1. the last step is checked, so that nothing is saved that is not finite;
     2. the validation split is scored with the epoch's last weights;
-    3. plateau and early stop take the loss, the new learning rate goes into the state;
+    3. the schedules take the monitored value;
     4. metrics and image summaries are written;
     5. state and progress are saved under the epoch's last step.
 
+    Returns:
+        State and progress after the last epoch.
+
     Raises:
         Preempted: SIGTERM or Ctrl-C was received, on any process; the state is saved.
+        UserError: the training has diverged, or cannot be saved.
     """
-    progress = run.progress
-    writer = MetricWriter(run.workdir, int(run.state.step))
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    writer.write(int(run.state.step), {"started": now} | run.description)
-    try:
-        with StopSignals() as signals:
-            while not _finished(run):
-                started = time.perf_counter()
-                if int(run.state.step) < (progress.epoch + 1) * run.steps_per_epoch:
-                    _train_one_epoch(run, writer, signals)
-                _end_epoch(run, writer, signals, time.perf_counter() - started)
-            run.checkpoints.wait()
-        console.log(f"training is finished: {_why_finished(run)}")
-    finally:
-        writer.close()
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(StopSignals())
+        step = int(state.step)
+        writer = stack.enter_context(contextlib.closing(MetricWriter(experiment.workdir, step)))
+        run = Loop(experiment, checkpoints, writer, signals)
+        stack.callback(run.profiler.close)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        writer.write(step, {"started": now} | setup.describe(experiment))
+        while not experiment.is_finished(progress):
+            started = time.perf_counter()
+            state, progress = run.train_epoch(state, progress)
+            state, progress = run.end_epoch(state, progress, time.perf_counter() - started)
+        checkpoints.wait()
+    return state, progress
 
 
-def _end_epoch(run: Run, writer: MetricWriter, signals: StopSignals, seconds: float) -> None:
-    """Validates, adapts the learning rate, writes, saves; see `train`."""
-    config, progress, state, epoch = run.config, run.progress, run.state, run.progress.epoch
-    step, train_loss = int(state.step), progress.loss_sum / run.steps_per_epoch
+class Loop:
+    """What the epochs of a training share: where metrics, checkpoints and traces go.
 
-    def stop() -> bool:
-        return bool(signals.received)
+    Args:
+        experiment: what is trained.
+        checkpoints: of the run.
+        writer: of its metrics.
+        signals: that ask for an end.
+    """
 
-    try:
-        result = run.validate(state.params, state.batch_stats, stop)
-        ema_result = None
-        if state.ema:
-            params, batch_stats = (
-                {k: state.ema[k] for k in part} for part in (state.params, state.batch_stats)
-            )
-            ema_result = run.validate(params, batch_stats, stop)
-    except StopRequestedError:
-        _save(run, writer, None)
-        raise _preempted(run, signals) from None
-    if not math.isfinite(result.loss):
-        raise _not_finite(run, "validation loss", result.loss, step)
-    rate = progress.plateau.rate
-    best = progress.early_stop.update(result.loss, epoch)
-    run.state.opt_state = with_learning_rate(state.opt_state, progress.plateau.update(result.loss))
-    miou = result.miou(run.spec.nomenclature)
-    numbers = {
-        "epoch": epoch + 1,
-        "train_loss": train_loss,
-        "val_loss": result.loss,
-        "val_miou": miou,
-        "learning_rate": rate,
-        "epoch_seconds": round(seconds, 1),
-    }
-    if ema_result is not None:
-        numbers["val_loss_ema"] = ema_result.loss
-        numbers["val_miou_ema"] = ema_result.miou(run.spec.nomenclature)
-    writer.write(step, numbers)
-    if run.image_summaries is not None:
-        params, batch_stats = state.params, state.batch_stats
-        run.image_summaries.write(
-            writer, step, params, batch_stats, result.confusion, first=epoch == 0
+    def __init__(
+        self,
+        experiment: Experiment,
+        checkpoints: Checkpoints,
+        writer: MetricWriter,
+        signals: StopSignals,
+    ) -> None:
+        config = experiment.config
+        self.experiment, self.config = experiment, config
+        self.checkpoints, self.writer, self.signals = checkpoints, writer, signals
+        self.profiler = Profiler(config.profile, experiment.workdir)
+        self._compiled: Callable | None = None
+        self._images = None
+        if config.tensorboard_patches:
+            self._images = ImageSummaries(
+                experiment.val, config.tensorboard_patches, experiment.graphdef, experiment.spec,
+                experiment.mesh,
+            )  # fmt: skip
+
+    def train_epoch(self, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
+        """Trains to the end of the current epoch, from wherever it is."""
+        experiment, config = self.experiment, self.config
+        first = int(state.step) - progress.epoch * experiment.steps_per_epoch
+        if first == experiment.steps_per_epoch:  # preempted in the validation
+            return state, progress
+        data = _TimedIterator(self._batches(progress.epoch, first))
+        bar = console.progress_bar(
+            data, experiment.steps_per_epoch - first, f"epoch {progress.epoch + 1}", "step"
         )
-    progress.epoch, progress.loss_sum = epoch + 1, 0.0
-    _save(run, writer, {"val_loss": result.loss})
-    of_ema = f" ({numbers['val_miou_ema']:.4f} EMA)" if ema_result is not None else ""
-    console.log(
-        f"epoch {epoch + 1}/{config.num_epochs}: training loss {train_loss:.4f}, "
-        f"validation loss {result.loss:.4f}, mIoU {miou:.4f}{of_ema}"
-        f"{' (best)' if best else ''}, learning rate {rate:g}, {seconds:.0f} s"
-    )
+        log = _StepLog(self.writer, data, bar, config, int(state.step))
+        pending: tuple[dict[str, jax.Array], int] | None = None
 
-
-def _train_one_epoch(run: Run, writer: MetricWriter, signals: StopSignals) -> None:
-    config, progress = run.config, run.progress
-    first = int(run.state.step) - progress.epoch * run.steps_per_epoch
-    data = _TimedIterator(_epoch_batches(run, first))
-    bar = console.progress_bar(
-        data, run.steps_per_epoch - first, f"epoch {progress.epoch + 1}", "step"
-    )
-    on_terminal = not bar.disable
-    logged, logged_at = int(run.state.step), time.perf_counter()
-
-    def record(numbers: dict[str, jax.Array], step: int) -> bool:
-        """Logs a finished step, waiting for it; returns whether any process was told to stop."""
-        nonlocal logged, logged_at
-        value = float(numbers["loss"])
-        if not math.isfinite(value):
-            raise _not_finite(run, "loss", value, step)
-        progress.loss_sum += value
-        now = time.perf_counter()
-        seconds = (now - logged_at) / (step - logged)
-        text = f"loss {value:.4f}, {config.batch_size / seconds:.1f} patches/s"
-        bar.set_postfix_str(text, refresh=False)
-        if step % config.log_every_steps == 0:
-            timing = {
-                "patches_per_second": config.batch_size / seconds,
-                "step_seconds": seconds,
-                "data_wait_seconds": data.take_seconds() / (step - logged),
-            }
-            writer.write(step, {"loss": value} | {k: round(v, 4) for k, v in timing.items()})
-            logged, logged_at = step, now
-            if not on_terminal:
-                console.log(f"  step {step}: {text}")
-        return bool(numbers["stop"])
-
-    pending: tuple[dict[str, jax.Array], int] | None = None
-    stop = False
-    for step, batch in enumerate(bar, start=int(run.state.step) + 1):
-        arrays = to_global(on_device(batch, stop=bool(signals.received)), run.mesh)
-        if not run.compiled:
-            _compile(run, arrays, writer)
-            logged_at = time.perf_counter()
-        profiling.begin(config.profile, step, run.workdir)
-        run.state, numbers = run.train_step(run.state, arrays)
-        profiling.end(config.profile, step, numbers)
-        if pending is not None:  # read only after the next step has been dispatched
-            stop = record(*pending)
-        pending = numbers, step
-        due = config.checkpoint_every_steps and step % config.checkpoint_every_steps == 0
-        if stop or (due and step % run.steps_per_epoch != 0):  # the end of an epoch saves by itself
-            stop |= record(*pending)
+        def settle() -> bool:
+            """Takes the facts of the last step; whether a process was told to stop."""
+            nonlocal progress, pending
+            if pending is None:
+                return False
+            facts, step = pending
             pending = None
-            _save(run, writer, None)
-        if stop:
-            raise _preempted(run, signals)
-    if pending is not None and record(*pending):
-        _save(run, writer, None)
-        raise _preempted(run, signals)
+            loss = self._checked(facts, step, state, progress)
+            progress = dataclasses.replace(progress, loss_sum=progress.loss_sum + loss)
+            log.write(step, loss, float(facts["grad_norm"]))
+            return bool(facts["stop"])
+
+        for step, batch in enumerate(bar, start=int(state.step) + 1):
+            arrays = to_global(on_device(batch, stop=bool(self.signals.received)), experiment.mesh)
+            if self._compiled is None:
+                self._compile(state, arrays)
+                log.start_clock()
+            assert self._compiled is not None
+            with self.profiler.step(step):
+                state, facts = self._compiled(state, arrays)
+            self.profiler.end(step, facts)
+            stop = settle()  # read only after the next step has been dispatched
+            pending = facts, step
+            every = config.checkpoint_every_steps
+            due = every and step % every == 0 and step % experiment.steps_per_epoch != 0
+            if stop or due:
+                stop |= settle()
+                self._save(state, progress)
+            if stop:
+                self._preempt(state)
+        if settle():
+            self._save(state, progress)
+            self._preempt(state)
+        return state, progress
+
+    def end_epoch(
+        self, state: TrainState, progress: Progress, seconds: float
+    ) -> tuple[TrainState, Progress]:
+        """Validates, adapts the schedules, writes and saves; see `train`."""
+        experiment, config, step = self.experiment, self.config, int(state.step)
+        monitor = experiment.monitor
+        try:
+            result = self._validate(state.params, state.batch_stats)
+            ema_result = None
+            if state.ema:
+                params, batch_stats = (
+                    {k: state.ema[k] for k in part} for part in (state.params, state.batch_stats)
+                )
+                ema_result = self._validate(params, batch_stats)
+        except StopRequestedError:
+            self._save(state, progress)
+            self._preempt(state)
+        if not math.isfinite(result.loss):
+            raise self._diverged("validation loss", result.loss, step, state, progress)
+        epoch = progress.epoch + 1
+        values = {
+            "val_loss": result.loss,
+            "val_miou": result.miou(experiment.spec.nomenclature),
+        }
+        if ema_result is not None:
+            values["val_loss_ema"] = ema_result.loss
+            values["val_miou_ema"] = ema_result.miou(experiment.spec.nomenclature)
+        value, best = values[monitor.name], progress.best
+        if not math.isfinite(value):
+            raise UserError(
+                f"config.monitor={config.monitor!r} is {value} after epoch {epoch}: has the "
+                "validation split a scored class? Otherwise monitor another value"
+            )
+        is_best = monitor.improves(value, best.value if best else None)
+        train_loss = progress.loss_sum / experiment.steps_per_epoch
+        rate = learning_rate(state.opt_state)
+        self.writer.write(
+            step,
+            {
+                "epoch": epoch,
+                "train_loss": train_loss,
+                **values,
+                "learning_rate": rate,
+                "epoch_seconds": round(seconds, 1),
+            },
+        )
+        if self._images is not None:
+            self._images.write(
+                self.writer, step, state.params, state.batch_stats, result.confusion,
+                first=epoch == 1,
+            )  # fmt: skip
+        plateau, next_rate = experiment.plateau.update(progress.plateau, rate, value, monitor)
+        if next_rate != rate:
+            opt_state = with_learning_rate(state.opt_state, next_rate)
+            state = dataclasses.replace(state, opt_state=opt_state)
+        progress = Progress(
+            epoch=epoch,
+            plateau=plateau,
+            best=Best(step, epoch, value) if is_best else best,
+        )
+        self._save(state, progress)
+        of_ema = f" ({values['val_miou_ema']:.4f} EMA)" if ema_result is not None else ""
+        console.log(
+            f"epoch {epoch}/{config.num_epochs}: training loss {train_loss:.4f}, "
+            f"validation loss {values['val_loss']:.4f}, mIoU {values['val_miou']:.4f}{of_ema}"
+            f"{' (best)' if is_best else ''}, learning rate {rate:g}, {seconds:.0f} s"
+        )
+        return state, progress
+
+    def _batches(self, epoch: int, first: int) -> Iterator[input_pipeline.Batch]:
+        """This process's rows of the batches of an epoch, from one on."""
+        experiment, config = self.experiment, self.config
+        order = input_pipeline.train_order(
+            len(experiment.train), config.batch_size, config.seed, epoch
+        )
+        return input_pipeline.batches(
+            experiment.train,
+            order[first:, process_rows(experiment.mesh, config.batch_size)],
+            metadata_encoding=experiment.spec.metadata_encoding,
+            bands=band_indices(experiment.spec.bands),
+            refused_values=experiment.spec.refused_values,
+            num_workers=config.num_workers,
+            prefetch_mb=config.prefetch_mb,
+        )
+
+    def _validate(self, params: Arrays, batch_stats: Arrays) -> Evaluation:
+        experiment, spec = self.experiment, self.experiment.spec
+        data = input_pipeline.split_batches(
+            experiment.val, experiment.eval_batch_size, experiment.mesh,
+            metadata_encoding=spec.metadata_encoding, bands=band_indices(spec.bands),
+            num_workers=self.config.num_workers, prefetch_mb=self.config.prefetch_mb,
+            refused_values=spec.refused_values,
+        )  # fmt: skip
+        return accumulate(
+            experiment.eval_step, params, batch_stats, data, experiment.mesh,
+            lambda: bool(self.signals.received),
+        )  # fmt: skip
+
+    def _compile(self, *arguments: Any) -> None:
+        started = time.perf_counter()
+        self._compiled = self.experiment.train_step.lower(*arguments).compile()
+        seconds = time.perf_counter() - started
+        self.writer.write(int(arguments[0].step), {"compile_seconds": round(seconds, 2)})
+        console.log(f"the training step was compiled in {seconds:.1f} s")
+
+    def _save(self, state: TrainState, progress: Progress) -> None:
+        """Starts saving, and logs for how long that blocked the loop."""
+        self.writer.flush()
+        started = time.perf_counter()
+        self.checkpoints.save(state, progress, self.experiment.monitor.name)
+        seconds = time.perf_counter() - started
+        self.writer.write(int(state.step), {"save_seconds": round(seconds, 4)})
+
+    def _preempt(self, state: TrainState) -> NoReturn:
+        """Raises Preempted, once all is saved."""
+        self.checkpoints.wait()
+        cause = self.signals.received or "a signal on another host"
+        raise Preempted(
+            f"stopped by {cause}: step {int(state.step)} is saved; the same command resumes from "
+            "there"
+        )
+
+    def _checked(
+        self, facts: dict[str, jax.Array], step: int, state: TrainState, progress: Progress
+    ) -> float:
+        """The loss of a step, which is waited for.
+
+        Raises:
+            UserError: the step is not finite.
+        """
+        loss, norm = float(facts["loss"]), float(facts["grad_norm"])
+        if facts["finite"]:
+            return loss
+        if not math.isfinite(loss):
+            raise self._diverged("loss", loss, step, state, progress)
+        if not math.isfinite(norm):
+            raise self._diverged("gradients' norm", norm, step, state, progress)
+        raise self._diverged(
+            "update of the weights, or a batch statistic,", math.inf, step, state, progress
+        )
+
+    def _diverged(
+        self, what: str, value: float, step: int, state: TrainState, progress: Progress
+    ) -> UserError:
+        self.checkpoints.wait()
+        latest = self.checkpoints.latest()
+        good = self.checkpoints.directory / str(latest) if latest is not None else "none yet"
+        lower = learning_rate(state.opt_state) / 2
+        return UserError(
+            f"the {what} became {value} at step {step} (epoch {progress.epoch + 1}).\n"
+            f"Last good checkpoint: {good}\n"
+            f"To resume from it with half the learning rate, add --config.learning_rate_limit="
+            f"{lower:g} to the same command; or try config.clip_norm or config.dtype='float32' in "
+            "another --workdir."
+        )
 
 
 class _TimedIterator:
@@ -211,66 +353,52 @@ class _TimedIterator:
         return seconds
 
 
-def _compile(run: Run, arrays: dict[str, jax.Array], writer: MetricWriter) -> None:
-    started = time.perf_counter()
-    run.train_step = run.train_step.lower(run.state, arrays).compile()
-    run.compiled = True
-    seconds = time.perf_counter() - started
-    writer.write(int(run.state.step), {"compile_seconds": round(seconds, 2)})
-    console.log(f"the training step was compiled in {seconds:.1f} s")
+class _StepLog:
+    """Loss and speed of the steps: on the bar, in the metrics, on the console."""
+
+    def __init__(
+        self,
+        writer: MetricWriter,
+        data: _TimedIterator,
+        bar: Any,
+        config: ml_collections.ConfigDict,
+        step: int,
+    ) -> None:
+        self._writer, self._data, self._bar, self._config = writer, data, bar, config
+        self._step = step
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Counts the time from now on."""
+        self._since = time.perf_counter()
+
+    def write(self, step: int, loss: float, grad_norm: float) -> None:
+        """Takes a finished step."""
+        now = time.perf_counter()
+        seconds = (now - self._since) / (step - self._step)
+        text = f"loss {loss:.4f}, {self._config.batch_size / seconds:.1f} patches/s"
+        self._bar.set_postfix_str(text, refresh=False)
+        if step % self._config.log_every_steps:
+            return
+        timing = {
+            "patches_per_second": self._config.batch_size / seconds,
+            "step_seconds": seconds,
+            "data_wait_seconds": self._data.take_seconds() / (step - self._step),
+        }
+        self._writer.write(
+            step,
+            {"loss": loss, "grad_norm": grad_norm} | {k: round(v, 4) for k, v in timing.items()},
+        )
+        self._step, self._since = step, now
+        if self._bar.disable:  # the output goes to a file
+            console.log(f"  step {step}: {text}")
 
 
-def _save(run: Run, writer: MetricWriter, metrics: dict[str, float] | None) -> None:
-    """Starts saving, and logs for how long that blocked the loop."""
-    writer.flush()
-    started = time.perf_counter()
-    run.checkpoints.save(run.state, run.progress, metrics)
-    seconds = time.perf_counter() - started
-    writer.write(int(run.state.step), {"save_seconds": round(seconds, 4)})
-
-
-def _preempted(run: Run, signals: StopSignals) -> Preempted:
-    run.checkpoints.wait()
-    cause = signals.received or "a signal on another host"
-    return Preempted(
-        f"stopped by {cause}: step {int(run.state.step)} is saved; the same command resumes from "
-        "there"
+def _why_finished(experiment: Experiment, progress: Progress) -> str:
+    epochs, config = progress.epoch, experiment.config
+    if epochs >= config.num_epochs:
+        return f"{epochs} epochs, config.num_epochs={config.num_epochs}"
+    return (
+        f"after {epochs} epochs, the last {progress.epochs_since_best} without a better "
+        f"{config.monitor}"
     )
-
-
-def _epoch_batches(run: Run, first_step: int) -> Iterator[input_pipeline.Batch]:
-    config, split = run.config, run.splits["train"]
-    order = input_pipeline.train_order(
-        len(split), config.batch_size, config.seed, run.progress.epoch
-    )
-    return input_pipeline.batches(
-        split,
-        order[first_step:, process_rows(run.mesh, config.batch_size)],
-        metadata_encoding=run.spec.metadata_encoding,
-        bands=band_indices(run.spec.bands),
-        refused_values=run.spec.refused_values,
-        num_workers=config.num_workers,
-        prefetch_mb=config.prefetch_mb,
-    )
-
-
-def _not_finite(run: Run, what: str, value: float, step: int) -> UserError:
-    run.checkpoints.wait()
-    latest = run.checkpoints.latest()
-    good = run.workdir / "checkpoints" / str(latest) if latest is not None else "none yet"
-    return UserError(
-        f"the {what} became {value} at step {step} (epoch {run.progress.epoch + 1}).\n"
-        f"Last good checkpoint: {good}\n"
-        "Try a lower config.learning_rate, or config.dtype='float32', in another --workdir."
-    )
-
-
-def _finished(run: Run) -> bool:
-    return run.progress.epoch >= run.config.num_epochs or run.progress.early_stop.stopped
-
-
-def _why_finished(run: Run) -> str:
-    stop, epoch = run.progress.early_stop, run.progress.epoch
-    if not stop.stopped:
-        return f"{epoch} epochs, config.num_epochs={run.config.num_epochs}"
-    return f"after {epoch} epochs, the last {stop.waited} without a lower validation loss"

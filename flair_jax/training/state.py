@@ -1,4 +1,4 @@
-"""The state of a training run as one pytree."""
+"""The arrays of a training run as one pytree."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from flair_jax.models.functional import Arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class TrainState:
-    """Everything that a training step reads and writes.
+    """All arrays that a training step reads and writes.
 
     Attributes:
         step: () int32, number of steps taken.

@@ -21,13 +21,24 @@ from flair_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
 TrainStep = Any  # what jax.jit returns: (TrainState, Batch) -> (TrainState, {str: jax.Array})
+# Sets the keys of the steps apart from those of the initial weights, which Flax counts from 0.
+STEPS = 2**32 - 1
 
 
 def set_training_options(model: UNet, config: ml_collections.ConfigDict, mesh: Mesh) -> UNet:
     """Sets a model's options from a configuration and a mesh, and returns the model."""
-    groups = mesh.size if config.batch_norm == "per_device" else 1
-    model.set_attributes(groups=groups, remat=config.remat)
+    model.set_attributes(groups=batch_norm_groups(config, mesh), remat=config.remat)
     return model
+
+
+def batch_norm_groups(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
+    """How many parts of a batch have batch statistics of their own."""
+    return mesh.size if config.batch_norm == "per_device" else 1
+
+
+def step_key(seed: int, step: jax.Array | int) -> jax.Array:
+    """The random key of a step, from which crops, augmentation and dropout are drawn."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), STEPS), step)
 
 
 def make_train_step(
@@ -37,10 +48,14 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
 ) -> TrainStep:
-    """A jitted function: state and global batch of uint8 -> next state (in place) and numbers.
+    """A jitted function: state and global batch of uint8 -> next state (in place) and facts.
 
-    The numbers are `loss`, () float32, and `stop`, () bool: whether any host has put a True into
-    its share of the batch's `stop`, (N,) bool.
+    The facts are scalars:
+
+    - `loss`, float32;
+    - `grad_norm`, float32: the global norm of the gradients, before they are clipped;
+    - `finite`, bool: whether loss, update and batch statistics are finite;
+    - `stop`, bool: whether any process has put a True into its rows of the batch's `stop`, (N,).
     """
     weights, ops = spec.nomenclature.weights, for_mesh(mesh)
     probability = config.augment_probability.to_dict()
@@ -67,8 +82,7 @@ def make_train_step(
         return total, count, gradients, batch_stats
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(jax.random.key(config.seed), state.step)
-        crop_key, augment_key, dropout_key = jax.random.split(key, 3)
+        crop_key, augment_key, dropout_key = jax.random.split(step_key(config.seed, state.step), 3)
         stop = jnp.any(batch["stop"])
         batch = {k: batch[k] for k in ("image", "mask", "metadata") if k in batch}
         if config.crop_size:
@@ -84,12 +98,19 @@ def make_train_step(
         else:
             total, count, gradients, batch_stats = accumulated(state, batch, dropout_key)
         count = jnp.maximum(count, 1e-12)
+        loss = total / count
         gradients = jax.tree.map(lambda g: g / count, gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        average = moving_ema(state, {**params, **batch_stats})
-        next_state = TrainState(state.step + 1, params, batch_stats, opt_state, average)
-        return next_state, {"loss": total / count, "stop": stop}
+        norms = optax.tree.norm(updates) + optax.tree.norm(batch_stats)
+        facts = {
+            "loss": loss,
+            "grad_norm": optax.tree.norm(gradients),
+            "finite": jnp.isfinite(loss + norms),
+            "stop": stop,
+        }
+        ema = moving_average(state, {**params, **batch_stats})
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), facts
 
     def accumulated(
         state: TrainState, batch: Batch, dropout_key: jax.Array
@@ -116,10 +137,13 @@ def make_train_step(
 
         zero = jnp.zeros((), jnp.float32)
         start = zero, zero, jax.tree.map(jnp.zeros_like, state.params), state.batch_stats
-        return jax.lax.scan(add, start, (jnp.arange(parts), jax.tree.map(cut, batch)))[0]
+        # On a CPU, XLA's convolutions within a loop are many times slower than outside of one.
+        unroll = mesh.devices.flat[0].platform == "cpu"
+        numbered = jnp.arange(parts), jax.tree.map(cut, batch)
+        return jax.lax.scan(add, start, numbered, unroll=unroll)[0]
 
-    def moving_ema(state: TrainState, new: Arrays) -> Arrays:
-        """The averages after a step; early on they forget faster, as they began at the start."""
+    def moving_average(state: TrainState, new: Arrays) -> Arrays:
+        """The EMA after a step; the decay is lower in the first steps."""
         if not config.ema_decay:
             return {}
         decay = jnp.minimum(config.ema_decay, (1 + state.step) / (10 + state.step))

@@ -66,8 +66,12 @@ def test_texts_become_values(key, texts, value):
 @pytest.mark.parametrize(
     ("key", "text", "expected"),
     [
-        ("batch_size", "1.5", "expected an integer, at least 1"),
-        ("batch_size", "", "expected an integer, at least 1"),
+        (
+            "batch_size",
+            "1.5",
+            "expected an integer, 0 (10 for each device of the run's first start) or more",
+        ),
+        ("num_epochs", "", "expected an integer, at least 1"),
         ("learning_rate", "fast", "expected a number, more than 0"),
         ("profile", "(1, 2", "expected a tuple, (first step, last step), or (0, 0) for none"),
         ("bands", "('red', green)", "expected a tuple, some of red, green, blue, nir, height, e"),
@@ -119,7 +123,7 @@ def test_the_list_has_every_key_with_its_default_within_80_columns(capsys):
 def test_what_a_configuration_changes(capsys):
     assert main(["config", "--config=toy", "--config.num_epochs=1", "--config.augment=false"]) == 0
     assert capsys.readouterr().out == (
-        "config.batch_size = 8 (default 10)\n"
+        "config.batch_size = 8 (default 0)\n"
         "config.learning_rate = 0.05 (default 0.02)\n"
         "config.num_epochs = 1 (default 200)\n"
         "config.log_every_steps = 8 (default 50)\n"

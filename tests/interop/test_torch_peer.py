@@ -23,8 +23,9 @@ from flair_jax.interop.import_torch import import_weights
 from flair_jax.interop.torch_weights import read
 from flair_jax.models.functional import forward, split_model
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
-from flair_jax.training.checkpoints import Checkpoints, Progress
-from flair_jax.training.optimizer import EarlyStop, Plateau, make_optimizer
+from flair_jax.training.checkpoints import Checkpoints
+from flair_jax.training.optimizer import make_optimizer
+from flair_jax.training.schedules import Best, Progress
 from flair_jax.training.state import create_train_state
 from flair_jax.training.step import make_train_step
 
@@ -217,17 +218,19 @@ def test_export_of_a_trained_model_loads_strictly_with_the_same_logits(imported,
 
 def train_a_little(case, source, workdir):
     """Two SGD steps from a checkpoint on, and a checkpoint of them with its spec."""
-    mesh, optimizer = make_mesh(), make_optimizer(1e-3)
+    mesh = make_mesh()
     spec, params, batch_stats, _ = loading.load(source, mesh)
     graphdef = split_model(spec.abstract_model())[0]
-    step = make_train_step(graphdef, spec, configuration.default(), optimizer, mesh)
+    config = configuration.default()
+    config.learning_rate = 1e-3
+    optimizer = make_optimizer(config)
+    step = make_train_step(graphdef, spec, config, optimizer, mesh)
     state = replicate(create_train_state(params, batch_stats, optimizer), mesh)
     for seed in range(2):
         state, _ = step(state, to_global(case.batch(seed), mesh))
     checkpoints = Checkpoints(workdir / "checkpoints")
     spec.save(workdir / "checkpoints")
-    progress = Progress(1, 0.0, Plateau(1e-3), EarlyStop())
-    checkpoints.save(state, progress, {"val_loss": 1.0})
+    checkpoints.save(state, Progress(epoch=1, best=Best(2, 1, 1.0)))
     checkpoints.close()
 
 

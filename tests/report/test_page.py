@@ -46,7 +46,7 @@ def workdir(data_dir, tmp_path_factory):
     """A run as a training leaves it, of a network that has learned nothing."""
     workdir = tmp_path_factory.mktemp("runs") / "mine"
     config = default()
-    config.data_dir, config.num_epochs = str(data_dir), 2
+    config.data_dir, config.num_epochs, config.batch_size = str(data_dir), 2, 10
     config.bands = ("red", "green", "blue")
     config.metadata.use, config.metadata.encoding = True, "corrected"
     config.metadata.fusion = "channels"

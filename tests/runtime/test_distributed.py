@@ -31,3 +31,15 @@ def test_alone_nothing_is_started(monkeypatch):
     import jax
 
     assert not jax.distributed.is_initialized()
+
+
+def test_hosts_that_do_not_meet(monkeypatch):
+    def initialize(*args):
+        raise RuntimeError("DEADLINE_EXCEEDED")
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    with pytest.raises(UserError) as caught:
+        distributed.start(True, "localhost:1", 2, 1)
+    first, second = str(caught.value).splitlines()
+    assert first == "the hosts could not be joined: DEADLINE_EXCEEDED"
+    assert second.startswith("Check that every host runs the same command")

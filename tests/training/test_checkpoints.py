@@ -1,27 +1,36 @@
 import dataclasses
+import errno
+import json
 import resource
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from damage import KINDS, damage, files
 
-from flair_jax import config as configuration
-from flair_jax.data.nomenclature import FULL
 from flair_jax.errors import UserError
 from flair_jax.inference import loading
-from flair_jax.models.functional import split_model
-from flair_jax.models.spec import ModelSpec
+from flair_jax.inference.loading import DamagedError, OutOfReachError
 from flair_jax.runtime.sharding import make_mesh, replicate
-from flair_jax.training.checkpoints import Checkpoints, Progress
-from flair_jax.training.optimizer import EarlyStop, Plateau, make_optimizer, with_learning_rate
-from flair_jax.training.state import create_train_state
+from flair_jax.training import checkpoints as module
+from flair_jax.training.checkpoints import Checkpoints
+from flair_jax.training.schedules import Best, PlateauState, Progress
+from flair_jax.training.state import TrainState, create_train_state
+
+# With a state of some arrays, large and small, as recipes other than the default have.
+OPTIMIZER = optax.inject_hyperparams(optax.sgd, hyperparam_dtype=jnp.float32)(
+    learning_rate=0.5, momentum=0.9
+)
+SAVED = (1, 2, 3, 4, 5, 6)
+BEST = Best(2, 1, 0.5)
 
 
-@pytest.fixture(scope="module")
-def spec():
-    return ModelSpec.from_config(configuration.default(), (64, 64))
+@pytest.fixture(autouse=True)
+def no_waits(monkeypatch):
+    monkeypatch.setattr(loading, "WAITS", (0.0, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -30,168 +39,341 @@ def mesh():
 
 
 @pytest.fixture(scope="module")
-def state(spec, mesh):
-    _, params, batch_stats = split_model(spec.build_model(3))
-    return replicate(create_train_state(params, batch_stats, make_optimizer(0.02)), mesh)
+def state(mesh):
+    """As of a model with 3 large arrays and some small ones, and their moving average."""
+    rng = np.random.default_rng(0)
+    params = {f"large{i}": rng.normal(size=(64, 16, 100)).astype(np.float32) for i in range(3)}
+    params |= {f"small{i}": rng.normal(size=8).astype(np.float32) for i in range(5)}
+    batch_stats = {"mean": jnp.ones(8)}
+    return replicate(create_train_state(params, batch_stats, OPTIMIZER, ema=True), mesh)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory, spec, state):
-    """Checkpoints of six steps, of which the latest two and the best are kept."""
-    folder = tmp_path_factory.mktemp("run") / "checkpoints"
-    checkpoints = Checkpoints(folder, max_to_keep=2)
-    spec.save(folder)
-    for step, loss in ((1, 5.0), (2, 3.0), (3, 4.0), (4, None), (5, 6.0), (6, None)):
-        progress = Progress(step // 2, 0.25 * step, Plateau(0.02), EarlyStop(30))
-        saved = dataclasses.replace(
-            state,
-            step=jnp.int32(step),
-            params={k: v + step for k, v in state.params.items()},
-            opt_state=with_learning_rate(state.opt_state, step / 100),
-        )
-        checkpoints.save(saved, progress, None if loss is None else {"val_loss": loss})
+def at_step(state, step):
+    add = {k: v + step for k, v in state.params.items()}
+    return dataclasses.replace(
+        state,
+        step=jnp.int32(step),
+        params=add,
+        opt_state=jax.tree.map(lambda x: x + jnp.asarray(step, x.dtype), state.opt_state),
+        ema={k: v - step for k, v in state.ema.items()},
+    )
+
+
+def progress_at(step, best=BEST):
+    best = best if best and best.step <= step else None
+    return Progress(step // 2, 0.25 * step, PlateauState(step / 100), best)
+
+
+def save_steps(folder, state, steps=SAVED, best=BEST, **options):
+    checkpoints = Checkpoints(folder, **options)
+    for step in steps:
+        checkpoints.save(at_step(state, step), progress_at(step, best))
     checkpoints.close()
     return folder
 
 
-def test_latest_and_best_are_kept(folder):
-    checkpoints = Checkpoints(folder, read_only=True)
-    assert (checkpoints.latest(), checkpoints.best()) == (6, 2)
-    checkpoints.close()
-    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["2", "5", "6"]
-
-
-def test_everything_comes_back(folder, state, mesh):
-    checkpoints = Checkpoints(folder, read_only=True)
-    restored, progress = checkpoints.restore(6, state, mesh)
-    checkpoints.close()
-    assert int(restored.step) == 6
-    assert float(restored.opt_state.hyperparams["learning_rate"]) == np.float32(0.06)
-    assert progress == Progress(3, 1.5, Plateau(0.02), EarlyStop(30))
-    assert restored.params.keys() == state.params.keys()
-    for name, value in state.params.items():
-        np.testing.assert_array_equal(restored.params[name], value + 6)
-    for name, value in state.batch_stats.items():
-        np.testing.assert_array_equal(restored.batch_stats[name], value)
-
-
-@pytest.mark.parametrize(("path", "step"), [("..", 2), (".", 2), ("5", 5), ("6", 6)])
-def test_any_path_to_a_checkpoint_will_do(folder, state, spec, mesh, path, step):
-    loaded, params, _, found = loading.load((folder / path).resolve(), mesh)
-    assert (loaded, found) == (spec, step)
-    name = "segmentation_head.0.bias"
-    np.testing.assert_array_equal(params[name], state.params[name] + step)
-
-
-def test_no_checkpoint(tmp_path, mesh):
-    with pytest.raises(UserError, match="there is no checkpoint at"):
-        loading.load(tmp_path, mesh)
-    (tmp_path / "model.json").write_text("{}")
-    assert loading.find(tmp_path) == (tmp_path, None)
-
-
-def test_checkpoint_of_another_class_count(folder, spec, mesh, tmp_path):
-    wrong = dataclasses.replace(spec, nomenclature=FULL)
-    copied = shutil.copytree(folder, tmp_path / "checkpoints")
-    wrong.save(copied)
-    with pytest.raises(UserError, match=r"checkpoints/2 cannot be restored"):
-        loading.load(copied, mesh)
-
-
-def test_replicated_over_the_mesh(folder, spec, mesh):
-    _, params, _, _ = loading.load(folder, mesh)
-    assert all(p.sharding.mesh == mesh for p in params.values())
-    assert len(jax.devices()) == mesh.size
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, state):
+    """Checkpoints of six steps, of which the latest two and the best are kept."""
+    return save_steps(tmp_path_factory.mktemp("run") / "checkpoints", state)
 
 
 @pytest.fixture
 def copied(folder, tmp_path):
-    """A run of its own with the six steps' checkpoints."""
-    shutil.copytree(folder, tmp_path / "run" / "checkpoints")
-    return tmp_path / "run" / "checkpoints"
+    return shutil.copytree(folder, tmp_path / "run" / "checkpoints")
 
 
-def damage(step_folder):
-    """Cuts every file of the model's arrays short, as a crash of the machine may."""
-    for path in (step_folder / "model").rglob("*"):
-        if path.is_file() and path.stat().st_size > 1000:
-            path.write_bytes(path.read_bytes()[:500])
+def saved(folder):
+    return sorted(int(path.name) for path in folder.iterdir() if path.is_dir())
 
 
-def test_a_damaged_checkpoint_is_quarantined_for_the_one_before(copied, state, mesh):
-    damage(copied / "6")
-    checkpoints = Checkpoints(copied)
-    restored, progress, messages = checkpoints.restore_newest(state, mesh)
-    assert (int(restored.step), progress.epoch) == (5, 2)
-    assert len(messages) == 1
-    assert "checkpoints/6 cannot be restored" in messages[0]
-    checkpoints.quarantine(after=5)
-    assert checkpoints.latest() == 5
-    assert (copied.parent / "damaged_checkpoints" / "6").is_dir()
-    again = dataclasses.replace(state, step=jnp.int32(6))
-    checkpoints.save(again, progress, None)
-    checkpoints.close()
-    assert sorted(p.name for p in copied.iterdir() if p.is_dir()) == ["2", "5", "6"]
+def restore(folder, state, mesh):
+    checkpoints = Checkpoints(folder)
+    try:
+        return checkpoints.restore_newest(state, mesh)
+    finally:
+        checkpoints._checkpointer.close()
 
 
-def test_nothing_whole_is_not_a_fresh_start(copied, state, mesh):
-    for step in ("2", "5", "6"):
-        damage(copied / step)
-    checkpoints = Checkpoints(copied)
+def assert_is_step(restored, state, step, best=BEST):
+    assert int(restored.state.step) == step
+    assert restored.progress == progress_at(step, best)
+    wanted = at_step(state, step)
+    assert jax.tree.structure(restored.state) == jax.tree.structure(wanted)
+    jax.tree.map(np.testing.assert_array_equal, restored.state, wanted)
+
+
+def test_the_latest_and_the_best_are_kept(folder):
+    assert saved(folder) == [2, 5, 6]
+    assert loading.best_step(folder) == 2
+    assert loading.saved_steps(folder) == [2, 5, 6]
+
+
+def test_everything_comes_back(folder, state, mesh):
+    restored = restore(folder, state, mesh)
+    assert_is_step(restored, state, 6)
+    assert (restored.messages, restored.damaged) == ([], [])
+    assert all(p.sharding.mesh == mesh for p in restored.state.params.values())
+
+
+def test_nothing_was_saved(tmp_path, state, mesh):
+    assert restore(tmp_path / "checkpoints", state, mesh) is None
+    assert loading.best_step(tmp_path / "checkpoints") is None
+
+
+def kinds_of_files(folder):
+    """Of the newest step one file of each kind: by its name, or by its folder if that is a hash."""
+    found = {}
+    for path in files(folder / "6"):
+        name = path.relative_to(folder / "6")
+        kind = (name.parts[0], name.parent if len(name.name) == 32 else name.name, len(name.parts))
+        larger = kind not in found or path.stat().st_size > found[kind].stat().st_size
+        if larger:
+            found[kind] = path
+    return list(found.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_damage_is_seen_in_each_kind_of_file(copied, state, mesh, kind):
+    """What was saved comes back to the bit, or the step before, with a message; nothing else."""
+    chosen = kinds_of_files(copied)
+    assert len(chosen) >= 12
+    seen = []
+    for path in chosen:
+        for seed in range(3 if kind == "flipped_bit" else 1):
+            content = damage(path, kind, seed)
+            restored = restore(copied, state, mesh)
+            if restored.messages:
+                assert_is_step(restored, state, 5)
+                assert restored.damaged == [6]
+                assert restored.messages[0].startswith(f"{copied.resolve() / '6'} is damaged: ")
+                assert "Traceback" not in restored.messages[0]
+                seen.append(path.relative_to(copied / "6").parts[0])
+            else:
+                assert_is_step(restored, state, 6)
+            path.write_bytes(content)
+    assert {"model", "optimizer", "average", "progress"} <= set(seen)
+    restored = restore(copied, state, mesh)
+    assert_is_step(restored, state, 6)
+
+
+def largest_file(folder):
+    return max(files(folder), key=lambda path: path.stat().st_size)
+
+
+def test_orbax_alone_does_not_see_a_flipped_bit(copied, state):
+    """The reason for the checksums; if this fails, Orbax has its own."""
+    damage(largest_file(copied / "6" / "model"), "flipped_bit")
+    item = loading.model_item(state.params, state.batch_stats)
+    loading.read_arrays(copied / "6", "model", item, checksum=None)
+    with pytest.raises(DamagedError, match="their CRC differs"):
+        loading.read_arrays(copied / "6", "model", item, checksum=1)
+
+
+def test_a_damaged_step_is_quarantined(copied, state, mesh):
+    for again in ("", "-1"):
+        damage(largest_file(copied / "6"), "cut")
+        checkpoints = Checkpoints(copied)
+        restored = checkpoints.restore_newest(state, mesh)
+        checkpoints.quarantine(restored.damaged)
+        assert checkpoints.latest() == 5
+        assert (copied.parent / "damaged_checkpoints" / f"6{again}").is_dir()
+        checkpoints.save(at_step(state, 6), progress_at(6))
+        checkpoints.close()
+        assert saved(copied) == [2, 5, 6]
+
+
+def test_nothing_intact_is_not_a_fresh_start(copied, state, mesh):
+    for step in (2, 5, 6):
+        damage(largest_file(copied / str(step)), "cut")
     with pytest.raises(UserError, match="No checkpoint of this run can be restored") as caught:
-        checkpoints.restore_newest(state, mesh)
+        restore(copied, state, mesh)
+    assert str(caught.value).count("is damaged") == 3
+
+
+def test_a_damaged_best_step_that_is_the_newest_is_made_again(tmp_path, state, mesh):
+    best = Best(6, 3, 0.25)
+    folder = save_steps(tmp_path / "checkpoints", state, best=best)
+    damage(largest_file(folder / "6"), "flipped_bit")
+    restored = restore(folder, state, mesh)
+    assert_is_step(restored, state, 5, best)
+    assert restored.progress.best is None
+
+
+@pytest.mark.parametrize("kind", ["cut", "missing"])
+def test_a_damaged_best_step_is_made_again_from_one_before_it(tmp_path, state, mesh, kind):
+    best = Best(4, 2, 0.25)
+    folder = save_steps(tmp_path / "checkpoints", state, best=best, max_to_keep=4)
+    assert saved(folder) == [3, 4, 5, 6]
+    damage(largest_file(folder / "4"), "cut")
+    if kind == "missing":
+        shutil.rmtree(folder / "4")
+    restored = restore(folder, state, mesh)
+    assert_is_step(restored, state, 3, best)
+    assert "It is the best checkpoint so far: training resumes before it" in restored.messages[-1]
+    assert restored.damaged == [step for step in (4, 5, 6) if (folder / str(step)).exists()]
+
+
+@pytest.mark.parametrize("kind", ["flipped_bit", "missing"])
+def test_a_best_step_that_cannot_be_made_again_is_told(copied, state, mesh, kind):
+    damage(largest_file(copied / "2"), kind)
+    if kind == "missing":
+        shutil.rmtree(copied / "2")
+    restored = restore(copied, state, mesh)
+    assert_is_step(restored, state, 6)
+    assert "no older one is left: it cannot be made again" in restored.messages[-1]
+    assert restored.damaged == ([2] if kind == "flipped_bit" else [])
+    assert loading.best_step(copied) == 2  # not another one in its place
+
+
+def test_equal_values_keep_the_first(tmp_path, state):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", max_to_keep=2)
+    best = Best(1, 1, 1.0)
+    for step in (1, 2, 3, 4):
+        checkpoints.save(at_step(state, step), dataclasses.replace(progress_at(step), best=best))
     checkpoints.close()
-    assert str(caught.value).count("cannot be restored") == 3
+    assert saved(tmp_path / "checkpoints") == [1, 3, 4]
+    assert loading.best_step(tmp_path / "checkpoints") == 1
+
+
+class Failing:
+    """Fails some reads, then passes on; counts them."""
+
+    def __init__(self, action, error, times):
+        self.action, self.error, self.times, self.calls = action, error, times, 0
+
+    def __call__(self, *args, **options):
+        self.calls += 1
+        if self.calls <= self.times:
+            raise self.error
+        return self.action(*args, **options)
+
+
+ERRORS = [
+    OSError(errno.ETIMEDOUT, "Connection timed out"),
+    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    OSError(errno.EIO, "Input/output error"),
+    Exception("Error reading: UNAVAILABLE: all retries failed"),
+    ValueError("PERMISSION_DENIED: Error opening file [OS error 13: EACCES Permission denied]"),
+]
+
+
+@pytest.mark.parametrize("error", [*ERRORS, Exception("something that passes")], ids=repr)
+@pytest.mark.parametrize("name", ["_read_record", "_read_arrays"])
+def test_an_error_that_passes_costs_nothing(folder, state, mesh, monkeypatch, name, error):
+    failing = Failing(getattr(loading, name), error, times=2)
+    monkeypatch.setattr(loading, name, failing)
+    restored = restore(folder, state, mesh)
+    assert_is_step(restored, state, 6)
+    assert restored.messages == []
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=repr)
+def test_storage_that_stays_out_of_reach_is_not_damage(copied, state, mesh, monkeypatch, error):
+    monkeypatch.setattr(loading, "_read_arrays", Failing(loading._read_arrays, error, times=99))
+    with pytest.raises(OutOfReachError, match=r"checkpoints/6 cannot be read: .*\nIt may be"):
+        restore(copied, state, mesh)
+    assert saved(copied) == [2, 5, 6]
+
+
+def test_a_file_that_cannot_be_read_is_not_damage(copied, state, mesh, monkeypatch):
+    """Orbax may hide the cause: then the files are read."""
+    monkeypatch.setattr(
+        loading, "_read_arrays", Failing(loading._read_arrays, Exception("whatever"), times=99)
+    )
+    monkeypatch.setattr(loading, "_can_be_read", lambda path: False)
+    with pytest.raises(OutOfReachError):
+        restore(copied, state, mesh)
+
+
+def test_a_folder_named_like_an_error_is_still_damaged(tmp_path, state, mesh):
+    folder = save_steps(tmp_path / "connection timed out" / "checkpoints", state, (1, 2), None)
+    damage(largest_file(folder / "2"), "cut")
+    assert_is_step(restore(folder, state, mesh), state, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("own", "largest", "expected"),
+    [(0, 1, "damaged on another process"), (0, 2, None), (1, 2, None)],
+)
+def test_processes_agree(copied, state, mesh, monkeypatch, own, largest, expected):
+    """What one process cannot read, none resumes from."""
+    if own:
+        damage(largest_file(copied / "6"), "cut")
+    verdicts = iter([largest, 0, 0])
+    monkeypatch.setattr(module, "largest", lambda verdict: next(verdicts))
+    if expected is None:
+        with pytest.raises(OutOfReachError):
+            restore(copied, state, mesh)
+    else:
+        restored = restore(copied, state, mesh)
+        assert_is_step(restored, state, 5)
+        assert expected in restored.messages[0]
 
 
 def test_a_step_that_is_saved_again_is_replaced(copied, state, mesh):
     checkpoints = Checkpoints(copied)
-    progress = Progress(3, 0.0, Plateau(0.02), EarlyStop(30))
-    again = dataclasses.replace(state, step=jnp.int32(6))
-    checkpoints.save(again, progress, {"val_loss": 1.0})
-    checkpoints.wait()
-    assert (checkpoints.latest(), checkpoints.best()) == (6, 6)
-    restored, _ = checkpoints.restore(6, state, mesh)
+    best = Best(6, 3, 0.25)
+    checkpoints.save(at_step(state, 6), progress_at(6, best))
     checkpoints.close()
-    name = "segmentation_head.0.bias"
-    np.testing.assert_array_equal(restored.params[name], state.params[name])
+    assert loading.best_step(copied) == 6
+    assert_is_step(restore(copied, state, mesh), state, 6, best)
 
 
-def test_averages_are_kept_and_loaded(tmp_path, spec, state, mesh):
-    ema = dataclasses.replace(
-        state, ema={k: v + 1 for k, v in {**state.params, **state.batch_stats}.items()}
-    )
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    spec.save(tmp_path / "checkpoints")
-    progress = Progress(1, 0.0, Plateau(0.02), EarlyStop(30))
-    checkpoints.save(ema, progress, {"val_loss": 1.0})
-    restored, _, _ = checkpoints.restore_newest(ema, mesh)
+def test_the_best_step_is_not_deleted_after_a_resume(copied, state, mesh):
+    checkpoints = Checkpoints(copied)
+    checkpoints.restore_newest(state, mesh)
+    for step in (7, 8):
+        checkpoints.save(at_step(state, step), progress_at(step))
     checkpoints.close()
-    name = "encoder.bn1.var"
-    np.testing.assert_array_equal(restored.ema[name], state.batch_stats[name] + 1)
-    _, _, batch_stats, _ = loading.load(tmp_path, mesh, ema=True)
-    np.testing.assert_array_equal(batch_stats[name], state.batch_stats[name] + 1)
+    assert saved(copied) == [2, 7, 8]
 
 
-def test_no_average_was_kept(folder, mesh):
-    with pytest.raises(UserError, match="has no moving average of the weights"):
-        loading.load(folder, mesh, ema=True)
+def test_what_an_interrupted_save_has_left_is_removed(copied, state):
+    left = copied / "7.orbax-checkpoint-tmp"
+    shutil.copytree(copied / "6", left)
+    assert loading.saved_steps(copied) == [2, 5, 6]
+    Checkpoints(copied).close()
+    assert not left.exists()
 
 
-def test_a_full_disk_leaves_the_earlier_checkpoints_whole(copied, state, mesh):
+def test_a_full_disk_leaves_the_earlier_checkpoints(copied, state, mesh):
     """A limit on the size of files stands in for the disk: both refuse a write."""
     checkpoints = Checkpoints(copied)
-    progress = Progress(4, 0.0, Plateau(0.02), EarlyStop(30))
+    checkpoints.restore_newest(state, mesh)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     try:
-        checkpoints.save(dataclasses.replace(state, step=jnp.int32(7)), progress, None)
+        checkpoints.save(at_step(state, 7), progress_at(7))
         with pytest.raises(UserError, match="could not be written") as caught:
             checkpoints.wait()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "Complete checkpoints there: 2, 6." in str(caught.value)
-    reader = Checkpoints(copied, read_only=True)
-    restored, _ = reader.restore(6, state, mesh)
-    assert int(restored.step) == 6
-    reader.close()
+    assert "Complete checkpoints there: 2, 5, 6." in str(caught.value)
+    assert_is_step(restore(copied, state, mesh), state, 6)
+
+
+def test_a_record_of_other_shapes(copied, state, mesh):
+    other = dataclasses.replace(state, params=state.params | {"small0": jnp.zeros(9)})
+    with pytest.raises(
+        UserError, match=r"small0 has the shape \(8,\) in model/, and \(9,\) in the model"
+    ):
+        restore(copied, other, mesh)
+
+
+def test_checksums_are_of_what_is_saved(folder, state):
+    record = json.loads((folder / "6" / "progress" / "metadata").read_text())
+    assert record["monitor"] == "val_loss"
+    wanted = at_step(state, 6)
+    item = loading.model_item(wanted.params, wanted.batch_stats)
+    assert record["checksums"] == {
+        "model": loading.item_checksum(item),
+        "optimizer": loading.item_checksum(loading.by_name(wanted.opt_state)),
+        "average": loading.item_checksum(wanted.ema),
+    }
+
+
+def test_template_may_be_abstract(folder, state, mesh):
+    abstract = jax.eval_shape(lambda x: x, state)
+    assert isinstance(abstract, TrainState)
+    assert_is_step(restore(folder, abstract, mesh), state, 6)

@@ -16,8 +16,8 @@ import json, sys
 import jax, numpy as np
 from flair_jax import config as configuration
 from flair_jax.models.spec import ModelSpec
-from flair_jax.training.optimizer import make_optimizer
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
+from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.state import create_train_state
 from flair_jax.models.functional import split_model
 from flair_jax.training.step import make_train_step, set_training_options
@@ -39,10 +39,8 @@ for devices, steps, changes in json.loads(sys.argv[1]):
     mesh = make_mesh(jax.devices()[:devices])
     model = set_training_options(spec.build_model(), config, mesh)
     graphdef, params, batch_stats = split_model(model)
-    optimizer = make_optimizer(config.learning_rate)
-    ema = config.ema_decay > 0
-    state = create_train_state(params, batch_stats, optimizer, ema=ema)
-    state = replicate(state, mesh)
+    optimizer = make_optimizer(config)
+    state = replicate(create_train_state(params, batch_stats, optimizer), mesh)
     step = make_train_step(graphdef, spec, config, optimizer, mesh)
     losses = []
     for k in range(steps):

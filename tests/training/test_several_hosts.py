@@ -1,5 +1,9 @@
-"""Two processes over loopback in place of two hosts, two virtual devices each."""
+"""Two processes over loopback in place of two hosts, two virtual devices each.
 
+The U-Net is trained once by one process and once by two; all else is shown with a tiny model.
+"""
+
+import errno
 import json
 import shutil
 import signal
@@ -20,13 +24,32 @@ SETTINGS = {
     "metadata.use": True, "metadata.encoding": "corrected", "metadata.fusion": "channels",
     "predict_after_training": True,
 }  # fmt: skip
+TINY = "import tiny_model; tiny_model.install()\n"
+# Reads of arrays that fail on the second process alone: FAULT is how often, and as what.
+FAULT = """
+import json, os, sys
+from flair_jax.inference import loading
+times, number = json.loads(os.environ["FAULT"])
+read = loading._read_arrays
+
+def failing(*args):
+    global times
+    times -= 1
+    if times >= 0:
+        raise OSError(number, os.strerror(number)) if number else ValueError("a bit is flipped")
+    return read(*args)
+
+if "--process_id=1" in sys.argv:
+    loading._read_arrays = failing
+"""
 
 
-def start(data_dir, workdir, *more, devices=2, order=(), **changes):
+def start(data_dir, workdir, *more, devices=2, order=(), model=TINY, fault=None, **changes):
     settings = SETTINGS | {"data_dir": data_dir} | changes
     flags = [f"--config.{key}={value}" for key, value in settings.items()]
     arguments = ["--config=configs/baseline.py", *flags, f"--workdir={workdir}", *more]
-    return processes.start(processes.COMMAND, *arguments, devices=devices, order=order)
+    code = model + (FAULT if fault else "") + processes.COMMAND
+    return processes.start(code, *arguments, devices=devices, order=order, FAULT=json.dumps(fault))
 
 
 def start_several(data_dir, workdir, *more, count=2, of_last=None, **options):
@@ -90,6 +113,14 @@ def compare(workdir, alone):
     np.testing.assert_array_equal(counts, confusion.sum(0))
 
 
+def check_several(data_dir, alone, tmp_path, count, **options):
+    first, *others = finish(*start_several(data_dir, tmp_path, count=count, **options))
+    assert f"{count} host(s), global batch 4" in first
+    assert not any("epoch" in output for output in others)  # only the first process prints
+    assert len(numbers(tmp_path, "loss")) == 8
+    compare(tmp_path, alone)
+
+
 @pytest.mark.parametrize(
     ("count", "devices", "order"), [(2, 2, [0, 2, 3, 1]), (4, 1, [2, 0, 3, 1])]
 )
@@ -97,13 +128,47 @@ def test_several_hosts_train_score_and_predict_as_one_does(
     data_dir, alone, tmp_path, count, devices, order
 ):
     """Also where the devices of a host are not neighbours in the mesh."""
-    first, *others = finish(
-        *start_several(data_dir, tmp_path, count=count, devices=devices, order=order)
-    )
-    assert f"{count} host(s), global batch 4" in first
-    assert not any("epoch" in output for output in others)  # only the first process prints
-    assert len(numbers(tmp_path, "loss")) == 8
-    compare(tmp_path, alone)
+    check_several(data_dir, alone, tmp_path, count, devices=devices, order=order)
+
+
+def test_two_hosts_train_the_network_as_one_does(data_dir, tmp_path):
+    finish(start(data_dir, tmp_path / "alone", devices=1, model=""))
+    check_several(data_dir, tmp_path / "alone", tmp_path / "two", 2, order=[0, 2, 3, 1], model="")
+
+
+@pytest.fixture
+def unscored(alone, tmp_path):
+    ignored = shutil.ignore_patterns("evaluation", "predictions*")
+    return shutil.copytree(alone, tmp_path / "run", ignore=ignored)
+
+
+def test_a_read_that_fails_for_a_moment_on_one_host_costs_nothing(data_dir, alone, unscored):
+    output, _ = finish(*start_several(data_dir, unscored, fault=(2, errno.ETIMEDOUT)))
+    assert "resuming from step 8 (2 epochs finished)" in output
+    assert not (unscored / "damaged_checkpoints").exists()
+    compare(unscored, alone)
+
+
+def test_what_is_damaged_for_one_host_no_host_resumes_from(data_dir, alone, unscored):
+    """Three reads of the newest step fail; then the older one is read by both."""
+    output, _ = finish(*start_several(data_dir, unscored, fault=(3, 0)))
+    assert f"{unscored}/checkpoints/8 is damaged on another process" in output
+    assert "resuming from step 4 (1 epochs finished)" in output
+    assert [path.name for path in (unscored / "damaged_checkpoints").iterdir()] == ["8"]
+    compare(unscored, alone)
+
+
+def test_what_is_out_of_reach_for_one_host_ends_all_and_costs_nothing(data_dir, alone, unscored):
+    hosts = start_several(data_dir, unscored, fault=(99, errno.ETIMEDOUT))
+    first, second = (process.communicate(timeout=240)[0] for process in hosts)
+    assert all(process.returncode != 0 for process in hosts)
+    assert f"error: another process cannot read {unscored}/checkpoints/8: see there" in first
+    assert f"error: {unscored}/checkpoints/8 cannot be read: [Errno 110]" in second
+    assert "Traceback" not in first + second
+    assert not (unscored / "damaged_checkpoints").exists()
+    output, _ = finish(*start_several(data_dir, unscored))
+    assert "resuming from step 8 (2 epochs finished)" in output
+    compare(unscored, alone)
 
 
 def test_two_hosts_predict_with_overlays_and_a_submission(data_dir, alone, tmp_path):

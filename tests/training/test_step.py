@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from golden_arrays import (
     channels_first,
@@ -12,6 +13,7 @@ from golden_arrays import (
 )
 from scipy.ndimage import uniform_filter
 
+from flair_jax import config as configuration
 from flair_jax.data.nomenclature import BASELINE
 from flair_jax.interop.torch_weights import torch_name
 from flair_jax.models.functional import merge_model, model_batch_stats, split_model
@@ -64,9 +66,9 @@ def test_one_step_is_the_references(platform):
 def test_ten_steps_are_the_references():
     graphdef, params, batch_stats = split_model(golden_model())
     expected = golden("sgd_run")
-    optimizer = make_optimizer(0.02)
     ops = for_platform("cpu")
     loss_of = loss_fn(graphdef, ops)
+    optimizer = make_optimizer(configuration.default())
 
     @jax.jit
     def step(state, x, labels):
@@ -74,7 +76,7 @@ def test_ten_steps_are_the_references():
             state.params, state.batch_stats, x, labels
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state)
-        params = jax.tree.map(jnp.add, state.params, updates)
+        params = optax.apply_updates(state.params, updates)
         return type(state)(state.step + 1, params, batch_stats, opt_state), loss
 
     state, losses = create_train_state(params, batch_stats, optimizer), []
