@@ -13,12 +13,10 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
     PREFETCH_MB,
     Batch,
     Split,
-    check_bands,
     dataset_directory,
     on_device,
     open_split,
@@ -207,28 +205,35 @@ def evaluate_checkpoint(
     Returns:
         What `metrics.json` holds: `definitions`, `challenge`, `main`, `intervals`, `by_domain`,
         `by_camera`, `by_month` (see `grouped_metrics.grouped_scores`), `confusion_matrix` (rows
-        are the truth), `loss`, `num_patches`, `split`, `step`, `classes`.
+        are the truth), `loss`, `num_patches`, `split`, `data` (name of the data set), `synthetic`,
+        `step`, `classes`.
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
     spec, params, batch_stats, step = load(checkpoint, mesh, ema=ema)
-    check_bands(split)
+    spec.check_data(split.data, split.directory, scored=True)
     graphdef = nnx.split(spec.abstract_model())[0]
     eval_step = make_eval_step(graphdef, spec, loss_normalization, mesh)
     data = split_batches(
         split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-        bands=band_indices(spec.bands), num_workers=num_workers, prefetch_mb=prefetch_mb,
+        bands=spec.bands, num_workers=num_workers, prefetch_mb=prefetch_mb,
         refused_values=spec.refused_values, keep=FIELDS,
     )  # fmt: skip
     evaluation = accumulate(eval_step, params, batch_stats, data, mesh)
     metrics = {
         "definitions": DEFINITIONS,
         **evaluation.scores(spec.nomenclature),
-        **grouped_scores(evaluation.confusions, groups(evaluation.fields), spec.nomenclature),
+        **grouped_scores(
+            evaluation.confusions,
+            groups(evaluation.fields, split.data.grouped_by),
+            spec.nomenclature,
+        ),
         "confusion_matrix": evaluation.confusion.tolist(),
         "classes": spec.nomenclature.names,
         "loss": evaluation.loss,
         "num_patches": len(evaluation.confusions),
         "split": split.name,
+        "data": split.data.name,
+        "synthetic": split.data.synthetic,
         "step": step,
     }
     if output is not None and jax.process_index() == 0:

@@ -14,11 +14,9 @@ from jax.sharding import Mesh
 from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
-from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
     PREFETCH_MB,
     Split,
-    check_bands,
     dataset_directory,
     on_device,
     open_split,
@@ -171,7 +169,7 @@ def predict_checkpoint(
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
     spec, params, batch_stats, step = load(checkpoint, mesh, ema=ema)
-    check_bands(split)
+    spec.check_data(split.data, split.directory, scored=False)
     if submission is not None:
         check_submittable(submission, split.name, spec.nomenclature)
     output = epath.Path(output)
@@ -191,7 +189,7 @@ def predict_checkpoint(
     georeference = ("id", "transform", "crs")
     data = split_batches(
         split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-        bands=band_indices(spec.bands), num_workers=num_workers, prefetch_mb=prefetch_mb,
+        bands=spec.bands, num_workers=num_workers, prefetch_mb=prefetch_mb,
         keep=georeference,
     )  # fmt: skip
     rows = process_rows(mesh, batch_size)

@@ -10,7 +10,6 @@ import ml_collections
 from etils import epath
 
 from flair_jax.data import input_pipeline
-from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import on_device
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import StopRequestedError
@@ -247,7 +246,7 @@ def _epoch_batches(run: Run, first_step: int) -> Iterator[input_pipeline.Batch]:
         split,
         order[first_step:, process_rows(run.mesh, config.batch_size)],
         metadata_encoding=run.spec.metadata_encoding,
-        bands=band_indices(run.spec.bands),
+        bands=run.spec.bands,
         refused_values=run.spec.refused_values,
         num_workers=config.num_workers,
         prefetch_mb=config.prefetch_mb,

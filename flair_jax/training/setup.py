@@ -10,8 +10,7 @@ from jax.sharding import Mesh
 
 from flair_jax import config as configuration
 from flair_jax.data import input_pipeline
-from flair_jax.data.bands import band_indices
-from flair_jax.data.input_pipeline import Split, check_bands, split_batches
+from flair_jax.data.input_pipeline import Split, split_batches
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import Evaluation, accumulate, make_eval_step
 from flair_jax.inference.georeference import common_pixel_size
@@ -67,11 +66,10 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     check_batch_size(eval_batch_size, mesh, "config.eval_batch_size")
     directory = input_pipeline.dataset_directory(config.data_dir, config.data_config)
     splits = {name: input_pipeline.open_split(directory, name) for name in ("train", "val")}
-    check_bands(splits["train"])
     height, width = splits["train"].patch_size
     configuration.check_patch_size(config, height, width)
     pixel_size = common_pixel_size(splits["train"].records)
-    spec = ModelSpec.from_config(config, (height, width), pixel_size)
+    spec = ModelSpec.from_config(config, (height, width), pixel_size, splits["train"].data)
     steps = input_pipeline.steps_per_epoch(splits["train"], config.batch_size)
 
     model = set_training_options(spec.build_model(config.seed), config, mesh)
@@ -108,7 +106,7 @@ def set_up(config: ml_collections.ConfigDict, workdir: epath.Path) -> Run:
     def validate(params: Arrays, batch_stats: Arrays, stop: Callable[[], bool]) -> Evaluation:
         data = split_batches(
             splits["val"], eval_batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-            bands=band_indices(spec.bands), num_workers=config.num_workers,
+            bands=spec.bands, num_workers=config.num_workers,
             prefetch_mb=config.prefetch_mb,
             refused_values=spec.refused_values,
         )  # fmt: skip

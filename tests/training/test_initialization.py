@@ -119,7 +119,7 @@ def test_classes_are_matched_by_name(ours, others, matches):
 
 
 def test_from_flair_to_classes_of_the_same_values(initial, mesh, tmp_path):
-    """Building is FLAIR's value 1: no class of that value inherits its weights, but its namesake."""
+    """Value 1 is building in FLAIR: its weights go to the class of that name, not of that value."""
     _, source_params, source_stats = split_model(SPEC.build_model(7))
     save_model(tmp_path / "checkpoints", SPEC, source_params, source_stats)
     spec = dataclasses.replace(
