@@ -1,4 +1,4 @@
-"""Builds FLAIR #1 for training: `python -m tfds_builder.build --source=DIR`."""
+"""Builds FLAIR #1, or a user's own images, for training: `python -m tfds_builder.build`."""
 
 import argparse
 import contextlib
@@ -19,7 +19,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_builder.flags import SHARD_MB, add_flags
+from tfds_builder.flags import OF_FLAIR, OF_OWN, SHARD_MB, add_flags
 from tfds_builder.flair import fingerprint
 from tfds_builder.flair import flair_dataset_builder as flair
 from tfds_builder.flair.built import open_built
@@ -27,6 +27,7 @@ from tfds_builder.flair.faults import BuildError, printable, report
 from tfds_builder.flair.patch_builder import SKIPPED, PatchBuilder, Plan
 from tfds_builder.flair.patches import by
 from tfds_builder.flair.shards import check_format
+from tfds_builder.own.own_dataset_builder import OwnData, OwnSource
 
 DIFFERENCES_SHOWN = 8
 STRIDE = 32  # of the network: the sides of its images are multiples
@@ -92,6 +93,98 @@ def build(
         shard_mb=shard_mb, file_format=file_format, overwrite=overwrite,
         beam=_beam(beam_runner, beam_options, num_workers), progress=progress,
     )  # fmt: skip
+
+
+def build_own(
+    name: str,
+    *,
+    images: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    pairs: str | os.PathLike[str] | None = None,
+    classes: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    num_workers: int | None = None,
+    on_error: str = "fail",
+    shard_mb: float = SHARD_MB,
+    file_format: str = "array_record",
+    overwrite: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> pathlib.Path:
+    """Builds a data set of a user's own images, unless it is already built so.
+
+    Args:
+      name: of the data set.
+      images: folder of images, or folders with wildcards.
+      masks: the same for the masks; None if there are none, to predict only.
+      pairs: a CSV file in place of both.
+      classes: a CSV file that names values or colours of the masks.
+      data_dir, num_workers, on_error, shard_mb, file_format, overwrite, progress: see `build`.
+      options: the other fields of `OwnSource`.
+
+    Returns:
+      The folder of the data set, `<data_dir>/own_data/<name>/1.0.0`.
+
+    Raises:
+      BuildError: if it cannot be built; files are as before then.
+    """
+    paths: dict[str, Any] = {
+        key: os.path.abspath(os.path.expanduser(path))
+        for key, path in (
+            ("images", images), ("masks", masks), ("pairs", pairs), ("classes", classes),
+        )
+        if path
+    }  # fmt: skip
+    source = OwnSource(**paths, **options)
+    _check_own(source, name)
+    where = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    if (where / flair.Flair.name / name).exists():
+        raise BuildError(f"{where / flair.Flair.name / name} has this name: give another --name")
+    config = tfds.core.BuilderConfig(name=name, description="Images of a user.")
+    return _build(
+        functools.partial(OwnData, config=config), f"{OwnData.name}/{name}/{OwnData.VERSION}",
+        source, source.pairs or source.images or "", data_dir=data_dir, num_workers=num_workers,
+        on_error=on_error, shard_mb=shard_mb, file_format=file_format, overwrite=overwrite,
+        beam=tfds.download.DownloadConfig(), progress=progress,
+    )  # fmt: skip
+
+
+def _check_own(source: OwnSource, name: str) -> None:
+    """Raises a BuildError for options that contradict each other."""
+    taken = (*(config.name for config in flair.Flair.BUILDER_CONFIGS), "baseline", "full", "data")
+    if not name.replace("_", "").replace("-", "").isalnum() or name in taken:
+        raise BuildError(
+            f"--name={name} names a folder and a set of classes: use letters, digits, _ and -, but"
+            f" none of {', '.join(taken)}"
+        )
+    if bool(source.pairs) == bool(source.images) or (source.pairs and source.masks):
+        raise BuildError("give either --images=DIR and --masks=DIR, or --pairs=pairs.csv")
+    side = source.patch_size
+    if side < 2 * STRIDE or side % STRIDE:
+        near = max(2 * STRIDE, round(side / STRIDE) * STRIDE)
+        raise BuildError(
+            f"--patch_size={side} is no multiple of {STRIDE} from {2 * STRIDE}, as the network"
+            f" needs: {near}, for example"
+        )
+    if not 0 <= source.overlap < side:
+        raise BuildError(f"--overlap={source.overlap}: expected 0 to {side - 1}")
+    if source.block_size is not None and not (
+        0 < source.block_size < float("inf") and source.split_by == "blocks"
+    ):
+        raise BuildError("--block_size is more than 0, and goes with --split_by=blocks")
+    for low, high in source.stretch:
+        if not -float("inf") < low < high < float("inf"):
+            raise BuildError(f"--stretch={low:g},{high:g}: expected a lower and a higher value")
+    stored = [band for band in source.bands if band != "-"]
+    if any(not band.strip() for band in stored) or len(set(stored)) < len(stored):
+        raise BuildError(f"--bands={','.join(source.bands)}: expected names, each once")
+    shares = (source.val_share, source.test_share)
+    if min(shares) < 0 or sum(shares) >= 1:
+        raise BuildError("--val_share and --test_share are shares from 0, less than 1 together")
+    for key, values in (("unlisted", ("error", "ignore")), ("remainder", ("pad", "drop")),
+                        ("masks_by", ("auto", "values", "colours"))):  # fmt: skip
+        if getattr(source, key) not in values:
+            raise BuildError(f"{key} is {getattr(source, key)!r}; expected {' or '.join(values)}")
 
 
 def _build(
@@ -447,8 +540,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Builds as the flags ask; returns the exit status."""
+    flags = vars(args)
+    own = {name: flags.pop(name) for name in OF_OWN}
+    own = {name: value for name, value in own.items() if value is not None}
     try:
-        build(**vars(args))
+        if not own:
+            if not args.source:
+                raise BuildError(
+                    "give --source=DIR, FLAIR #1's download, or --images=DIR --masks=DIR"
+                    " --classes=classes.csv --name=NAME, your own images"
+                )
+            build(**flags)
+            return 0
+        if both := [name for name in OF_FLAIR if flags.pop(name)]:
+            raise BuildError(f"--{both[0]} is for FLAIR #1, and --{min(own)} for your own images")
+        if "name" not in own:
+            raise BuildError("your own images need a --name=NAME for the data set")
+        build_own(**_parsed(own), **flags)
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -456,6 +564,25 @@ def run(args: argparse.Namespace) -> int:
         print("interrupted: nothing was kept", file=sys.stderr)
         return 130
     return 0
+
+
+def _parsed(own: dict[str, Any]) -> dict[str, Any]:
+    """Returns the flags of own images as the values that `build_own` takes."""
+    parsed = dict(own)
+    for name in ("bands", "val_groups", "test_groups"):
+        if name in own:
+            parsed[name] = tuple(part.strip() for part in own[name].split(","))
+    if "stretch" in own:
+        try:
+            limits = [tuple(map(float, text.split(","))) for text in own["stretch"]]
+        except ValueError:
+            limits = [()]
+        if any(len(pair) != 2 for pair in limits):
+            raise BuildError(
+                f"--stretch={' '.join(own['stretch'])}: expected MIN,MAX, such as 0,3000"
+            )
+        parsed["stretch"] = tuple(limits)
+    return parsed
 
 
 if __name__ == "__main__":
