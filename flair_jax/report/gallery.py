@@ -60,6 +60,12 @@ class Gallery:
     present: list[int]
     missing: str = ""
 
+    @property
+    def has_infrared(self) -> bool:
+        """Whether the images are shown in infrared too."""
+        shown = (patch for patches in self.groups.values() for patch in patches)
+        return any(image.name == "infrared" for patch in shown for image in patch.thumbnails)
+
 
 def make_gallery(run: RunFacts, count: int) -> Gallery:
     """Chooses patches by their scores, and has them predicted by the checkpoint that was scored.

@@ -59,7 +59,7 @@ def test_the_page_does_not_speak_of_flair(run, monkeypatch):
     workdir, _, _ = run
     page = write_report([workdir]).read_text()
     words = page.split("<main>")[1].split("What differs from the defaults")[0]
-    for text in ("FLAIR", "published", "camera", "month", "pervious", "synthetic"):
+    for text in ("FLAIR", "published", "Infrared", "camera", "month", "pervious", "synthetic"):
         assert text not in words
     assert "c, 1</span>" in words
     assert '<th scope="col">group</th>' in words
