@@ -31,7 +31,6 @@ from record import write_record
 
 from flair_jax import config
 from flair_jax.data import input_pipeline
-from flair_jax.data.bands import band_indices
 from flair_jax.evaluation import evaluate
 from flair_jax.evaluation.grouped_metrics import grouped_scores, groups
 from flair_jax.inference.loading import load
@@ -83,7 +82,7 @@ def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     def read() -> list[input_pipeline.Batch]:
         return list(
             input_pipeline.split_batches(
-                split, args.batch_size, mesh, bands=band_indices(spec.bands), keep=evaluate.FIELDS
+                split, args.batch_size, mesh, bands=spec.bands, keep=evaluate.FIELDS
             )
         )
 

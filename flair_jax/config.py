@@ -18,7 +18,7 @@ import ml_collections
 from etils import epath
 
 from flair_jax.config_keys import KEYS, KINDS, RENAMED, Key
-from flair_jax.data.nomenclature import nomenclature
+from flair_jax.data.nomenclature import OF_DATA, nomenclature
 from flair_jax.errors import UsageError, UserError
 from flair_jax.models.choices import check_size
 from flair_jax.runtime.atomic_io import atomic_write
@@ -55,7 +55,8 @@ def validate(config: ml_collections.ConfigDict, where: str = "") -> None:
     for name, key in KEYS.items():
         if not key.takes(values[name]):
             raise UserError(f"{_named(name, where)} is {values[name]!r}; expected {key.expected}")
-    nomenclature(config.nomenclature, config.classes, config.disabled_classes)
+    if config.nomenclature != OF_DATA or config.classes:  # the data set's are checked with it
+        nomenclature(config.nomenclature, config.classes, config.disabled_classes, None)
     if config.monitor.endswith("_ema") and not config.ema_decay:
         raise UserError(
             f"{_named('monitor', where)} is {config.monitor!r}, of the weights' moving average, "

@@ -7,7 +7,7 @@ from typing import Any
 
 from flair_jax.data.bands import BANDS
 from flair_jax.data.metadata import SIZES
-from flair_jax.data.nomenclature import NOMENCLATURES
+from flair_jax.data.nomenclature import NOMENCLATURES, OF_DATA
 from flair_jax.models.choices import FUSIONS, LOSS_NORMALIZATIONS
 
 
@@ -78,9 +78,9 @@ def at_least(lowest: int, meaning_of_lowest: str = "") -> Rule:
     return Rule(text, lambda value: lowest <= value < math.inf)
 
 
-def _numbers(count: int, what: str, *, above: float = -math.inf) -> Rule:
+def _numbers(what: str, *, above: float = -math.inf) -> Rule:
     def holds(value: tuple) -> bool:
-        return len(value) == count and all(
+        return all(
             isinstance(number, int | float) and above < number < math.inf for number in value
         )
 
@@ -116,13 +116,16 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
             "The --data_dir of the build; '' is TFDS's own, ~/tensorflow_datasets.",
             changeable=True,
         ),
-        Key("data_config", "published", "The --config of the build."),
+        Key("data_config", "published", "The --config of the build, or the --name of your own."),
         Key(
             "bands", BANDS,
-            "The bands that the model sees, in this order, such as red,green,blue.",
+            "The bands that the model sees, in this order, such as red,green,blue; () are all of "
+            "the data set.",
             Rule(
-                f"some of {', '.join(BANDS)}, each once",
-                lambda value: 0 < len(value) == len(set(value)) and set(value) <= set(BANDS),
+                f"names of bands, each once: of FLAIR's {', '.join(BANDS)}",
+                lambda value: len(value) == len(set(value)) and all(
+                    isinstance(name, str) and name.strip() for name in value
+                ),
             ),
             of_model=True,
         ),
@@ -133,13 +136,13 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         ),
         Key(
             "normalization_means", (105.08, 110.87, 101.82, 106.38, 53.26),
-            f"Means for 'custom', always of all {len(BANDS)} bands: {', '.join(BANDS)}.",
-            _numbers(len(BANDS), f"{len(BANDS)} numbers, one a band"), of_model=True,
+            f"Means for 'custom', always of all bands of the data set: {', '.join(BANDS)}.",
+            _numbers("numbers, one a band"), of_model=True,
         ),
         Key(
             "normalization_stds", (52.17, 45.38, 44.0, 39.69, 79.3),
-            f"Standard deviations for 'custom', always of all {len(BANDS)} bands.",
-            _numbers(len(BANDS), f"{len(BANDS)} numbers, one a band, above 0", above=0),
+            "Standard deviations for 'custom', always of all bands of the data set.",
+            _numbers("numbers, one a band, above 0", above=0),
             of_model=True,
         ),
         Key(
@@ -155,10 +158,11 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
     "Classes": (
         Key(
             "nomenclature", "baseline",
-            "'baseline': 12 classes and 'other'; 'full': all 19; any other name: the list in "
-            "`classes`.",
+            "'baseline': 12 classes and 'other'; 'full': all 19; 'data': the data set's own; any "
+            "other name: the list in `classes`.",
             Rule(
-                " or ".join(map(repr, NOMENCLATURES)) + ", or the name of your `classes`",
+                " or ".join(map(repr, (*NOMENCLATURES, OF_DATA)))
+                + ", or the name of your `classes`",
                 lambda value: bool(value.strip()),
             ),
             of_model=True,

@@ -1,4 +1,4 @@
-"""Builds FLAIR #1 for training: `python -m tfds_builder.build --source=DIR`."""
+"""Builds FLAIR #1, or a user's own images, for training: `python -m tfds_builder.build`."""
 
 import argparse
 import contextlib
@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import pathlib
+import shlex
 import shutil
 import signal
 import sys
@@ -18,15 +19,19 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_builder.flags import SHARD_MB, add_flags
+from tfds_builder.flags import OF_FLAIR, OF_OWN, SHARD_MB, add_flags
 from tfds_builder.flair import fingerprint
 from tfds_builder.flair import flair_dataset_builder as flair
 from tfds_builder.flair.built import open_built
 from tfds_builder.flair.faults import BuildError, printable, report
+from tfds_builder.flair.patch_builder import SKIPPED, PatchBuilder, Plan
 from tfds_builder.flair.patches import by
 from tfds_builder.flair.shards import check_format
+from tfds_builder.own.own_dataset_builder import OwnData, OwnSource
 
 DIFFERENCES_SHOWN = 8
+STRIDE = 32  # of the network: the sides of its images are multiples
+BATCH_SIZE = 10  # of the configurations for training
 Log = Callable[[str], None]
 
 
@@ -75,45 +80,164 @@ def build(
       BuildError: if it cannot be built, or is built from another source or with other options;
         files are as before then.
     """
+    if "://" in str(source):
+        raise BuildError(
+            f"source must be a folder of this machine, not {source}: copy, or mount the bucket"
+        )
+    builder_config = _config(config, {"train": train_csv, "val": val_csv, "test": test_csv})
+    name = builder_config if isinstance(builder_config, str) else builder_config.name
+    make_builder = functools.partial(flair.Flair, config=builder_config, shuffle=shuffle)
+    return _build(
+        make_builder, f"{flair.Flair.name}/{name}/{flair.Flair.VERSION}", os.path.abspath(source),
+        os.path.abspath(source), data_dir=data_dir, num_workers=num_workers, on_error=on_error,
+        shard_mb=shard_mb, file_format=file_format, overwrite=overwrite,
+        beam=_beam(beam_runner, beam_options, num_workers), progress=progress,
+    )  # fmt: skip
+
+
+def build_own(
+    name: str,
+    *,
+    images: str | os.PathLike[str] | None = None,
+    masks: str | os.PathLike[str] | None = None,
+    pairs: str | os.PathLike[str] | None = None,
+    classes: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    num_workers: int | None = None,
+    on_error: str = "fail",
+    shard_mb: float = SHARD_MB,
+    file_format: str = "array_record",
+    overwrite: bool = False,
+    progress: bool = True,
+    **options: Any,
+) -> pathlib.Path:
+    """Builds a data set of a user's own images, unless it is already built so.
+
+    Args:
+      name: of the data set.
+      images: folder of images, or folders with wildcards.
+      masks: the same for the masks; None if there are none, to predict only.
+      pairs: a CSV file in place of both.
+      classes: a CSV file that names values or colours of the masks.
+      data_dir, num_workers, on_error, shard_mb, file_format, overwrite, progress: see `build`.
+      options: the other fields of `OwnSource`.
+
+    Returns:
+      The folder of the data set, `<data_dir>/own_data/<name>/1.0.0`.
+
+    Raises:
+      BuildError: if it cannot be built; files are as before then.
+    """
+    paths: dict[str, Any] = {
+        key: os.path.abspath(os.path.expanduser(path))
+        for key, path in (
+            ("images", images), ("masks", masks), ("pairs", pairs), ("classes", classes),
+        )
+        if path
+    }  # fmt: skip
+    source = OwnSource(**paths, **options)
+    _check_own(source, name)
+    where = pathlib.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
+    if (where / flair.Flair.name / name).exists():
+        raise BuildError(f"{where / flair.Flair.name / name} has this name: give another --name")
+    config = tfds.core.BuilderConfig(name=name, description="Images of a user.")
+    return _build(
+        functools.partial(OwnData, config=config), f"{OwnData.name}/{name}/{OwnData.VERSION}",
+        source, source.pairs or source.images or "", data_dir=data_dir, num_workers=num_workers,
+        on_error=on_error, shard_mb=shard_mb, file_format=file_format, overwrite=overwrite,
+        beam=tfds.download.DownloadConfig(), progress=progress,
+    )  # fmt: skip
+
+
+def _check_own(source: OwnSource, name: str) -> None:
+    """Raises a BuildError for options that contradict each other."""
+    taken = (*(config.name for config in flair.Flair.BUILDER_CONFIGS), "baseline", "full", "data")
+    if not name.replace("_", "").replace("-", "").isalnum() or name in taken:
+        raise BuildError(
+            f"--name={name} names a folder and a set of classes: use letters, digits, _ and -, but"
+            f" none of {', '.join(taken)}"
+        )
+    if bool(source.pairs) == bool(source.images) or (source.pairs and source.masks):
+        raise BuildError("give either --images=DIR and --masks=DIR, or --pairs=pairs.csv")
+    side = source.patch_size
+    if side < 2 * STRIDE or side % STRIDE:
+        near = max(2 * STRIDE, round(side / STRIDE) * STRIDE)
+        raise BuildError(
+            f"--patch_size={side} is no multiple of {STRIDE} from {2 * STRIDE}, as the network"
+            f" needs: {near}, for example"
+        )
+    if not 0 <= source.overlap < side:
+        raise BuildError(f"--overlap={source.overlap}: expected 0 to {side - 1}")
+    if source.block_size is not None and not (
+        0 < source.block_size < float("inf") and source.split_by == "blocks"
+    ):
+        raise BuildError("--block_size is more than 0, and goes with --split_by=blocks")
+    for low, high in source.stretch:
+        if not -float("inf") < low < high < float("inf"):
+            raise BuildError(f"--stretch={low:g},{high:g}: expected a lower and a higher value")
+    stored = [band for band in source.bands if band != "-"]
+    if any(not band.strip() for band in stored) or len(set(stored)) < len(stored):
+        raise BuildError(f"--bands={','.join(source.bands)}: expected names, each once")
+    shares = (source.val_share, source.test_share)
+    if min(shares) < 0 or sum(shares) >= 1:
+        raise BuildError("--val_share and --test_share are shares from 0, less than 1 together")
+    for key, values in (("unlisted", ("error", "ignore")), ("remainder", ("pad", "drop")),
+                        ("masks_by", ("auto", "values", "colours"))):  # fmt: skip
+        if getattr(source, key) not in values:
+            raise BuildError(f"{key} is {getattr(source, key)!r}; expected {' or '.join(values)}")
+
+
+def _build(
+    make_builder: Callable[..., PatchBuilder],
+    subfolder: str,
+    source: Any,
+    source_name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None,
+    num_workers: int | None,
+    on_error: str,
+    shard_mb: float,
+    file_format: str,
+    overwrite: bool,
+    beam: tfds.download.DownloadConfig,
+    progress: bool,
+) -> pathlib.Path:
+    """Builds a data set, see `build`.
+
+    Args:
+      make_builder: makes its builder, given the options of `PatchBuilder`.
+      subfolder: of the data set in `data_dir`: builder, configuration and version.
+      source: what the builder takes.
+      source_name: the source in words.
+      data_dir, num_workers, on_error, shard_mb, file_format, overwrite, progress: see `build`.
+      beam: of the runner of Apache Beam, if there is one.
+    """
     log = _print if progress else _no_log
     if on_error not in ("fail", "skip"):
         raise BuildError(f"on_error is {on_error!r}, neither 'fail' nor 'skip'")
     if not 0 < shard_mb < float("inf") or (num_workers is not None and num_workers < 1):
         raise BuildError("shard_mb must be above 0, and num_workers at least 1")
-    for flag, path in (("source", source), ("data_dir", data_dir)):
-        if "://" in str(path):
-            raise BuildError(
-                f"{flag} must be a folder of this machine, not {path}: copy, or mount the bucket"
-            )
+    if "://" in str(data_dir):
+        raise BuildError(
+            f"data_dir must be a folder of this machine, not {data_dir}: copy, or mount the bucket"
+        )
     check_format(file_format)
-    beam = _beam(beam_runner, beam_options, num_workers)
     data_dir = pathlib.Path(
         os.path.abspath(os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR))
     )
     if printable(str(data_dir)) != str(data_dir):
         raise BuildError(f"data_dir must have a name in UTF-8: {data_dir}")
-    builder_config = _config(config, {"train": train_csv, "val": val_csv, "test": test_csv})
-    name = builder_config if isinstance(builder_config, str) else builder_config.name
-    folder = data_dir / flair.Flair.name / name / str(flair.Flair.VERSION)
-    make_builder = functools.partial(
-        flair.Flair,
-        config=builder_config,
-        file_format=file_format,
-        source=os.path.abspath(source),
-        num_workers=num_workers,
-        on_error=on_error,
-        shard_mb=shard_mb,
-        shuffle=shuffle,
-        progress=progress,
-    )
-
+    folder = data_dir / subfolder
     started = time.monotonic()
     with _quiet(), _interruptible(), _parents(folder), _locked(folder):
         incomplete = _incomplete(folder, log)
-        builder = make_builder(data_dir=incomplete)
-        log(f"scanning {os.path.abspath(source)}")
-        plan = builder.plan(os.path.abspath(source))
-        size = by(plan.patch_size) if plan.patch_size else "unreadable"
+        builder = make_builder(
+            data_dir=incomplete, file_format=file_format, source=source, num_workers=num_workers,
+            on_error=on_error, shard_mb=shard_mb, progress=progress,
+        )  # fmt: skip
+        log(f"scanning {source_name}")
+        plan = builder.plan(source)
+        size = by(plan.format.size) if plan.format.size else "unreadable"
         log(f"found {_counts(plan.num_patches())} of {size} pixels")
         for note in plan.notes:
             log(f"note: {note}")
@@ -121,17 +245,18 @@ def build(
             _check_built(folder, plan, on_error, log)
             return folder
         try:
-            if beam_runner:
-                log(f"writing shards with Beam's {beam_runner}")
+            if beam.beam_runner:
+                log(f"writing shards with Beam's {beam.beam_runner}")
             sys.stdout.flush()
             # TFDS makes a folder for downloads, of which there are none.
             with tempfile.TemporaryDirectory() as downloads:
                 builder.download_and_prepare(download_dir=downloads, download_config=beam)
             _replace(folder, pathlib.Path(builder.data_dir))
             # Names the default configuration, for `tfds.load` without this package.
-            named = data_dir / flair.Flair.name / ".config"
-            if not named.exists():
-                (incomplete / flair.Flair.name / ".config").rename(named)
+            named = data_dir / builder.name / ".config"
+            made = incomplete / builder.name / ".config"
+            if made.exists() and not named.exists():
+                made.rename(named)
         except OSError as error:
             raise BuildError(f"cannot write in {data_dir}: {error}") from error
         finally:
@@ -318,7 +443,7 @@ def _replace(folder: pathlib.Path, built: pathlib.Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _check_built(folder: pathlib.Path, plan: flair.Plan, on_error: str, log: Log) -> None:
+def _check_built(folder: pathlib.Path, plan: Plan, on_error: str, log: Log) -> None:
     """Raises a BuildError unless a data set is built from this source with these options."""
     try:
         built = open_built(folder)
@@ -334,7 +459,7 @@ def _check_built(folder: pathlib.Path, plan: flair.Plan, on_error: str, log: Log
         lines = fingerprint.differences(built.fingerprint, plan.options, plan.splits)
         skipped = sum(map(len, built.fingerprint.skipped.values()))
         if skipped and on_error == "fail":
-            lines.append(f"{skipped:,} faulty patches were left out, see {flair.SKIPPED}")
+            lines.append(f"{skipped:,} faulty patches were left out, see {SKIPPED}")
     if not lines:
         log(f"already built in {folder}: {_counts(built.num_patches)}. Nothing was done.")
         return
@@ -347,24 +472,55 @@ def _check_built(folder: pathlib.Path, plan: flair.Plan, on_error: str, log: Log
     )
 
 
-def _log_done(log: Log, builder: flair.Flair, folder: pathlib.Path, seconds: float) -> None:
+def _log_done(log: Log, builder: PatchBuilder, folder: pathlib.Path, seconds: float) -> None:
     splits = builder.info.splits
     shards = ", ".join(f"{split.num_shards} {name}" for name, split in splits.items())
     log(f"built {folder}")
     log(f"  patches: {_counts(builder.info.metadata['num_patches'])}")
     log(f"  shards:  {shards}, {_size(builder.info.dataset_size)}, in {seconds:.0f} s")
     if builder.faults:
-        log(f"  left out for {len(builder.faults):,} faults, listed in {folder / flair.SKIPPED}:")
+        log(f"  left out for {len(builder.faults):,} faults, listed in {folder / SKIPPED}:")
         log(report(builder.faults))
     if builder.warnings:
         log(f"  {len(builder.warnings):,} warnings; these patches were stored:")
         log(report(builder.warnings))
-    if builder.info.file_format.value != "array_record":
+    metadata = builder.info.metadata
+    if constant := metadata["constant_bands"]:
+        log(
+            f"  warning: constant in all patches, so that nothing can be learnt from it:"
+            f" {', '.join(constant)}; leave it out with --config.bands=..."
+        )
+    for line in _next_step(builder.info, folder):
+        log(line)
+
+
+def _next_step(info: tfds.core.DatasetInfo, folder: pathlib.Path) -> Iterator[str]:
+    """Yields how to train on a data set, or why that is not possible."""
+    if info.file_format.value != "array_record":
+        yield f"training reads array_record files, and these are {info.file_format.value}"
         return
-    name = folder.parent.name
-    config = "" if name == "published" else f" --config.data_config={name}"
-    log("train with:")
-    log(f"  flair-jax train --config=baseline --config.data_dir={folder.parents[2]}{config}")
+    counts, size = info.metadata["num_patches"], info.metadata["patch_size"]
+    if missing := [split for split in ("train", "val") if split not in counts]:
+        yield f"it has no patches of {' and '.join(missing)}: it can be predicted, not trained on"
+        return
+    if any(side % STRIDE for side in size):
+        yield f"{by(size)} pixels are no multiple of {STRIDE}: no model can be trained on them"
+        return
+    if info.metadata["synthetic"]:
+        yield "these data are synthetic: a model of them says so, and is of no use on real images"
+    is_flairs = info.metadata["name"] == flair.NAME
+    flags = {
+        "config": "baseline" if is_flairs else "own_data",
+        "config.data_dir": str(folder.parents[2]),
+        "config.data_config": folder.parent.name,
+        "config.batch_size": str(counts["train"]),
+    }
+    if folder.parent.name == flair.Flair.BUILDER_CONFIGS[0].name:
+        del flags["config.data_config"]
+    if counts["train"] >= BATCH_SIZE:
+        del flags["config.batch_size"]
+    yield "train with:"
+    yield "  flair-jax train " + " ".join(f"--{k}={shlex.quote(v)}" for k, v in flags.items())
 
 
 def _counts(num_patches: Any) -> str:
@@ -384,8 +540,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Builds as the flags ask; returns the exit status."""
+    flags = vars(args)
+    own = {name: flags.pop(name) for name in OF_OWN}
+    own = {name: value for name, value in own.items() if value is not None}
     try:
-        build(**vars(args))
+        if not own:
+            if not args.source:
+                raise BuildError(
+                    "give --source=DIR, FLAIR #1's download, or --images=DIR --masks=DIR"
+                    " --classes=classes.csv --name=NAME, your own images"
+                )
+            build(**flags)
+            return 0
+        if both := [name for name in OF_FLAIR if flags.pop(name)]:
+            raise BuildError(f"--{both[0]} is for FLAIR #1, and --{min(own)} for your own images")
+        if "name" not in own:
+            raise BuildError("your own images need a --name=NAME for the data set")
+        build_own(**_parsed(own), **flags)
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -393,6 +564,25 @@ def run(args: argparse.Namespace) -> int:
         print("interrupted: nothing was kept", file=sys.stderr)
         return 130
     return 0
+
+
+def _parsed(own: dict[str, Any]) -> dict[str, Any]:
+    """Returns the flags of own images as the values that `build_own` takes."""
+    parsed = dict(own)
+    for name in ("bands", "val_groups", "test_groups"):
+        if name in own:
+            parsed[name] = tuple(part.strip() for part in own[name].split(","))
+    if "stretch" in own:
+        try:
+            limits = [tuple(map(float, text.split(","))) for text in own["stretch"]]
+        except ValueError:
+            limits = [()]
+        if any(len(pair) != 2 for pair in limits):
+            raise BuildError(
+                f"--stretch={' '.join(own['stretch'])}: expected MIN,MAX, such as 0,3000"
+            )
+        parsed["stretch"] = tuple(limits)
+    return parsed
 
 
 if __name__ == "__main__":

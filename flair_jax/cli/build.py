@@ -1,4 +1,4 @@
-"""flair-jax build: a FLAIR #1 download -> the data set for training."""
+"""flair-jax build: a FLAIR #1 download, or your own images -> the data set for training."""
 
 import argparse
 
@@ -6,7 +6,7 @@ from tfds_builder import flags
 
 EXAMPLES = (
     "flair-jax build --source=/data/flair_download --data_dir=/data/tfds",
-    "flair-jax build --source=/data/flair_download --config=d077 --num_workers=8",
+    "flair-jax build --name=a --images=img --masks=msk --classes=classes.csv",
 )
 
 

@@ -11,7 +11,7 @@ from flair_jax.errors import UsageError, UserError
 
 COMMANDS = {
     "doctor": "Check a FLAIR #1 download or a built data set.",
-    "build": "Build the data set for training from a FLAIR #1 download.",
+    "build": "Build the data set for training: FLAIR #1, or your images.",
     "train": "Train a model, or resume a run; then evaluate the test split.",
     "evaluate": "Evaluate a trained run on a split.",
     "predict": "Predict a split with a trained run, as georeferenced rasters.",

@@ -17,7 +17,8 @@ from etils import epath
 from jax.sharding import Mesh
 
 from flair_jax.data import metadata
-from flair_jax.data.bands import BANDS
+from flair_jax.data.bands import band_indices
+from flair_jax.data.description import DataDescription
 from flair_jax.errors import UserError
 from flair_jax.runtime import console
 from flair_jax.runtime.sharding import process_rows
@@ -27,6 +28,7 @@ from tfds_builder.flair.faults import BuildError
 from tfds_builder.flair.workers import available_cpus
 
 Batch = dict[str, np.ndarray]
+BUILDERS = ("flair", "own_data")  # folders of TFDS's builders: FLAIR #1, and users' own images
 PADDING = -1  # the index that stands for no sample
 PREFETCH_MB = 256
 PREFETCH_BATCHES = 8  # at most, but for more threads
@@ -70,14 +72,14 @@ class Split:
         directory: the data set's version directory.
         records: random access to the decoded records.
         patch_size: (height, width) of every patch in pixels.
-        bands: number of bands.
+        data: the description of the data set: bands, classes.
     """
 
     name: str
     directory: str
     records: PatchRecords
     patch_size: tuple[int, int]
-    bands: int
+    data: DataDescription
 
     def __len__(self) -> int:
         return len(self.records)
@@ -103,13 +105,25 @@ def dataset_directory(data_dir: str, data_config: str) -> epath.Path:
     if any((root / name).exists() for name in ("dataset_info.json", "features.json")):
         return root
     parent = root / "flair" / data_config
-    versions = {
-        tuple(map(int, path.name.split("."))): path
-        for path in (parent.iterdir() if parent.exists() else ())
-        if re.fullmatch(r"\d+\.\d+\.\d+", path.name, re.ASCII)
-    }
-    if versions:
-        return versions[max(versions)]
+    found = [newest for name in BUILDERS if (newest := _newest(root / name / data_config))]
+    if len(found) > 1:
+        raise UserError(
+            f"config.data_config={data_config!r} is the name of two data sets: give one of them as "
+            f"config.data_dir, {found[0]} or {found[1]}"
+        )
+    if found and data_config:
+        return found[0]
+    if names := [path.name for path in _folders(root / BUILDERS[1]) if _newest(path)]:
+        raise UserError(
+            f"there is no data set {data_config!r} in {root}; set config.data_config to one that "
+            f"is there: {', '.join(sorted(names))}"
+        )
+    if not data_config:
+        raise UserError(
+            f"there is no data set of your own images in {root}. Build one with\n"
+            "  flair-jax build --images=DIR --masks=DIR --classes=classes.csv --name=NAME\n"
+            "and set config.data_config=NAME; docs/own_data.md shows how"
+        )
     flags = f" --data_dir={root}" if data_dir else ""
     flags += "" if data_config == "published" else f" --config={data_config}"
     raise UserError(
@@ -118,6 +132,20 @@ def dataset_directory(data_dir: str, data_config: str) -> epath.Path:
         f"  flair-jax build --source=DOWNLOAD_FOLDER{flags}\n"
         "or point config.data_dir to where you built it."
     )
+
+
+def _folders(parent: epath.Path) -> list[epath.Path]:
+    return [path for path in parent.iterdir() if path.is_dir()] if parent.exists() else []
+
+
+def _newest(parent: epath.Path) -> epath.Path | None:
+    """The newest version of a data set, if there is one."""
+    versions = {
+        tuple(map(int, path.name.split("."))): path
+        for path in _folders(parent)
+        if re.fullmatch(r"\d+\.\d+\.\d+", path.name, re.ASCII)
+    }
+    return versions[max(versions)] if versions else None
 
 
 def open_split(directory: epath.PathLike, name: str) -> Split:
@@ -143,7 +171,13 @@ def open_split(directory: epath.PathLike, name: str) -> Split:
     except BuildError as error:
         raise _damaged(error, directory) from error
     height, width, bands = records[0]["image"].shape
-    return Split(name, directory, records, (height, width), bands)
+    try:
+        data = DataDescription.from_metadata(built.metadata)
+        if len(data.bands) != bands:
+            raise ValueError(f"it names {len(data.bands)} bands, and the patches have {bands}")
+    except ValueError as error:
+        raise UserError(f"{directory}/metadata.json is damaged: {error}") from error
+    return Split(name, directory, records, (height, width), data)
 
 
 def _damaged(error: BuildError, directory: str) -> UserError:
@@ -174,15 +208,6 @@ def allow_open_files(shards: int, directory: str) -> None:
         ) from error
 
 
-def check_bands(split: Split) -> None:
-    """Raises a UserError unless the patches have FLAIR's bands, of which models use a selection."""
-    if split.bands != len(BANDS):
-        raise UserError(
-            f"the patches of {split.directory} have {split.bands} bands, not FLAIR's {len(BANDS)}: "
-            f"{', '.join(BANDS)}"
-        )
-
-
 def check_masks(split: Split) -> None:
     """Raises a UserError if no patch of a split has a mask, so that there is nothing to learn.
 
@@ -204,13 +229,15 @@ class _ReadPatch:
         metadata_encoding: str,
         refused_values: Sequence[int],
         keep: Sequence[str],
-        bands: Sequence[int],
+        bands: Sequence[str],
     ) -> None:
         self._records = split.records
         self._refused = np.isin(np.arange(256), refused_values)
         self._metadata_encoding = metadata_encoding
         self._keep = keep
-        self._bands = None if list(bands) == list(range(split.bands)) else list(bands)
+        # The same bands in the same order are not copied.
+        chosen = band_indices(bands, split.data.bands)
+        self._bands = None if chosen == list(range(len(split.data.bands))) else chosen
 
     def __call__(self, index: np.integer) -> dict[str, Any]:
         record = self._records[max(int(index), 0)]
@@ -237,7 +264,7 @@ class _ReadPatch:
         if refused.any():
             values = np.unique(record["mask"][refused]).tolist()
             raise UserError(
-                f"the mask MSK_{as_text(record['id'])}.tif has the values {values}, which map to "
+                f"the mask of patch {as_text(record['id'])} has the values {values}, which map to "
                 "no class of the nomenclature: add them to a class of config.classes, or set "
                 "config.unlisted_values='ignore' to ignore such pixels"
             )
@@ -284,7 +311,7 @@ def batches(
     metadata_encoding: str = "",
     refused_values: Sequence[int] = (),
     keep: Sequence[str] = (),
-    bands: Sequence[int] | None = None,
+    bands: Sequence[str] | None = None,
     num_workers: int = 0,
     num_threads: int | None = None,
     prefetch_mb: int = PREFETCH_MB,
@@ -298,7 +325,7 @@ def batches(
         metadata_encoding: add `metadata` (n, numbers) float32, see `metadata.encode`.
         refused_values: mask values that raise an error.
         keep: further features of the data set to add unchanged, such as `id` or `transform`.
-        bands: indices of the bands to take, in this order; all if None.
+        bands: names of the bands to take, in this order; all if None.
         num_workers: processes that read; 0 reads in threads of this one.
         num_threads: threads of each process that read; one per CPU, but four at most, if None.
             The interpreter's lock is held for about a quarter of the work, so that more than four
@@ -315,7 +342,7 @@ def batches(
     """
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads flags, which are not parsed in a notebook
-    bands = range(split.bands) if bands is None else bands
+    bands = split.data.bands if bands is None else bands
     threads = num_threads or min(4, available_cpus())
     read = _ReadPatch(split, metadata_encoding, refused_values, keep, bands)
     height, width = split.patch_size

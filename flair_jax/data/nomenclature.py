@@ -51,9 +51,9 @@ class Nomenclature:
         return table
 
     @property
-    def unlisted(self) -> tuple[int, ...]:
-        """The mask values that map to no class."""
-        return tuple(value for value in FLAIR if self.labels[value] == IGNORED)
+    def names_of_values(self) -> tuple[tuple[int, str], ...]:
+        """(mask value, name of its class), by value."""
+        return tuple(sorted((value, c.name) for c in self.classes for value in c.values))
 
     @property
     def rgb(self) -> np.ndarray:
@@ -76,27 +76,33 @@ BASELINE = Nomenclature(
 FULL = Nomenclature("full", _flair(20, {}))
 
 NOMENCLATURES = {n.name: n for n in (BASELINE, FULL)}
+OF_DATA = "data"  # names the data set's own classes
 
 
 def nomenclature(
     name: str,
     classes: Sequence[tuple[str, str, float, Sequence[int]]] = (),
     disabled: Sequence[str] = (),
+    of_data: Nomenclature | None = FULL,
 ) -> Nomenclature:
     """The nomenclature of this name, or a custom one.
 
     Args:
-        name: of a known nomenclature; with `classes`, any other name.
+        name: "baseline" or "full", FLAIR's; or "data", the data set's own; with `classes`, any
+            other name.
         classes: (name, colour, weight, mask values) of each class of a custom nomenclature, in the
             order of their labels: `(("built", "#db0e9a", 1.0, (1, 18)), ...)`.
         disabled: names of classes that get weight 0: they count neither in the loss nor in the
             mean of the scores.
+        of_data: the classes of the data set; None where it is not known, for a check of what can
+            be checked without it.
 
     Raises:
-        UserError: there is none of this name, or the classes are invalid; the message says why.
+        UserError: there is none of this name, the classes are invalid, or they are not of the
+            data set; the message says why.
     """
     if classes:
-        if name in NOMENCLATURES:
+        if name in (*NOMENCLATURES, OF_DATA):
             raise UserError(
                 f"config.classes are given, and config.nomenclature is {name!r}, a known one: "
                 "give yours another name"
@@ -104,12 +110,33 @@ def nomenclature(
         chosen = Nomenclature(name, tuple(_checked(*entry) for entry in classes))
     elif name in NOMENCLATURES:
         chosen = NOMENCLATURES[name]
+        if of_data is not None and of_data.names_of_values != FULL.names_of_values:
+            raise UserError(
+                f"config.nomenclature={name!r} are FLAIR's classes, and the data set "
+                f"{of_data.name!r} has its own: {', '.join(of_data.names)}. Train with "
+                f"--config=own_data, or set config.nomenclature={OF_DATA!r}"
+            )
+    elif name == OF_DATA:
+        if of_data is None or not of_data.classes:
+            raise UserError(
+                f"config.nomenclature={OF_DATA!r} are the classes of a data set, and "
+                + ("no data set is read here" if of_data is None else "this one has no masks")
+            )
+        chosen = of_data
     else:
         raise UserError(
             f"unknown nomenclature {name!r} (config.nomenclature): "
-            f"the known ones are {', '.join(sorted(NOMENCLATURES))}; for your own, give "
-            "config.classes"
+            f"the known ones are {', '.join(sorted(NOMENCLATURES))}, and {OF_DATA!r} for those "
+            "of the data set; for others, give config.classes"
         )
+    if classes and of_data is not None:
+        values = {value for value, _ in of_data.names_of_values}
+        for c in chosen.classes:
+            if not values.issuperset(c.values):
+                raise UserError(
+                    f"config.classes, {c.name!r}: the mask values are {c.values!r}; those of the "
+                    f"data set {of_data.name!r} are {_ranges(values)}"
+                )
     unknown = [n for n in disabled if n not in chosen.names]
     if unknown:
         raise UserError(
@@ -136,9 +163,16 @@ def _checked(name: str, colour: str, weight: float, values: Sequence[int]) -> La
         raise UserError(f"{where}: the colour is {colour!r}; expected one like '#db0e9a'")
     if not (isinstance(weight, int | float) and 0 <= weight < float("inf")):
         raise UserError(f"{where}: the weight is {weight!r}; expected a number from 0")
-    if not values or not all(isinstance(v, int) and v in FLAIR for v in values):
-        raise UserError(f"{where}: the mask values are {values!r}; expected some of 1 to 19")
+    if not values or not all(type(v) is int and 0 <= v <= 255 for v in values):
+        raise UserError(f"{where}: the mask values are {values!r}; expected some of 0 to 255")
     return LandCover(name, colour, float(weight), tuple(values))
+
+
+def _ranges(values: set[int]) -> str:
+    """Numbers in words: "1 to 3, 7"."""
+    starts = sorted(v for v in values if v - 1 not in values)
+    ends = sorted(v for v in values if v + 1 not in values)
+    return ", ".join(f"{a} to {b}" if b > a else f"{a}" for a, b in zip(starts, ends, strict=True))
 
 
 def _check(chosen: Nomenclature) -> None:

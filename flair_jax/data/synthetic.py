@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -117,10 +118,11 @@ def _write(path: Path, bands: np.ndarray, left: float, top: float) -> None:
     }  # fmt: skip
     with rasterio.open(path, "w", **profile) as raster:
         raster.write(np.moveaxis(bands, -1, 0))
+        raster.update_tags(SYNTHETIC="YES")
 
 
 def generate(
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     patch_size: int = 128,
     train: int = 192,
@@ -129,6 +131,8 @@ def generate(
     seed: int = 0,
 ) -> int:
     """Writes the data set; the same arguments give the same files.
+
+    Its metadata file states that it is synthetic, and so do the tags of its images.
 
     Args:
         out: folder to write to.
@@ -144,7 +148,10 @@ def generate(
     """
     if patch_size < 64:
         raise UserError(f"synthetic patches are at least 64 pixels wide, not {patch_size}")
-    metadata, number = {}, 0
+    out = Path(out).expanduser()
+    # By this the builder and all that is trained on the data set know of it.
+    metadata: dict[str, Any] = {"synthetic": True}
+    number = 0
     for split, count in (("train", train), ("val", val), ("test", test)):
         for i in range(count):
             number += 1

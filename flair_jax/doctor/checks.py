@@ -147,12 +147,48 @@ CHECKS = (
 
 
 def examine(scan: Scan) -> list[Finding]:
-    """The findings of all checks of a scan."""
+    """The findings of all checks of a scan; of FLAIR's data beside what is published of it."""
+    if not scan.data.is_flairs:
+        return [*_layout(scan), *_own(scan), *_faults(scan), *_own_formats(scan),
+                *statistics.constant_bands(scan), *statistics.absent_classes(scan)]  # fmt: skip
     return [
         *_layout(scan), *_splits(scan), *_domains(scan), *_faults(scan), *_formats(scan),
         *_georeference(scan), *_listed(scan),
-        *statistics.bands(scan), *statistics.height(scan), *statistics.classes(scan),
+        *statistics.constant_bands(scan), *statistics.bands(scan), *statistics.height(scan),
+        *statistics.classes(scan),
     ]  # fmt: skip
+
+
+def _own(scan: Scan) -> Iterator[Finding]:
+    """Splits and groups of a data set of users' own images."""
+    counts = ", ".join(f"{split} {count:,}" for split, count in scan.total.items())
+    missing = [split for split in ("train", "val") if split not in scan.total]
+    message = f"{scan.data.name!r}, patches: {counts}"
+    if missing:
+        remedy = "without both it can be predicted, but not trained on"
+        yield Finding("splits", "warning", f"{message}; none of {', '.join(missing)}", remedy)
+    else:
+        yield Finding("splits", "ok", message)
+    part = "" if scan.all_opened else " in the sample"
+    for split, groups in scan.domains.items():
+        names = sorted(groups)
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        message = f"{split}, {len(names)}{part}: {', '.join(names[:NAMED])}{more}"
+        yield Finding("groups", "ok", message)
+
+
+def _own_formats(scan: Scan) -> Iterator[Finding]:
+    share = "all" if scan.all_opened else f"{len(scan.opened):,} of"
+    more = "" if scan.all_opened else ": --sample=0 opens all"
+    yield Finding("files", "ok", f"{share} {scan.num_patches:,} patches opened{more}")
+    for what, name in (
+        ("size", "sizes"), ("coordinate systems", "crs"), ("pixel sizes", "pixel_widths"),
+    ):  # fmt: skip
+        if counts := tally(scan, name):
+            yield Finding("files", "ok", f"{what}: {counted(counts)}")
+    if flat := [p.file for p in scan.opened if p.header and len(p.flat) == p.header.bands]:
+        remedy = "inspect these images; of the rim of a larger image they may be empty"
+        yield listed("bands", "note", f"images of one colour: {len(flat):,}", remedy, flat)
 
 
 def _layout(scan: Scan) -> Iterator[Finding]:

@@ -35,6 +35,8 @@ def as_text(scan: Scan, findings: Sequence[Finding]) -> str:
 
 
 def _band_table(scan: Scan) -> str:
+    if not scan.data.is_flairs:
+        return _own_band_table(scan)
     lines = ["band       mean   std dev.  min  max  one value   published mean   std dev."]
     for name, band in statistics.bands_of(scan).items():
         mean, std = reference_facts.BANDS[name]
@@ -45,7 +47,34 @@ def _band_table(scan: Scan) -> str:
     return "\n".join(lines) if len(lines) > 1 else "no image could be read"
 
 
+def _own_band_table(scan: Scan) -> str:
+    bands = statistics.bands_of(scan)
+    width = max(map(len, ["band", *bands]))
+    lines = [f"{'band':<{width}}    mean   std dev.  min  max  one value"]
+    for name, band in bands.items():
+        lines.append(
+            f"{name:<{width}}{band.mean:>8.2f}{band.std:>11.2f}{band.lowest:>5}{band.highest:>5}"
+            f"{band.flat:>11.1%}"
+        )
+    return "\n".join(lines) if len(lines) > 1 else "no image could be read"
+
+
+def _own_class_table(scan: Scan) -> str:
+    shares = statistics.shares_of_classes(scan)
+    if not shares:
+        return "no mask could be read"
+    names = [*scan.data.nomenclature.names, "ignored"]
+    width = max(map(len, ["class", *names]))
+    lines = [f"{'class':<{width}}" + "".join(f"{split + ' %':>10}" for split in shares)]
+    for name in names:
+        cells = (f"{of_split[name]:>10.2f}" for of_split in shares.values())
+        lines.append(f"{name:<{width}}" + "".join(cells))
+    return "\n".join(lines)
+
+
 def _class_table(scan: Scan) -> str:
+    if not scan.data.is_flairs:
+        return _own_class_table(scan)
     shares = statistics.class_percent(scan)
     if not shares:
         return "no mask could be read"
@@ -64,9 +93,7 @@ def _class_table(scan: Scan) -> str:
 def as_json(scan: Scan, findings: Sequence[Finding]) -> dict[str, Any]:
     """The content of `doctor.json`: the worst severity, every finding, and the figures."""
     bands = statistics.bands_of(scan)
-    shares = statistics.class_percent(scan)
-    height = bands.get("height")
-    return {
+    general: dict[str, Any] = {
         "verdict": worst(findings),
         "root": scan.root,
         "built": scan.built,
@@ -94,11 +121,18 @@ def as_json(scan: Scan, findings: Sequence[Finding]) -> dict[str, Any]:
                 "lowest": band.lowest,
                 "highest": band.highest,
                 "flat": band.flat,
-                "published_mean": reference_facts.BANDS[name][0],
-                "published_deviation": reference_facts.BANDS[name][1],
             }
             for name, band in bands.items()
         },
+    }
+    if not scan.data.is_flairs:
+        return general | {"class_percent": statistics.shares_of_classes(scan)}
+    for name, of_band in general["bands"].items():
+        mean, std = reference_facts.BANDS[name]
+        of_band |= {"published_mean": mean, "published_deviation": std}
+    shares = statistics.class_percent(scan)
+    height = bands.get("height")
+    return general | {
         "height": height
         and {
             "ratio_to_published": height.mean / reference_facts.BANDS["height"][0],

@@ -18,6 +18,7 @@ from rasterio.errors import CRSError
 from rasterio.transform import Affine
 from tqdm import tqdm
 
+from flair_jax.data.description import FLAIR_DATA, DataDescription
 from flair_jax.errors import UserError
 from tfds_builder.flair import source as source_lib
 from tfds_builder.flair.built import Records, open_built
@@ -125,7 +126,7 @@ class Histograms:
         """Counts an image (H, W, bands) and its mask (H, W); returns the bands with one value."""
         flat: frozenset[int] = frozenset()
         if image is not None:
-            pixels = image.reshape(-1, len(BANDS))
+            pixels = image.reshape(-1, image.shape[-1])
             counts = np.stack([np.bincount(band, minlength=256) for band in pixels.T])
             self.images[split] = self.images.get(split, 0) + counts
             self.num_images += 1
@@ -133,7 +134,7 @@ class Histograms:
         if mask is not None:
             self.masks[split] = self.masks.get(split, 0) + np.bincount(mask.ravel(), minlength=256)
             self.num_masks += 1
-        if image is not None and mask is not None:
+        if image is not None and mask is not None and image.shape[-1] == len(BANDS):
             self.heights += np.bincount(image[..., -1][mask == BUILDING], minlength=256)
         return flat
 
@@ -156,6 +157,7 @@ class Scan:
         entries: the metadata of the patches whose entry is well-formed.
         opened: the sampled patches.
         histograms: of their pixels.
+        data: the description of the data set.
     """
 
     root: str
@@ -171,6 +173,7 @@ class Scan:
     entries: Sequence[Entry]
     opened: Sequence[Opened]
     histograms: Histograms
+    data: DataDescription = FLAIR_DATA
 
     @property
     def num_patches(self) -> int:
@@ -276,7 +279,8 @@ def scan_built(
         damage = [message for split in built.num_patches for message in built.damage(split)]
         for split in built.num_patches:
             Records(built, split)  # raises, if they are in another format
-    except BuildError as error:
+        data = DataDescription.from_metadata(built.metadata)
+    except (BuildError, ValueError) as error:
         raise UserError(f"--data_dir: {error}: build it anew") from error
     indices = [(split, i) for split, count in built.num_patches.items() for i in range(count)]
     chosen = [indices[i] for i in sampled(len(indices), sample, seed)]
@@ -289,6 +293,8 @@ def scan_built(
     entries = [patch.entry for patch in opened if patch.entry is not None]
     for entry in entries:
         domains[entry.file.split("/")[0]][entry.domain] += 1
+    if not data.is_flairs:  # which alone has such metadata
+        entries = []
     notes = [str(note) for note in built.metadata.get("notes", [])]
     if count := built.metadata.get("num_faults_skipped", 0):
         notes.append(f"{count:,} faults were left out when it was built: see skipped.csv in it")
@@ -308,6 +314,7 @@ def scan_built(
         entries=entries,
         opened=opened,
         histograms=histograms,
+        data=data,
     )
 
 
@@ -370,8 +377,8 @@ def _read_built(indices: Sequence[tuple[str, int]], directory: str, size: tuple[
         header = Header((rows, columns), bands, (dtype,), transform, text["crs"])
         x, y = record["centroid"][:2].tolist()
         entry = Entry(name, text["domain"], text["date"], text["camera"], (x, y))
-        image = record["image"] if bands == len(BANDS) else None
-        flat = histograms.add(split, image, record["mask"] if record["has_mask"] else None)
+        mask = record["mask"] if record["has_mask"] else None
+        flat = histograms.add(split, record["image"], mask)
         opened.append(Opened(name, faults, header, distance(header, (x, y)), flat, entry))
     return opened, histograms
 

@@ -51,12 +51,53 @@ def bands_of(scan: Scan) -> dict[str, Band]:
     counted = of_train or list(values.values())
     if not counted:
         return {}
-    totals = zip(reference_facts.BANDS, np.sum(counted, axis=0), strict=True)
+    totals = zip(scan.data.bands, np.sum(counted, axis=0), strict=True)
     flat = collections.Counter(band for patch in scan.opened for band in patch.flat)
     return {
         name: of_counts(counts, flat[i] / scan.histograms.num_images)
         for i, (name, counts) in enumerate(totals)
     }
+
+
+def constant_bands(scan: Scan) -> Iterator[Finding]:
+    """Bands that have one value in all images, of whatever split."""
+    if not scan.histograms.images:
+        return
+    seen = np.sum(list(scan.histograms.images.values()), axis=0) > 0
+    constant = [n for n, of_band in zip(scan.data.bands, seen, strict=True) if of_band.sum() == 1]
+    if constant:
+        yield Finding(
+            "bands", "warning", f"constant in all images: {', '.join(constant)}",
+            "nothing can be learnt from such a band: leave it out with config.bands", len(constant),
+            tuple(constant),
+        )  # fmt: skip
+
+
+def shares_of_classes(scan: Scan) -> dict[str, dict[str, float]]:
+    """{split: {class: per cent of its pixels}} of a data set with classes of its own.
+
+    And "ignored" for the pixels that are of no class.
+    """
+    shares = {}
+    for split, counts in scan.histograms.masks.items():
+        of_split = {
+            c.name: 100 * float(counts[list(c.values)].sum() / counts.sum())
+            for c in scan.data.nomenclature.classes
+        }
+        shares[split] = of_split | {"ignored": max(0.0, 100 - sum(of_split.values()))}
+    return shares
+
+
+def absent_classes(scan: Scan) -> Iterator[Finding]:
+    """Classes of a data set with classes of its own that its training patches do not show."""
+    shares = shares_of_classes(scan).get("train", {})
+    absent = [name for name, share in shares.items() if not share and name != "ignored"]
+    if absent:
+        part = "" if scan.all_opened else " in the sample"
+        yield Finding(
+            "classes", "warning", f"train: no pixel of {', '.join(absent)}{part}",
+            "a class that does not occur cannot be learnt", len(absent), tuple(absent),
+        )  # fmt: skip
 
 
 def bands(scan: Scan) -> Iterator[Finding]:

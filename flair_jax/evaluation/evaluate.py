@@ -14,12 +14,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flair_jax.config import eval_batch_size
-from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
     PREFETCH_MB,
     Batch,
     Split,
-    check_bands,
     dataset_directory,
     on_device,
     open_split,
@@ -211,13 +209,13 @@ def evaluate_checkpoint(
     Returns:
         What `metrics.json` holds: `definitions`, `challenge`, `main`, `intervals`, `by_domain`,
         `by_camera`, `by_month` (see `grouped_metrics.grouped_scores`), `confusion_matrix` (rows
-        are the truth), `loss`, `num_patches`, `split`, `step`, `classes`, and `provenance` (see
-        `provenance.of_result`).
+        are the truth), `loss`, `num_patches`, `split`, `data` (name of the data set), `synthetic`,
+        `step`, `classes`, and `provenance` (see `provenance.of_result`).
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
-    check_bands(split)
     ema = watches_ema(checkpoint) if ema is None else ema
     spec, params, batch_stats, step = load(checkpoint, mesh, ema=ema)
+    spec.check_data(split.data, split.directory, scored=True)
     of = provenance.of_result(
         spec, params, batch_stats, step, split, folder=checkpoint, ema=ema,
         loss_normalization=loss_normalization, definitions=DEFINITIONS,
@@ -232,19 +230,25 @@ def evaluate_checkpoint(
     eval_step = make_eval_step(graphdef, spec, loss_normalization, mesh)
     data = split_batches(
         split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-        bands=band_indices(spec.bands), num_workers=num_workers, prefetch_mb=prefetch_mb,
+        bands=spec.bands, num_workers=num_workers, prefetch_mb=prefetch_mb,
         refused_values=spec.refused_values, keep=FIELDS,
     )  # fmt: skip
     evaluation = accumulate(eval_step, params, batch_stats, data, mesh)
     metrics = {
         "definitions": DEFINITIONS,
         **evaluation.scores(spec.nomenclature),
-        **grouped_scores(evaluation.confusions, groups(evaluation.fields), spec.nomenclature),
+        **grouped_scores(
+            evaluation.confusions,
+            groups(evaluation.fields, split.data.grouped_by),
+            spec.nomenclature,
+        ),
         "confusion_matrix": evaluation.confusion.tolist(),
         "classes": spec.nomenclature.names,
         "loss": evaluation.loss,
         "num_patches": len(evaluation.confusions),
         "split": split.name,
+        "data": split.data.name,
+        "synthetic": split.data.synthetic,
         "step": step,
         "provenance": of,
     }

@@ -1,4 +1,4 @@
-"""Scores by domain, camera, month and patch, and bootstrap intervals over zones.
+"""Scores by domain or group, camera, month and patch, and bootstrap intervals over zones.
 
 Patches of one zone are neighbours on the ground, taken in the same minutes, so they are not
 independent: the bootstrap draws whole zones.
@@ -19,20 +19,25 @@ LEVEL = 0.95
 FIELDS = ("id", "domain", "zone", "camera", "date")
 
 
-def groups(fields: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def groups(fields: Mapping[str, np.ndarray], grouped_by: str = "domain") -> dict[str, np.ndarray]:
     """The groups that each patch belongs to.
 
     Args:
         fields: (patches,) str arrays by the names of `FIELDS`, `id` apart; dates as YYYY-MM-DD.
+        grouped_by: what the data set calls a domain.
 
     Returns:
-        (patches,) str arrays: `domain`, `camera`, `month` ("01" to "12", of any year), and `zone`,
-        which is led by its domain, since zones of different domains may share a name.
+        (patches,) str arrays: `domain` (or what it is called), `camera`, `month` ("01" to "12", of
+        any year), and `zone`, which is led by its domain, since zones of different domains may
+        share a name. Without `camera` or `month` if no patch has one.
     """
-    return {
-        "domain": fields["domain"],
+    known = {
         "camera": fields["camera"],
         "month": np.array([date[5:7] for date in fields["date"]]),
+    }
+    return {
+        grouped_by: fields["domain"],
+        **{kind: names for kind, names in known.items() if (names != "").any()},
         "zone": np.char.add(np.char.add(fields["domain"], "/"), fields["zone"]),
     }
 
@@ -48,16 +53,19 @@ def grouped_scores(
         nomenclature: the classes.
 
     Returns:
-        `intervals` (see `intervals`), and `by_domain`, `by_camera`, `by_month`: for each name
+        `intervals` (see `intervals`), and `by_domain`, `by_camera`, `by_month`, as far as there
+        are such groups: for each name that is not empty
         `num_patches`, `num_zones`, both definitions' scores as in `metrics.summary`, and
         `challenge_miou_interval`, [low, high], or None for a single zone.
     """
     scores: dict[str, Any] = {"intervals": intervals(confusions, groups["zone"], nomenclature)}
-    for kind in ("domain", "camera", "month"):
-        scores[f"by_{kind}"] = {
-            str(name): _group(confusions, groups["zone"], groups[kind] == name, nomenclature)
-            for name in np.unique(groups[kind])
-        }
+    for kind in groups:
+        if kind != "zone":
+            scores[f"by_{kind}"] = {
+                str(name): _group(confusions, groups["zone"], groups[kind] == name, nomenclature)
+                for name in np.unique(groups[kind])
+                if name
+            }
     return scores
 
 

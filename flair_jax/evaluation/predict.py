@@ -15,11 +15,9 @@ from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from flair_jax.config import eval_batch_size
-from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import (
     PREFETCH_MB,
     Split,
-    check_bands,
     dataset_directory,
     on_device,
     open_split,
@@ -175,9 +173,9 @@ def predict_checkpoint(
         UserError: two patches have the same number, or no submission can be made.
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
-    check_bands(split)
     ema = watches_ema(checkpoint) if ema is None else ema
     spec, params, batch_stats, step = load(checkpoint, mesh, ema=ema)
+    spec.check_data(split.data, split.directory, scored=False)
     if submission is not None:
         check_submittable(submission, split.name, spec.nomenclature)
     output = epath.Path(output)
@@ -206,7 +204,7 @@ def predict_checkpoint(
     georeference = ("id", "transform", "crs")
     data = split_batches(
         split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-        bands=band_indices(spec.bands), num_workers=num_workers, prefetch_mb=prefetch_mb,
+        bands=spec.bands, num_workers=num_workers, prefetch_mb=prefetch_mb,
         keep=georeference,
     )  # fmt: skip
     rows = process_rows(mesh, batch_size)

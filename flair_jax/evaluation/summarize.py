@@ -11,6 +11,7 @@ from etils import epath
 
 from flair_jax import config as configuration
 from flair_jax.data import reference_facts
+from flair_jax.data.description import FLAIR_NAME
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import output_folder
 
@@ -37,6 +38,11 @@ class Experiment:
     settings: str
     seeds: list[int]
     metrics: list[dict[str, Any]]
+
+    @property
+    def is_flairs(self) -> bool:
+        """Whether the scores are of FLAIR's images, or of synthetic ones in their place."""
+        return self.metrics[0].get("data", FLAIR_NAME) == FLAIR_NAME
 
     def values(self, *keys: str) -> np.ndarray:
         """(runs,) float64: one number of each run's metrics, NaN where a run has none."""
@@ -140,7 +146,7 @@ def overall_table(experiments: Sequence[Experiment]) -> list[list[str]]:
     further = any(e.settings for e in experiments)
     rows = [header + ["settings"] * further + ["published mIoU"]]
     for number, e in enumerate(experiments, start=1):
-        score = reference_facts.MIOU.get((e.metadata, e.augmentation))
+        score = reference_facts.MIOU.get((e.metadata, e.augmentation)) if e.is_flairs else None
         rows.append(
             [
                 str(number),
@@ -162,7 +168,7 @@ def class_table(experiments: Sequence[Experiment]) -> list[list[str]]:
     rows = [["class", *(f"IoU ({n})" for n in range(1, len(experiments) + 1))]]
     rows[0] += ["recall (1)", "published recall"]
     for name in experiments[0].metrics[0]["classes"]:
-        recall = reference_facts.RECALL.get(name)
+        recall = reference_facts.RECALL.get(name) if experiments[0].is_flairs else None
         rows.append(
             [
                 name,
@@ -200,7 +206,9 @@ def summarize(
         f"{patches:,} patches of {split!r}. Mean +- standard deviation (n - 1) over the runs; mIoU "
         "and IoU by the challenge's definition, \"main\" and recall by the later code's."
     ]
-    if (split, patches) != ("test", reference_facts.TEST_PATCHES):
+    if any(metrics.get("synthetic") for e in experiments for metrics in e.metrics):
+        notes.append("These data are synthetic: the scores say nothing of real images.")
+    if experiments[0].is_flairs and (split, patches) != ("test", reference_facts.TEST_PATCHES):
         notes.append(
             f"The published scores are of FLAIR #1's {reference_facts.TEST_PATCHES:,} test "
             "patches and cannot be compared with these."

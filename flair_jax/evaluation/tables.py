@@ -1,4 +1,4 @@
-"""Scores as text: tables by class, domain, camera and month."""
+"""Scores as text: tables by class, domain or group, camera and month."""
 
 from typing import Any
 
@@ -27,6 +27,8 @@ def score_table(metrics: dict[str, Any]) -> str:
         f"{intervals['level']:.0%} interval over {intervals['zones']} zones: "
         f"{_interval(intervals['challenge_miou'])}"
     )
+    if metrics.get("synthetic"):
+        lines.append("These data are synthetic: the scores say nothing of real images.")
     return "\n".join(lines)
 
 
@@ -36,13 +38,13 @@ def all_tables(metrics: dict[str, Any]) -> str:
 
 
 def part_tables(metrics: dict[str, Any]) -> str:
-    """mIoU (challenge definition) by domain, camera and month, as text.
+    """mIoU (challenge definition) by domain or group, camera and month, as text.
 
     Args:
         metrics: what `evaluate.evaluate_checkpoint` returns.
     """
-    parts = {kind: metrics[f"by_{kind}"] for kind in ("domain", "camera", "month")}
-    width = max(len(name) for part in parts.values() for name in part)
+    parts = {key[3:]: part for key, part in metrics.items() if key.startswith("by_")}
+    width = max((len(name) for part in parts.values() for name in (*part, "domain")), default=0)
     level = f"{metrics['intervals']['level']:.0%} interval"
     lines = []
     for kind, part in parts.items():

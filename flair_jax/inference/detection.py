@@ -283,6 +283,8 @@ class _Job:
             "MODEL_STEP": str(model.step),
             "MODEL_WEIGHTS_SHA256": _weights_digest({**model.params, **model.batch_stats}),
             "MODEL_BANDS": ",".join(self.spec.bands),
+            "MODEL_TRAINED_ON": self.spec.data_name
+            + (", synthetic: not for real images" if self.spec.synthetic else ""),
             "INPUT_BANDS": self.source.bands,
             "INPUT_VALIDITY": self.source.validity,
             "GROUND_SAMPLE_DISTANCE": _metres(size) or "unknown",
@@ -330,6 +332,11 @@ class _Job:
             f"{self.options.blend}, {self.batch_size} at a time on {self.mesh.size} x "
             f"{jax.devices()[0].device_kind}",
         ]
+        if self.spec.synthetic:
+            lines.append(
+                "warning  this model was trained on synthetic data: what it finds in real images "
+                "means nothing"
+            )
         console.log("\n".join(lines + source.notes()))
 
     def _log_summary(self, pixels: np.ndarray, areas: np.ndarray | None) -> None:

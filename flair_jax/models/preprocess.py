@@ -3,10 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from flair_jax.data.nomenclature import FLAIR, IGNORED, Nomenclature
+from flair_jax.data.nomenclature import IGNORED, Nomenclature
 from flair_jax.models.spec import ModelSpec
-
-LARGEST_VALUE = max(FLAIR)
 
 
 def to_labels(mask: jax.Array, nomenclature: Nomenclature) -> jax.Array:
@@ -22,11 +20,12 @@ def to_labels(mask: jax.Array, nomenclature: Nomenclature) -> jax.Array:
         (N, H, W) uint8; 255 for unlisted values.
     """
     table = nomenclature.labels
+    largest = max(value for value, _ in nomenclature.names_of_values)
     labels = mask - jnp.uint8(1)  # as it mostly is; 0 becomes IGNORED
-    for value in range(1, LARGEST_VALUE + 1):
-        if table[value] != value - 1:
+    for value in range(largest + 1):
+        if table[value] != (value - 1) % 256:
             labels = jnp.where(mask == value, table[value], labels)
-    return jnp.where(mask > LARGEST_VALUE, jnp.uint8(IGNORED), labels)
+    return jnp.where(mask > largest, jnp.uint8(IGNORED), labels)
 
 
 def normalise(image: jax.Array, spec: ModelSpec) -> jax.Array:

@@ -11,9 +11,10 @@ from etils import epath
 from flax import nnx
 
 import flair_jax
-from flair_jax.data import metadata
+from flair_jax.data import metadata, reference_facts
 from flair_jax.data.bands import band_indices
-from flair_jax.data.nomenclature import LandCover, Nomenclature, nomenclature
+from flair_jax.data.description import FLAIR_DATA, DataDescription
+from flair_jax.data.nomenclature import IGNORED, LandCover, Nomenclature, nomenclature
 from flair_jax.errors import UserError
 from flair_jax.models.unet import UNet
 from flair_jax.runtime import checksums
@@ -37,6 +38,10 @@ class ModelSpec:
         unlisted_values: "error" or "ignore": how mask values that map to no class are treated.
         patch_size: (height, width) of the patches it was trained on; 0, 0 when unknown.
         pixel_size: their ground sample distance in metres; 0 when unknown.
+        data_name: the data set that it was trained on.
+        mask_values: what the values of the masks of that data set stand for: (value, name).
+        synthetic: whether that data set is synthetic, so that the model is of no use on real
+            images.
     """
 
     bands: tuple[str, ...]
@@ -50,6 +55,9 @@ class ModelSpec:
     unlisted_values: str = "error"
     patch_size: tuple[int, int] = (0, 0)
     pixel_size: float = 0.0
+    data_name: str = FLAIR_DATA.name
+    mask_values: tuple[tuple[int, str], ...] = FLAIR_DATA.nomenclature.names_of_values
+    synthetic: bool = False
 
     @classmethod
     def from_config(
@@ -57,28 +65,67 @@ class ModelSpec:
         config: ml_collections.ConfigDict,
         patch_size: tuple[int, int],
         pixel_size: float = 0.0,
+        data: DataDescription | None = None,
     ) -> "ModelSpec":
-        """The spec of the model that a configuration describes."""
+        """The spec of the model that a configuration describes.
+
+        Args:
+            config: the configuration.
+            patch_size: (height, width) of the patches to train on.
+            pixel_size: see the attributes.
+            data: the data set to train on; None where there is none: FLAIR's bands and mask values.
+
+        Raises:
+            UserError: the configuration asks for bands, classes, normalisation or metadata that
+                the data set does not have.
+        """
+        of_data = data.nomenclature if data else None
+        data = data or FLAIR_DATA
         use = config.metadata.use
-        indices = band_indices(config.bands)
+        if use and not data.is_flairs:
+            raise UserError(
+                f"config.metadata.use feeds FLAIR's metadata, which the data set {data.name!r} "
+                "does not have: set it to False"
+            )
+        classes = nomenclature(
+            config.nomenclature, config.classes, config.disabled_classes, of_data
+        )
+        bands = tuple(config.bands) or data.bands
+        indices = band_indices(bands, data.bands)
+        means, stds = config.normalization_means, config.normalization_stds
+        if config.normalization == "custom":
+            _check_normalization(config, data)
+        elif len(means) != len(data.bands) or len(stds) != len(data.bands):
+            means, stds = [0.0] * len(data.bands), [1.0] * len(data.bands)  # not used
         return cls(
-            bands=tuple(config.bands),
-            nomenclature=nomenclature(config.nomenclature, config.classes, config.disabled_classes),
+            bands=bands,
+            nomenclature=classes,
             normalization=config.normalization,
-            means=tuple(config.normalization_means[i] for i in indices),
-            stds=tuple(config.normalization_stds[i] for i in indices),
+            means=tuple(means[i] for i in indices),
+            stds=tuple(stds[i] for i in indices),
             metadata_encoding=config.metadata.encoding if use else "",
             metadata_fusion=config.metadata.fusion if use else "",
             dtype=config.dtype,
             unlisted_values=config.unlisted_values,
             patch_size=patch_size,
-            pixel_size=pixel_size,
+            pixel_size=pixel_size if data.has_crs else 0.0,
+            data_name=data.name,
+            mask_values=data.nomenclature.names_of_values,
+            synthetic=data.synthetic,
         )
 
     @property
     def refused_values(self) -> tuple[int, ...]:
         """The mask values that must not occur in a truth."""
-        return self.nomenclature.unlisted if self.unlisted_values == "error" else ()
+        if self.unlisted_values == "ignore":
+            return ()
+        labels = self.nomenclature.labels
+        return tuple(value for value, _ in self.mask_values if labels[value] == IGNORED)
+
+    @property
+    def is_flairs(self) -> bool:
+        """Whether the model was trained on FLAIR's classes, or on groups of them."""
+        return self.mask_values == FLAIR_DATA.nomenclature.names_of_values
 
     @property
     def takes_metadata(self) -> bool:
@@ -133,7 +180,10 @@ class ModelSpec:
             )
             if "deviations" in spec:  # as version 0.1 called them
                 spec["stds"] = spec.pop("deviations")
-            spec.setdefault("pixel_size", 0.0)  # version 0.1 did not record it
+            for field in dataclasses.fields(cls):  # earlier versions did not record all of them
+                if field.default is not dataclasses.MISSING:
+                    spec.setdefault(field.name, field.default)
+            spec["mask_values"] = tuple((int(v), str(name)) for v, name in spec["mask_values"])
             values = {f.name: spec[f.name] for f in dataclasses.fields(cls)}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a model spec: {error!r}") from error
@@ -152,6 +202,8 @@ class ModelSpec:
             f"{what}: {saved} in the checkpoint, {wanted} in the configuration"
             for what, wanted, saved in (
                 ("classes", _classes(self), _classes(other)),
+                ("names of the classes", self.nomenclature.names, other.nomenclature.names),
+                ("mask values", dict(self.mask_values), dict(other.mask_values)),
                 ("bands", " ".join(self.bands), " ".join(other.bands)),
                 ("normalization", self.normalization, other.normalization),
                 ("metadata encoding", self.metadata_encoding, other.metadata_encoding),
@@ -164,6 +216,46 @@ class ModelSpec:
                 f"the checkpoint in {where} is of a different model:\n  "
                 + "\n  ".join(differences)
                 + "\nUse the configuration it was trained with, or another --workdir."
+            )
+
+    def check_data(self, data: DataDescription, where: str, *, scored: bool) -> None:
+        """Raises a UserError unless the model takes the images of a data set.
+
+        Args:
+            data: the data set.
+            where: its folder, for the message.
+            scored: whether its masks are used: they must have the meaning that they had in the
+                model's training.
+        """
+        if missing := [band for band in self.bands if band not in data.bands]:
+            raise UserError(
+                f"the model takes the bands {', '.join(self.bands)}, and the data set {where} has "
+                f"{', '.join(data.bands)}: it lacks {', '.join(missing)}"
+            )
+        values = data.nomenclature.names_of_values
+        if scored and values != self.mask_values:
+            raise UserError(
+                f"the model was trained on {self.data_name!r}, whose mask values stand for "
+                f"{_listed(self.mask_values)}; in the data set {where} they stand for "
+                f"{_listed(values)}: its masks cannot score this model"
+            )
+
+
+def _listed(values: tuple[tuple[int, str], ...]) -> str:
+    return ", ".join(f"{value} {name}" for value, name in values) or "nothing"
+
+
+def _check_normalization(config: ml_collections.ConfigDict, data: DataDescription) -> None:
+    """Raises a UserError unless means and standard deviations can be those of the data set."""
+    published = zip(*reference_facts.BANDS.values(), strict=True)
+    for key, flairs in zip(("normalization_means", "normalization_stds"), published, strict=True):
+        values = tuple(config[key])
+        if len(values) != len(data.bands) or (not data.is_flairs and values == flairs):
+            raise UserError(
+                f"config.{key} has {len(values)} numbers"
+                + (", FLAIR's" if values == flairs else "")
+                + f"; config.normalization='custom' takes one for each band of the data set "
+                f"{data.name!r}, {', '.join(data.bands)}: flair-jax doctor --data_dir measures them"
             )
 
 

@@ -13,7 +13,7 @@ from etils import epath
 from flair_jax import config as configuration
 from flair_jax.data.nomenclature import Nomenclature, nomenclature
 from flair_jax.evaluation.evaluate import output_folder
-from flair_jax.models.spec import FILE
+from flair_jax.models.spec import FILE, ModelSpec
 
 
 @dataclasses.dataclass
@@ -26,6 +26,7 @@ class RunFacts:
         split: the split that the scores below are of.
         config: its configuration.
         nomenclature: its classes.
+        spec: of its model; None before its training has begun.
         starts: lines of `metrics.jsonl` that a start of the training has written.
         steps: those with the loss of a step.
         epochs: those with the losses of an epoch.
@@ -42,6 +43,7 @@ class RunFacts:
     split: str
     config: ml_collections.ConfigDict
     nomenclature: Nomenclature
+    spec: ModelSpec | None
     starts: list[dict[str, Any]]
     steps: list[dict[str, Any]]
     epochs: list[dict[str, Any]]
@@ -50,6 +52,11 @@ class RunFacts:
     patches: list[dict[str, Any]] | None
     versions: dict[str, str]
     written: datetime.datetime | None
+
+    @property
+    def is_flairs(self) -> bool:
+        """Whether it is of FLAIR's classes, so that published figures are of the same ones."""
+        return self.spec is None or self.spec.is_flairs
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -92,7 +99,7 @@ def read_runs(workdirs: Sequence[epath.PathLike], split: str) -> list[RunFacts]:
         split: whose scores to read.
 
     Raises:
-        UserError: one of them is not the workdir of a run.
+        UserError: one of them is not the workdir of a run, or its model's spec cannot be read.
     """
     paths = [epath.Path(workdir).expanduser() for workdir in workdirs]
     names = [path.resolve().name for path in paths]
@@ -110,13 +117,20 @@ def _read(workdir: epath.Path, name: str, split: str) -> RunFacts:
     patches = _json(output_folder(workdir, split, ema) / "patches.json")
     if metrics is None or patches is None or patches["step"] != metrics["step"]:
         patches = None
+    spec = None
+    if (workdir / "checkpoints" / FILE).exists():
+        spec = ModelSpec.load(workdir / "checkpoints")
+        classes = spec.nomenclature
+    else:
+        classes = nomenclature(config.nomenclature, config.classes, config.disabled_classes, None)
     written = datetime.datetime.fromtimestamp(log.stat().mtime, datetime.UTC) if lines else None
     return RunFacts(
         workdir=workdir,
         name=name,
         split=split,
         config=config,
-        nomenclature=nomenclature(config.nomenclature, config.classes, config.disabled_classes),
+        nomenclature=classes,
+        spec=spec,
         starts=[line for line in lines if "started" in line],
         steps=[line for line in lines if "loss" in line],
         epochs=[line for line in lines if "val_loss" in line and "epoch" in line],

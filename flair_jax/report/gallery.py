@@ -11,7 +11,7 @@ from PIL import Image
 
 from flair_jax.config import is_of_ema
 from flair_jax.data import input_pipeline
-from flair_jax.data.bands import BANDS, band_indices
+from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import Split
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.errors import UserError
@@ -61,6 +61,12 @@ class Gallery:
     present: list[int]
     missing: str = ""
 
+    @property
+    def has_infrared(self) -> bool:
+        """Whether the images are shown in infrared too."""
+        shown = (patch for patches in self.groups.values() for patch in patches)
+        return any(image.name == "infrared" for patch in shown for image in patch.thumbnails)
+
 
 def make_gallery(run: RunFacts, count: int) -> Gallery:
     """Chooses patches by their scores, and has them predicted by the checkpoint that was scored.
@@ -101,7 +107,11 @@ def make_gallery(run: RunFacts, count: int) -> Gallery:
         for patch in patches:
             image, truth, probabilities = _predict(split, patch["place"], model)
             present |= set(np.unique([truth, probabilities.argmax(-1)]).tolist())
-            groups[kind].append(gallery_patch(patch, image, truth, probabilities, run.nomenclature))
+            groups[kind].append(
+                gallery_patch(
+                    patch, image, truth, probabilities, run.nomenclature, split.data.bands
+                )
+            )
     return Gallery(groups, sorted(present & set(range(len(run.nomenclature)))))
 
 
@@ -172,7 +182,9 @@ def _predict(split: Split, index: int, model: Any) -> tuple[np.ndarray, np.ndarr
         )
     )  # fmt: skip
     image = batch["image"]
-    probabilities = model(image[..., band_indices(spec.bands)], batch.get("metadata"))
+    probabilities = model(
+        image[..., band_indices(spec.bands, split.data.bands)], batch.get("metadata")
+    )
     return image[0], spec.nomenclature.labels[batch["mask"][0]], np.asarray(probabilities[0])
 
 
@@ -182,23 +194,29 @@ def gallery_patch(
     truth: np.ndarray,
     probabilities: np.ndarray,
     nomenclature: Nomenclature,
+    bands: Sequence[str],
 ) -> GalleryPatch:
     """The images of a patch: colour, infrared, truth, prediction, confidence.
 
+    Where the bands give neither colour nor infrared, the first one in grey.
+
     Args:
         patch: its line of `patches.json`.
-        image: (H, W, bands) uint8, all of FLAIR's bands.
+        image: (H, W, bands) uint8, all bands of the data set.
         truth: (H, W) labels.
         probabilities: (H, W, classes).
         nomenclature: the classes.
+        bands: names of the image's bands.
     """
     predicted = probabilities.argmax(-1)
     confidence = probabilities.max(-1)
     thumbnails = []
     for name in images.COMPOSITES:
-        composite = images.composite(image, BANDS, name)
+        composite = images.composite(image, bands, name)
         if composite is not None:
             thumbnails.append(_photo(name, "", composite))
+    if not thumbnails:
+        thumbnails.append(_photo(bands[0], "", images.grey(image[..., 0] / 255)))
     thumbnails.append(_class_map("truth", truth, nomenclature))
     thumbnails.append(_class_map("prediction", predicted, nomenclature))
     thumbnails.append(

@@ -61,17 +61,17 @@ def confusion_rows(run: RunFacts) -> list[dict[str, Any]]:
                     )
                 ],
                 "recall": float(shares[i]) if total else None,
-                "published": reference_facts.RECALL.get(land_cover.name),
+                "published": reference_facts.RECALL.get(land_cover.name) if run.is_flairs else None,
             }
         )
     return rows
 
 
 def part_tables(run: RunFacts) -> dict[str, list[dict[str, Any]]]:
-    """Scores by domain, camera and month: name, patches, zones, mIoU, interval."""
+    """Scores by domain or group, camera and month: name, patches, zones, mIoU, interval."""
     metrics = run.metrics or {}
     return {
-        kind: [
+        key[3:]: [
             {
                 "name": name,
                 "patches": part["num_patches"],
@@ -79,23 +79,26 @@ def part_tables(run: RunFacts) -> dict[str, list[dict[str, Any]]]:
                 "miou": part["challenge"]["miou"],
                 "interval": part["challenge_miou_interval"],
             }
-            for name, part in metrics[f"by_{kind}"].items()
+            for name, part in parts.items()
         ]
-        for kind in ("domain", "camera", "month")
-        if f"by_{kind}" in metrics
+        for key, parts in metrics.items()
+        if key.startswith("by_")
     }
 
 
 def is_published_split(run: RunFacts) -> bool:
     """Whether the scores are of the patches that the published ones are of."""
-    patches = (run.metrics or {}).get("num_patches")
-    return (run.split, patches) == ("test", reference_facts.TEST_PATCHES)
+    metrics = run.metrics or {}
+    real = run.is_flairs and not metrics.get("synthetic", False)
+    return real and (run.split, metrics.get("num_patches")) == (
+        "test", reference_facts.TEST_PATCHES,
+    )  # fmt: skip
 
 
 def facts(run: RunFacts) -> list[tuple[str, str]]:
     """Facts for the overview: (label, text)."""
     config = run.config
-    bands = f"{len(config.bands)} bands"
+    bands = f"{len(config.bands) or 'all'} bands"
     metadata = f" and metadata ({config.metadata.encoding})" if config.metadata.use else ""
     model = f"U-Net, ResNet34 encoder: {bands}{metadata} -> {len(run.nomenclature)} classes"
     steps = max((line["step"] for line in run.epochs + run.steps), default=None)

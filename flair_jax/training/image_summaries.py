@@ -5,7 +5,6 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from flair_jax.data.bands import BANDS, band_indices
 from flair_jax.data.input_pipeline import PADDING, Split, as_text, batches, on_device
 from flair_jax.evaluation.predict import make_predict_step
 from flair_jax.models.functional import Arrays
@@ -38,7 +37,7 @@ class ImageSummaries:
         order = order[None, process_rows(mesh, len(order))]
         (batch,) = batches(
             split, order, metadata_encoding=spec.metadata_encoding,
-            bands=band_indices(spec.bands),
+            bands=spec.bands,
         )  # fmt: skip
         self._batch = on_device(batch)
         self._names = [as_text(split.records[index]["id"]) for index in self.indices]
@@ -78,7 +77,7 @@ class ImageSummaries:
 
     def _fixed_images(self, index: int) -> dict[str, np.ndarray]:
         record, nomenclature, fixed = self._split.records[index], self._spec.nomenclature, {}
-        colour = images.composite(record["image"], BANDS, "colour")
+        colour = images.composite(record["image"], self._split.data.bands, "colour")
         if colour is not None:
             fixed["colour"] = colour
         if record["has_mask"]:

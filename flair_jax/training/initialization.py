@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from flair_jax.data.nomenclature import BASELINE, FULL, Nomenclature
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import load
 from flair_jax.interop import torch_weights
@@ -20,6 +21,7 @@ from flair_jax.runtime.sharding import replicated
 IMAGENET = "hf://timm/resnet34.tv_in1k/model.safetensors"
 STEM = "encoder.conv1.kernel"
 HEAD = ("segmentation_head.0.kernel", "segmentation_head.0.bias")
+_FLAIRS = {(c.name, c.values) for n in (BASELINE, FULL) for c in n.classes}
 # What depends on the bands, the classes and the metadata, by PyTorch's names; all else must fit.
 _MAY_DIFFER = (torch_weights.torch_name(STEM), "segmentation_head.", "enc.", "enc_channels.")
 
@@ -45,8 +47,9 @@ def initial_weights(
 ) -> tuple[Arrays, Arrays, list[str]]:
     """Replaces randomly initialised weights by those of a file or a checkpoint.
 
-    Where bands or classes differ, the weights of a common band or class are copied: the stem's by
-    the name of the band, the head's by the mask values that map to the class.
+    The weights of bands and classes that both models have are copied: the stem's by the name of
+    the band, the head's by the name of the class (see `match_classes`). All others are randomly
+    initialised.
 
     Args:
         params, batch_stats: of the model, randomly initialised.
@@ -93,28 +96,31 @@ def _whole_network(
     arrays = {name: value for name, value in given.items() if _fits(name, value, initial)}
     problems = [p for p in problems if not p.split(": ", 1)[1].startswith(_MAY_DIFFER)]
     if source_spec is None:
-        note = (
-            f"  note: {source} does not name its bands and classes; where their numbers agree "
-            "with this model's, the same order is assumed"
-        )
-        return arrays, problems, [note]
-    notes = []
-    if source_spec.bands != spec.bands:
-        arrays[STEM], note = _by_name(initial[STEM], given[STEM], 2, spec.bands, source_spec.bands)
-        notes.append(f"  {STEM}: bands {note}")
-    ours, others = spec.nomenclature, source_spec.nomenclature
-    if [(c.name, c.values) for c in ours.classes] != [(c.name, c.values) for c in others.classes]:
-        values, source_values = ([c.values for c in n.classes] for n in (ours, others))
-        for name in HEAD:
-            arrays[name], note = _by_name(
-                initial[name],
-                given[name],
-                initial[name].ndim - 1,
-                values,
-                source_values,
-                ours.names,
+        if is_flairs(spec.nomenclature):
+            note = (
+                f"  note: {source} does not name its bands and classes; where their numbers agree "
+                "with this model's, the same order is assumed"
             )
-        notes.append(f"  {', '.join(HEAD)}: classes {note}")
+        else:
+            arrays = {k: v for k, v in arrays.items() if k not in (STEM, *HEAD)}
+            note = (
+                f"  note: {source} does not name its bands and classes: to copy the weights of "
+                "those that this model has too, give them names with flair-jax import-torch "
+                "--bands --nomenclature, and start from its checkpoint"
+            )
+        return arrays, problems, [note]
+    bands = _matches(spec.bands, source_spec.bands)
+    if STEM in given:
+        arrays[STEM] = _copied(initial[STEM], given[STEM], 2, bands)
+    ours, others = spec.nomenclature, source_spec.nomenclature
+    classes = match_classes(ours, others)
+    for name in HEAD:
+        if name in given:
+            arrays[name] = _copied(initial[name], given[name], initial[name].ndim - 1, classes)
+    notes = [
+        "  bands    " + _mapping(spec.bands, source_spec.bands, bands),
+        "  classes  " + _mapping(ours.names, others.names, classes),
+    ]
     if source_spec.normalization != spec.normalization:
         notes.append(
             f"  note: these weights were trained with config.normalization="
@@ -123,28 +129,54 @@ def _whole_network(
     return arrays, problems, notes
 
 
-def _by_name(
-    initial: jax.Array,
-    given: jax.Array,
-    axis: int,
-    keys: Sequence[Any],
-    source_keys: Sequence[Any],
-    names: Sequence[str] | None = None,
-) -> tuple[jax.Array, str]:
-    """The initial array, with the slices of common keys copied from `given`; and a note."""
-    names = names or keys
+def is_flairs(nomenclature: Nomenclature) -> bool:
+    """Whether all classes are FLAIR's, by name and mask values."""
+    return all((c.name, c.values) in _FLAIRS for c in nomenclature.classes)
+
+
+def match_classes(ours: Nomenclature, others: Nomenclature) -> list[int | None]:
+    """For each of our classes the index of the same class of another nomenclature, or None.
+
+    Classes are the same by their name. Only where both nomenclatures are FLAIR's, it is by their
+    mask values: "other" is the values 13 to 19 in one and 19 in the other.
+    """
+    if is_flairs(ours) and is_flairs(others):
+        return _matches([c.values for c in ours.classes], [c.values for c in others.classes])
+    return _matches(ours.names, others.names)
+
+
+def _matches(keys: Sequence[Any], source_keys: Sequence[Any]) -> list[int | None]:
+    """For each key the index of the equal one; names are equal in upper and lower case."""
+    folded, source_folded = ([_folded(k) for k in each] for each in (keys, source_keys))
+    if len(set(folded)) < len(folded) or len(set(source_folded)) < len(source_folded):
+        folded, source_folded = list(keys), list(source_keys)
+    return [source_folded.index(key) if key in source_folded else None for key in folded]
+
+
+def _folded(key: Any) -> Any:
+    return key.strip().casefold() if isinstance(key, str) else key
+
+
+def _copied(
+    initial: jax.Array, given: jax.Array, axis: int, matches: Sequence[int | None]
+) -> jax.Array:
+    """The initial array, with the slices that have a match copied from `given`."""
     mixed = np.moveaxis(np.array(initial), axis, 0)
     source = np.moveaxis(np.asarray(given), axis, 0)
-    copied = [key in source_keys for key in keys]
-    for index, key in enumerate(keys):
-        if copied[index]:
-            mixed[index] = source[list(source_keys).index(key)]
-    by_origin = {
-        origin: ", ".join(n for n, t in zip(names, copied, strict=True) if t is kind) or "none"
-        for origin, kind in (("copied", True), ("randomly initialised", False))
-    }
-    text = "; ".join(f"{by_origin[origin]} {origin}" for origin in by_origin)
-    return jnp.asarray(np.moveaxis(mixed, 0, axis)), text
+    for index, match in enumerate(matches):
+        if match is not None:
+            mixed[index] = source[match]
+    return jnp.asarray(np.moveaxis(mixed, 0, axis))
+
+
+def _mapping(
+    names: Sequence[str], source_names: Sequence[str], matches: Sequence[int | None]
+) -> str:
+    """Where the weights of each band or class come from: "water <- water, road random"."""
+    return ", ".join(
+        f"{name} randomly initialised" if match is None else f"{name} <- {source_names[match]}"
+        for name, match in zip(names, matches, strict=True)
+    )
 
 
 def _read_network(

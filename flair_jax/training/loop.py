@@ -13,7 +13,6 @@ import ml_collections
 from etils import epath
 
 from flair_jax.data import input_pipeline
-from flair_jax.data.bands import band_indices
 from flair_jax.data.input_pipeline import on_device
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import Evaluation, StopRequestedError, accumulate
@@ -253,7 +252,7 @@ class Loop:
             experiment.train,
             order[first:, process_rows(experiment.mesh, config.batch_size)],
             metadata_encoding=experiment.spec.metadata_encoding,
-            bands=band_indices(experiment.spec.bands),
+            bands=experiment.spec.bands,
             refused_values=experiment.spec.refused_values,
             num_workers=config.num_workers,
             prefetch_mb=config.prefetch_mb,
@@ -263,7 +262,7 @@ class Loop:
         experiment, spec = self.experiment, self.experiment.spec
         data = input_pipeline.split_batches(
             experiment.val, experiment.eval_batch_size, experiment.mesh,
-            metadata_encoding=spec.metadata_encoding, bands=band_indices(spec.bands),
+            metadata_encoding=spec.metadata_encoding, bands=spec.bands,
             num_workers=self.config.num_workers, prefetch_mb=self.config.prefetch_mb,
             refused_values=spec.refused_values,
         )  # fmt: skip

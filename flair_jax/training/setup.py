@@ -115,12 +115,11 @@ def make_experiment(
     check_batch_size(eval_batch_size, mesh, "config.eval_batch_size")
     directory = input_pipeline.dataset_directory(config.data_dir, config.data_config)
     train, val = (input_pipeline.open_split(directory, name) for name in ("train", "val"))
-    input_pipeline.check_bands(train)
     input_pipeline.check_masks(train)
     input_pipeline.check_masks(val)
     configuration.check_patch_size(config, *train.patch_size)
     pixel_size = common_pixel_size(train.records)
-    spec = ModelSpec.from_config(config, train.patch_size, pixel_size)
+    spec = ModelSpec.from_config(config, train.patch_size, pixel_size, train.data)
     if (workdir / "checkpoints" / FILE).exists():
         spec.check_same_model(ModelSpec.load(workdir / "checkpoints"), str(workdir / "checkpoints"))
     steps = input_pipeline.steps_per_epoch(train, config.batch_size)

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import rasterio
 import tensorflow_datasets as tfds
@@ -100,7 +101,7 @@ def test_output_and_second_run(tmp_path, capfd):
     assert lines[2].startswith("  shards:  1 train, 1 val, 1 test, 0.")
     assert lines[3:] == [
         "train with:",
-        f"  flair-jax train --config=baseline --config.data_dir={tmp_path}",
+        f"  flair-jax train --config=baseline --config.data_dir={tmp_path} --config.batch_size=4",
     ]
     assert "8/8" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flair"]
@@ -114,6 +115,18 @@ def test_output_and_second_run(tmp_path, capfd):
     )
     assert err == ""
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_what_the_data_are_is_reported(source, tmp_path, capfd):
+    for path in source.rglob("IMG_*.tif"):
+        rewrite(path, lambda bands: np.concatenate([bands[:4], np.full_like(bands[:1], 9)]))
+    change_metadata(source, lambda entries: entries.update(synthetic=True))
+    assert main(command(source, tmp_path)) == 0
+    out = capfd.readouterr().out
+    assert "warning: constant in all patches, so that nothing can be learnt from it: height" in out
+    assert "these data are synthetic: a model of them says so" in out
+    metadata = json.loads((tmp_path / VERSION / "metadata.json").read_text())
+    assert (metadata["synthetic"], metadata["constant_bands"]) == (True, ["height"])
 
 
 def again(source, data_dir, capfd, *more):
@@ -380,7 +393,7 @@ def test_lists(source, tmp_path, capfd):
     out, _ = capfd.readouterr()
     assert "note: no list was given for val: it is not built\n" in out
     assert f"built {tmp_path}/flair/lists/{NUMBER}\n  patches: 2 train, 1 test patches\n" in out
-    assert f"--config.data_dir={tmp_path} --config.data_config=lists\n" in out
+    assert "it has no patches of val: it can be predicted, not trained on\n" in out
     builder = tfds.builder_from_directory(tmp_path / f"flair/lists/{NUMBER}")
     ids = [example["id"].decode() for example in builder.as_data_source("train")]
     assert ids == ["003388", "062613"]

@@ -164,7 +164,7 @@ def test_options_for_beam():
 @pytest.mark.parametrize("flag", ["source", "data_dir"])
 def test_worker_that_does_not_share_the_folders(tmp_path, flag):
     plan = flair_dataset_builder.Flair().plan(str(DUMMY_DATA))
-    (shard,) = cut(plan.splits["val"], plan.patch_size, 1)
+    (shard,) = cut(plan.splits["val"], plan.format, 1)
     folders = {"source": DUMMY_DATA, "data_dir": tmp_path} | {flag: tmp_path / "elsewhere"}
     element = zlib.compress(
         pickle.dumps((0, shard, str(folders["data_dir"] / "x"), "array_record"))

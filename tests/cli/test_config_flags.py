@@ -74,8 +74,8 @@ def test_texts_become_values(key, texts, value):
         ("num_epochs", "", "expected an integer, at least 1"),
         ("learning_rate", "fast", "expected a number, more than 0"),
         ("profile", "(1, 2", "expected a tuple, (first step, last step), or (0, 0) for none"),
-        ("bands", "('red', green)", "expected a tuple, some of red, green, blue, nir, height, e"),
-        ("bands", "", "expected a tuple, some of red, green, blue, nir, height, each once"),
+        ("bands", "('red', green)", "expected a tuple, names of bands, each once: of FLAIR's r"),
+        ("bands", "", "expected a tuple, names of bands, each once: of FLAIR's red, green"),
         ("augment", "2", "expected True or False"),
     ],
 )

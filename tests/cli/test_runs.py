@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import own_images
 import pytest
 
 from flair_jax import config as configuration
@@ -109,3 +110,23 @@ def test_the_workdir_is_named_after_the_configuration(tmp_path, monkeypatch):
             (tmp_path / "folder").mkdir()
             (tmp_path / name).write_text(configuration.shipped()["toy"].read_text())
         assert str(configuration_of(name, [], None, trained=False)[1]) == "runs/toy"
+
+
+def test_flairs_configurations_refuse_other_data(tmp_path, capsys):
+    """By name of the classes, before anything is written; bands are not what it stumbles over."""
+    folder = own_images.built(tmp_path / "data")
+    flags = [
+        "train", f"--config.data_dir={folder.parents[2]}", f"--workdir={tmp_path / 'run'}",
+        "--config.data_config=mine", "--config.batch_size=2", "--config.compilation_cache=",
+    ]  # fmt: skip
+    for more, message in (
+        (
+            ["--config=baseline"],
+            "are FLAIR's classes, and the data set 'mine' has its own: water, ",
+        ),
+        (["--config=own_data", "--config.bands=red,nir"], "'nir' is unknown or given twice"),
+        (["--config=own_data", "--config.data_config=other"], "one that is there: mine"),
+    ):
+        assert main([*flags, *more]) == 1
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()

@@ -7,6 +7,7 @@ import pytest
 from etils import epath
 
 from flair_jax.data import input_pipeline, metadata, synthetic
+from flair_jax.data.bands import BANDS
 from flair_jax.errors import UserError
 from tfds_builder.build import build
 
@@ -22,7 +23,7 @@ def train(directory):
 
 
 def test_split(train):
-    assert (len(train), train.patch_size, train.bands) == (16, (64, 64), 5)
+    assert (len(train), train.patch_size, train.data.bands) == (16, (64, 64), BANDS)
 
 
 def test_train_order_is_a_new_shuffle_every_epoch():
@@ -66,7 +67,7 @@ def test_batches_hold_the_records_as_they_are(train):
 def test_bands_are_chosen_and_ordered(train):
     order = np.array([[3, 1]])
     (whole,), (chosen,) = (
-        list(input_pipeline.batches(train, order, bands=bands)) for bands in (None, (3, 0))
+        list(input_pipeline.batches(train, order, bands=bands)) for bands in (None, ("nir", "red"))
     )
     np.testing.assert_array_equal(chosen["image"], whole["image"][..., [3, 0]])
 
@@ -103,7 +104,7 @@ def test_mask_values_that_map_to_no_class(train):
     present = np.unique(batch["mask"]).tolist()
     absent = [value for value in range(1, 20) if value not in present]
     assert list(input_pipeline.batches(train, order, refused_values=(0, *absent)))
-    with pytest.raises(UserError, match=rf"MSK_\d+.tif has the values \[{present[0]}\], which map"):
+    with pytest.raises(UserError, match=rf"patch \d+ has the values \[{present[0]}\], which map"):
         list(input_pipeline.batches(train, order, refused_values=(present[0],)))
 
 

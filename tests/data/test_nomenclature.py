@@ -39,8 +39,7 @@ def test_custom_classes():
     assert custom.names == ["built", "water", "green"]
     assert custom.weights.tolist() == [1, 2, 0.5]
     assert custom.labels[1:8].tolist() == [0, 0, 0, 255, 1, 2, 2]
-    assert custom.unlisted == (4, 19)
-    assert nomenclature.BASELINE.unlisted == nomenclature.FULL.unlisted == ()
+    assert custom.names_of_values[:3] == ((1, "built"), (2, "built"), (3, "built"))
 
 
 def test_disabled_classes_get_weight_0():
@@ -60,8 +59,13 @@ def test_disabled_classes_get_weight_0():
         (("", "#000000", 1.0, (4,)), "must be a text that is not empty"),
         (("soil", "brown", 1.0, (4,)), "the colour is 'brown'; expected one like '#db0e9a'"),
         (("soil", "#000000", -1.0, (4,)), "the weight is -1.0; expected a number from 0"),
-        (("soil", "#000000", 1.0, (0, 4)), r"mask values are \(0, 4\); expected some of 1 to 19"),
-        (("soil", "#000000", 1.0, ()), "expected some of 1 to 19"),
+        (
+            ("soil", "#000000", 1.0, (0, 4)),
+            r"are \(0, 4\); those of the data set 'full' are 1 to 19",
+        ),
+        (("soil", "#000000", 1.0, (4, 256)), "expected some of 0 to 255"),
+        (("soil", "#000000", 1.0, (True,)), "expected some of 0 to 255"),
+        (("soil", "#000000", 1.0, ()), "expected some of 0 to 255"),
         (("soil", "#000000", 1.0, (5,)), "puts the mask value 5 in 'water' and in 'soil'"),
         (("water", "#000000", 1.0, (4,)), "has two classes of the same name"),
     ],

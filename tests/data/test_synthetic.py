@@ -50,6 +50,14 @@ def test_same_seed_same_files(made, tmp_path):
     assert digest(tmp_path / "other") != digest(made)
 
 
+def test_it_is_known_to_be_synthetic(made, tmp_path):
+    assert json.loads((made / synthetic.METADATA_FILE).read_text())["synthetic"] is True
+    synthetic.generate(str(tmp_path), patch_size=64, train=1, val=1, test=1)  # a path as text
+    assert digest(tmp_path) != digest(made)
+    with rasterio.open(next(tmp_path.rglob("IMG_*.tif"))) as raster:
+        assert raster.tags()["SYNTHETIC"] == "YES"
+
+
 def test_too_small():
     with pytest.raises(UserError, match="at least 64 pixels wide, not 32"):
         synthetic.generate("unused", patch_size=32)

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import own_images
 import pytest
 import rasterio
 from download import TEST, TRAIN, VAL, edit_metadata, found, image, mask, remove
@@ -67,6 +68,38 @@ def test_statistics_are_those_of_the_pixels(whole):
 )  # fmt: skip
 def test_scaling_indicated_by_the_mean(mean, scaling):
     assert statistics.height_scaling(mean) == scaling
+
+
+def test_a_data_set_of_own_images(tmp_path):
+    folder = own_images.built(tmp_path)
+    scan, findings = examine.doctor(data_dir=str(folder.parents[2]), data_config="mine")
+    assert scan.total == {"train": 2, "val": 2, "test": 2}
+    assert found(findings, "fault") == found(findings, "warning") == {}
+    ok = found(findings, "ok")
+    assert "'mine', patches: train 2, val 2, test 2" in ok
+    assert "test, 1: c" in ok
+    text = examine.as_text(scan, findings)
+    for word in ("FLAIR", "published", "nir", "camera", "building"):
+        assert word not in text
+    columns = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line}
+    assert columns["class"] == ["train", "%", "val", "%", "test", "%"]
+    # 28 of 128 columns are padded.
+    assert columns["ignored"] == ["21.88"] * 3
+    assert sum(map(float, (columns["water"][0], columns["land"][0]))) == pytest.approx(
+        78.12, abs=0.02
+    )
+    written = json.loads(json.dumps(examine.as_json(scan, findings)))
+    assert set(written["class_percent"]["val"]) == {"water", "land", "ignored"}
+
+
+def test_a_constant_band_is_a_warning(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "source")
+    for path in (tmp_path / "source").rglob("IMG_*.tif"):
+        with rasterio.open(path, "r+") as raster:
+            raster.write(np.full(raster.shape, 7, np.uint8), 4)
+    _, findings = examine.doctor(str(tmp_path / "source"))
+    warning = found(findings, "warning")
+    assert "constant in all images: nir" in warning
 
 
 def test_a_built_data_set(data_dir):

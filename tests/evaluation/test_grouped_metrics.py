@@ -42,6 +42,19 @@ def test_parts_are_scored_as_the_whole_is(confusions):
     assert one_zone["challenge_miou_interval"] is None
 
 
+def test_no_groups_are_made_of_what_is_not_known(confusions):
+    unknown = np.array([""] * 5)
+    fields = FIELDS | {"camera": unknown, "date": unknown}
+    groups = grouped_metrics.groups(fields, "group")
+    assert list(groups) == ["group", "zone"]
+    scores = grouped_metrics.grouped_scores(confusions, groups, BASELINE)
+    assert list(scores) == ["intervals", "by_group"]
+    some = FIELDS | {"camera": unknown, "date": np.array(["2021-06-02", "", "", "", ""])}
+    scores = grouped_metrics.grouped_scores(confusions, grouped_metrics.groups(some), BASELINE)
+    assert list(scores) == ["intervals", "by_domain", "by_month"]
+    assert list(scores["by_month"]) == ["06"]
+
+
 def test_interval_is_of_all_draws_of_zones(confusions):
     """Two zones give three different draws, of probabilities 1/4, 1/2 and 1/4."""
     zones = np.array(["a", "a", "b", "b", "b"])

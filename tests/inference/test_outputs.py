@@ -1,5 +1,6 @@
 """What a detection writes, and what it must not touch; resuming of finished jobs; the summary."""
 
+import dataclasses
 import logging
 import os
 
@@ -97,6 +98,24 @@ def test_bands_and_validity_are_printed_and_tagged(model, tmp_path, capsys):
         tags = raster.tags()
     assert (tags["INPUT_BANDS"], tags["INPUT_VALIDITY"]) == (bands, "NoData 0")
     assert tags["GROUND_SAMPLE_DISTANCE"] == "0.2 m"
+
+
+def test_a_model_of_synthetic_data_is_no_model_in_disguise(model, tmp_path, capsys):
+    path = write(tmp_path / "in.tif", noise(5), descriptions=FIVE)
+    detect(model, path, tmp_path / "real.tif")
+    assert "trained on synthetic" not in capsys.readouterr().out
+    spec = dataclasses.replace(model.spec, synthetic=True)
+    disguised = Model(model.path, spec, model.params, model.batch_stats, model.step)
+    detect(disguised, path, tmp_path / "map.tif")
+    assert (
+        "warning  this model was trained on synthetic data: what it finds in real images means "
+        "nothing\n"
+    ) in capsys.readouterr().out
+    found = []
+    for name in ("real.tif", "map.tif"):
+        with rasterio.open(tmp_path / name) as raster:
+            found.append(raster.tags()["MODEL_TRAINED_ON"])
+    assert found == ["FLAIR #1", "FLAIR #1, synthetic: not for real images"]
 
 
 @pytest.mark.parametrize(

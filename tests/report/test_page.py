@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import html.parser
 import io
 import itertools
@@ -146,6 +147,20 @@ def test_numbers_of_the_run_are_on_the_page(page, metrics):
     assert "What differs from the defaults" in words
     assert "data_dir" in words
     assert f"jax {jax.__version__}" in words
+
+
+def test_a_model_of_synthetic_data_is_shown_as_one(page, workdir, tmp_path):
+    assert "Scored on synthetic data. These scores cannot be compared" in Reader(page).words
+    run = copy(workdir, tmp_path / "run")
+    spec = dataclasses.replace(ModelSpec.load(run / "checkpoints"), synthetic=True)
+    spec.save(run / "checkpoints")
+    words = Reader(write_report([run], gallery=0).read_text()).words
+    assert "Trained on synthetic data. The model is of no use on real images" in words
+    path = run / "evaluation/test/metrics.json"
+    metrics = json.loads(path.read_text()) | {"num_patches": 15_700}
+    path.write_text(json.dumps(metrics))  # as many as FLAIR's
+    words = Reader(write_report([run], gallery=0).read_text()).words
+    assert "The published baseline has" not in words
 
 
 def test_published_recall_stands_beside_the_diagonal(workdir, metrics):

@@ -7,14 +7,20 @@ from golden_arrays import state_dict
 from safetensors.numpy import save_file
 
 from flair_jax import config as configuration
-from flair_jax.data.nomenclature import FULL
+from flair_jax.data.nomenclature import BASELINE, FULL, LandCover, Nomenclature
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import save_model
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.models.unet import UNet
 from flair_jax.runtime.sharding import make_mesh
-from flair_jax.training.initialization import adapt_stem, initial_weights
+from flair_jax.training.initialization import (
+    HEAD,
+    STEM,
+    adapt_stem,
+    initial_weights,
+    match_classes,
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,7 @@ def test_nothing_asked_nothing_changed(initial, mesh):
 
 
 def test_from_a_checkpoint_of_other_classes(initial, mesh, tmp_path):
-    """12 of all 19 classes gather the same mask values; "other" is another class there."""
+    """12 of all 19 classes have the same mask values; "other" is another class there."""
     spec = dataclasses.replace(SPEC, nomenclature=FULL, normalization="custom")
     _, source_params, source_stats = split_model(spec.build_model(7))
     save_model(tmp_path / "checkpoints", spec, source_params, source_stats)
@@ -56,11 +62,12 @@ def test_from_a_checkpoint_of_other_classes(initial, mesh, tmp_path):
     for name, value in batch_stats.items():
         np.testing.assert_array_equal(value, source_stats[name])
     assert lines[0].endswith("tensors from " + str(tmp_path) + ", 0 randomly initialised")
-    assert lines[1].startswith(
-        "  segmentation_head.0.kernel, segmentation_head.0.bias: classes buil"
+    assert lines[1] == (
+        "  bands    red <- red, green <- green, blue <- blue, nir <- nir, height <- height"
     )
-    assert lines[1].endswith("plowed land copied; other randomly initialised")
-    assert "config.normalization='custom', this run uses 'scaling'" in lines[2]
+    assert lines[2].startswith("  classes  building <- building, pervious surface <- pervious sur")
+    assert lines[2].endswith("plowed land <- plowed land, other randomly initialised")
+    assert "config.normalization='custom', this run uses 'scaling'" in lines[3]
 
 
 def test_bands_are_copied_by_name(initial, mesh, tmp_path):
@@ -75,9 +82,76 @@ def test_bands_are_copied_by_name(initial, mesh, tmp_path):
         np.testing.assert_array_equal(
             stem[:, :, band], initial[0]["encoder.conv1.kernel"][:, :, band]
         )
+    assert lines[1] == (
+        "  bands    red <- red, green <- green, blue randomly initialised, nir <- nir, "
+        "height randomly initialised"
+    )
+    assert "randomly" not in lines[2]
+
+
+def own(name, *classes):
+    """A nomenclature whose classes have the mask values 1, 2, ... as FLAIR's have."""
+    return Nomenclature(
+        name, tuple(LandCover(c, "#000000", 1.0, (i,)) for i, c in enumerate(classes, 1))
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "others", "matches"),
+    [
+        # The values collide: 1 is building there and water here.
+        (own("dubai", "water", "building", "road"), BASELINE, [4, 0, None]),
+        (own("dubai", "Water ", "crops"), BASELINE, [4, None]),
+        (BASELINE, own("dubai", "land", "water"), [None] * 4 + [1] + [None] * 8),
+        (own("a", "water", "road"), own("b", "road", "water", "land"), [1, 0]),
+        (own("a", "land"), own("b", "water"), [None]),
+        # Names that differ in case only: as they are written.
+        (own("a", "road", "Road"), own("b", "Road", "ROAD"), [None, 0]),
+        # FLAIR's own: by value, since "other" is two things.
+        (BASELINE, FULL, [*range(12), None]),
+        (FULL, BASELINE, [*range(12)] + [None] * 7),
+        # The user's classes of FLAIR's values: by name, not by value.
+        (Nomenclature("mine", (LandCover("built", "#000000", 1.0, (1,)),)), BASELINE, [None]),
+    ],
+)
+def test_classes_are_matched_by_name(ours, others, matches):
+    assert match_classes(ours, others) == matches
+
+
+def test_from_flair_to_classes_of_the_same_values(initial, mesh, tmp_path):
+    """Value 1 is building in FLAIR: its weights go to the class of that name, not of that value."""
+    _, source_params, source_stats = split_model(SPEC.build_model(7))
+    save_model(tmp_path / "checkpoints", SPEC, source_params, source_stats)
+    spec = dataclasses.replace(
+        SPEC, bands=("red", "nir"), nomenclature=own("dubai", "water", "land", "building")
+    )
+    _, params, batch_stats = split_model(spec.build_model(3))
+    mixed, _, lines = initial_weights(
+        params, batch_stats, spec, init_from=str(tmp_path), encoder_weights="", mesh=mesh
+    )
+    for name in HEAD:
+        for index, match in ((0, 4), (2, 0)):
+            np.testing.assert_array_equal(mixed[name][..., index], source_params[name][..., match])
+        np.testing.assert_array_equal(mixed[name][..., 1], params[name][..., 1])
     assert lines[1:] == [
-        "  encoder.conv1.kernel: bands red, green, nir copied; blue, height randomly initialised"
+        "  bands    red <- red, nir <- nir",
+        "  classes  water <- water, land randomly initialised, building <- building",
     ]
+
+
+def test_no_classes_are_guessed_of_a_file_without_names(mesh, tmp_path):
+    save_file(state_dict(UNet(3, 3, rngs=nnx.Rngs(0))), tmp_path / "w.safetensors")
+    spec = dataclasses.replace(
+        SPEC, bands=("red", "green", "blue"), nomenclature=own("dubai", "water", "land", "road")
+    )
+    _, params, batch_stats = split_model(spec.build_model(3))
+    mixed, _, lines = initial_weights(
+        params, batch_stats, spec, init_from=str(tmp_path / "w.safetensors"), encoder_weights="",
+        mesh=mesh,
+    )  # fmt: skip
+    for name in (STEM, *HEAD):
+        np.testing.assert_array_equal(mixed[name], params[name])
+    assert "does not name its bands and classes: to copy the weights" in lines[-1]
 
 
 def test_from_a_pytorch_file_of_other_bands(initial, mesh, tmp_path):
@@ -107,7 +181,7 @@ def test_flair_inc_file_says_its_bands_and_classes(initial, mesh, tmp_path):
     np.testing.assert_array_equal(params["encoder.conv1.kernel"][:, :, :3], stem)
     bias = weights["model.seg_model.segmentation_head.0.bias"]
     np.testing.assert_array_equal(params["segmentation_head.0.bias"][:12], bias[:12])
-    assert "bands red, green, blue copied; nir, height randomly initialised" in lines[1]
+    assert lines[1].endswith("blue <- blue, nir randomly initialised, height randomly initialised")
 
 
 def test_bare_resnet_for_the_encoder(initial, mesh, tmp_path):

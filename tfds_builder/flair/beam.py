@@ -169,8 +169,9 @@ def write_shards_with_beam(
             [Fault(*warning) for warning in warnings],
             [(image, mask) for image, mask in crcs],
             skipped,
+            [(low, high) for low, high in ranges],
         )
-        for _, written, faults, warnings, crcs, skipped in sorted(saved)
+        for _, written, faults, warnings, crcs, skipped, ranges in sorted(saved)
     ]
 
 

@@ -144,7 +144,7 @@ class Records:
         self._size: tuple[int, int] | None = None
         method = decode.DeserializeMethod.DESERIALIZE_AND_DECODE
         if isinstance(info.features["mask"], tfds.features.LabeledImage):
-            rows, columns, _ = info.features["image"].shape
+            rows, columns, self._bands = info.features["image"].shape
             self._size = (rows, columns)
             method = decode.DeserializeMethod.RAW_BYTES
         self._source = built.builder.as_data_source(split, deserialize_method=method)
@@ -164,7 +164,7 @@ class Records:
             raise IndexError(f"record {index} of {len(self)}")
         try:
             record = self._source[index]
-            return record if self._size is None else parse(record, self._size)
+            return record if self._size is None else parse(record, self._size, self._bands)
         except Exception as error:  # its kind depends on the damage
             path = self._paths[bisect.bisect_right(self._ends, index)]
             raise BuildError(

@@ -138,7 +138,7 @@ def read_files(patch: Patch, size: Size | None) -> Read:
     try:
         content, image_crc = open_(patch.image)
         with _opened(content) as src:
-            header = _header(src)
+            header = header_of(src)
             shape, dtypes = header.shape, set(header.dtypes)
             if header.bands != len(BANDS):
                 fault(f"image without {len(BANDS)} bands", patch.image, f"{header.bands} bands")
@@ -156,7 +156,7 @@ def read_files(patch: Patch, size: Size | None) -> Read:
         try:
             content, mask_crc = open_(patch.mask)
             with _opened(content) as src:
-                of_mask = _header(src)
+                of_mask = header_of(src)
                 if of_mask.bands != 1 or of_mask.dtypes[0] != "uint8":
                     detail = f"{of_mask.bands} bands of {of_mask.dtypes[0]}"
                     fault("mask not one band of uint8", patch.mask, detail)
@@ -165,7 +165,7 @@ def read_files(patch: Patch, size: Size | None) -> Read:
                     fault("mask of another size than the image", patch.mask, detail)
                 else:
                     mask = src.read(1)
-                    if header is not None and (found := _displacement(header, of_mask)):
+                    if header is not None and (found := displacement(header, of_mask)):
                         fault(found[0], patch.mask, found[1])
         except Unreadable as error:
             fault("mask unreadable", patch.mask, str(error))
@@ -176,12 +176,13 @@ def read_files(patch: Patch, size: Size | None) -> Read:
     return Read(header, image, mask, faults, (image_crc, mask_crc))
 
 
-def _header(src: rasterio.DatasetReader) -> Header:
+def header_of(src: rasterio.DatasetReader) -> Header:
+    """Returns the header of an open image or mask."""
     crs = src.crs.to_wkt() if src.crs else ""
     return Header(src.shape, src.count, src.dtypes, src.transform, crs)
 
 
-def _displacement(image: Header, mask: Header) -> tuple[str, str] | None:
+def displacement(image: Header, mask: Header) -> tuple[str, str] | None:
     """Returns the kind and detail of a fault where a mask does not cover its image.
 
     Many files of FLAIR have an unnamed local CRS, or none: such files are not compared by it.
@@ -214,12 +215,14 @@ class Outcome(NamedTuple):
       faults: everything wrong with it.
       warnings: what is implausible of a patch that is stored.
       crcs: see `Read`.
+      ranges: the lowest and the highest value of each band; empty with faults.
     """
 
     example: dict[str, Any] | None
     faults: list[Fault]
     warnings: list[Fault]
     crcs: tuple[int | None, int | None]
+    ranges: list[tuple[int, int]] = []  # noqa: RUF012
 
 
 def read_patch(patch: Patch, size: Size | None) -> Outcome:
@@ -261,7 +264,8 @@ def read_patch(patch: Patch, size: Size | None) -> Outcome:
         "transform": np.array(read.header.transform[:6], np.float64),
         "crs": _crs_text(read.header, centroid),
     }
-    return Outcome(example, [], warned, read.crcs)
+    ranges = [(int(band.min()), int(band.max())) for band in np.moveaxis(read.image, -1, 0)]
+    return Outcome(example, [], warned, read.crcs, ranges)
 
 
 def by(shape: Sequence[int]) -> str:

@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,34 +21,41 @@ _PNG_TRAILER = 20  # bytes after the last row: checksums of zlib and of IDAT, an
 _ROW_HEADER = 6  # bytes before the pixels of a row: 5 of the deflate block, 1 of the PNG filter
 
 
-def features(size: tuple[int, int] | None) -> tfds.features.FeaturesDict:
-    """Returns the features of a patch.
+def features(
+    size: tuple[int, int] | None,
+    bands: Sequence[str] = BANDS,
+    labels: Sequence[str] | int = CLASS_NAMES,
+) -> tfds.features.FeaturesDict:
+    """Returns the features of a patch; texts are empty where something is not known.
 
     Args:
       size: rows and columns of all patches; None where it is not known yet.
+      bands: names of the image's bands.
+      labels: the meaning of each mask value, or how many values there are.
     """
     rows, columns = size or (None, None)
+    flairs = tuple(bands) == BANDS and labels is CLASS_NAMES
     text, tensor, doc = tfds.features.Text, tfds.features.Tensor, tfds.features.Documentation
     # Without an encoding uint8 is stored as int64, and float64 as float32, which is too coarse
     # for coordinates.
     return tfds.features.FeaturesDict(
         {
             "image": tensor(
-                shape=(rows, columns, len(BANDS)),
+                shape=(rows, columns, len(bands)),
                 dtype=np.uint8,
                 encoding="bytes",
                 doc=doc(
-                    desc=f"{', '.join(BANDS)}: digital numbers; height above ground in steps of"
-                    " 0.2 m, clipped at 255"
+                    desc=f"{', '.join(bands)}: digital numbers"
+                    + ("; height above ground in steps of 0.2 m, clipped at 255" if flairs else "")
                 ),
             ),
             "mask": tfds.features.LabeledImage(
                 shape=(rows, columns, 1),
-                labels=CLASS_NAMES,
+                labels=labels,
                 encoding_format="png",
                 doc=doc(
                     desc="land cover; all 0 where there is no mask, see has_mask",
-                    value_range=f"1 to {max(CLASSES)}",
+                    value_range=f"1 to {max(CLASSES)}" if flairs else "see metadata.json",
                 ),
             ),
             "has_mask": tfds.features.Scalar(
@@ -80,8 +87,13 @@ def features(size: tuple[int, int] | None) -> tfds.features.FeaturesDict:
 class Serializer:
     """Makes records of examples."""
 
-    def __init__(self, size: tuple[int, int] | None) -> None:
-        self._features = features(size)
+    def __init__(
+        self,
+        size: tuple[int, int] | None,
+        bands: Sequence[str] = BANDS,
+        labels: Sequence[str] | int = CLASS_NAMES,
+    ) -> None:
+        self._features = features(size, bands, labels)
         self._serializer = example_serializer.ExampleSerializer(
             self._features.get_serialized_info()
         )
@@ -120,7 +132,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
 
 
-def parse(record: bytes, size: tuple[int, int]) -> dict[str, Any]:
+def parse(record: bytes, size: tuple[int, int], bands: int = len(BANDS)) -> dict[str, Any]:
     """Returns the example of a record, without copying image and mask.
 
     The same as TFDS's `deserialize_example_np`, at a fraction of its time.
@@ -128,6 +140,7 @@ def parse(record: bytes, size: tuple[int, int]) -> dict[str, Any]:
     Args:
       record: as made by `Serializer`.
       size: rows and columns.
+      bands: of the image.
 
     Returns:
       `image` (rows, columns, bands) uint8 and `mask` (rows, columns) uint8, both read-only;
@@ -137,12 +150,12 @@ def parse(record: bytes, size: tuple[int, int]) -> dict[str, Any]:
       ValueError: if it is not such a record.
     """
     try:
-        return _parse(record, size)
+        return _parse(record, size, bands)
     except (IndexError, KeyError) as error:
         raise ValueError(f"not a record of this data set: {error!r}") from error
 
 
-def _parse(record: bytes, size: tuple[int, int]) -> dict[str, Any]:
+def _parse(record: bytes, size: tuple[int, int], bands: int) -> dict[str, Any]:
     rows, columns = size
     # tf.train.Example: one field of Features, whose fields are the entries of a map.
     ((start, end),) = _fields(record, 0, len(record))
@@ -156,7 +169,7 @@ def _parse(record: bytes, size: tuple[int, int]) -> dict[str, Any]:
         example[name] = np.frombuffer(record[slice(*at[name])], np.float64)
     example["has_mask"] = record[at["has_mask"][0]] != 0
     start, end = at["image"]
-    shape = (rows, columns, len(BANDS))
+    shape = (rows, columns, bands)
     example["image"] = np.frombuffer(record, np.uint8, end - start, start).reshape(shape)
     start, end = at["mask"]
     row = _ROW_HEADER + columns

@@ -21,14 +21,15 @@ from concurrent.futures import (
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, NamedTuple
 
+import tensorflow_datasets as tfds
 import tqdm
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.core import file_adapters, writer
 
 from tfds_builder.flags import FORMATS
 from tfds_builder.flair.faults import BuildError, Fault
-from tfds_builder.flair.patches import Size, gdal, read_patch
-from tfds_builder.flair.records import Serializer
+from tfds_builder.flair.patches import Outcome, Size, gdal, read_patch
+from tfds_builder.flair.records import CLASS_NAMES, Serializer, features
 from tfds_builder.flair.reference import BANDS
 from tfds_builder.flair.selection import Patch
 from tfds_builder.flair.workers import follow_parent
@@ -44,11 +45,32 @@ SHARD_OVERHEAD = 2**17
 
 
 @dataclasses.dataclass(frozen=True)
+class PatchFormat:
+    """How the patches of a data set are read and stored.
+
+    Attributes:
+      size: rows and columns of all; None if no image can be read.
+      bands: names of their bands.
+      labels: the meaning of each mask value, or how many values there are; see `records.features`.
+      read: reads and checks a patch; it is pickled.
+    """
+
+    size: Size | None
+    bands: tuple[str, ...] = BANDS
+    labels: Sequence[str] | int = dataclasses.field(default_factory=lambda: CLASS_NAMES)
+    read: Callable[[Patch, Size | None], Outcome] = read_patch
+
+    def features(self) -> tfds.features.FeaturesDict:
+        """Returns TFDS's features of a patch."""
+        return features(self.size, self.bands, self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
 class Shard:
-    """The patches of one shard, and the size that they have."""
+    """The patches of one shard, and their format."""
 
     patches: tuple[Patch, ...]
-    size: Size | None
+    format: PatchFormat
 
 
 class ShardResult(NamedTuple):
@@ -60,6 +82,7 @@ class ShardResult(NamedTuple):
       warnings: of patches that were written.
       crcs: of image and mask of each patch, see `patches.Read`.
       skipped: indices of the patches that were not written.
+      ranges: the lowest and the highest value of each band, of the patches that were read.
     """
 
     written: int
@@ -67,27 +90,34 @@ class ShardResult(NamedTuple):
     warnings: list[Fault]
     crcs: list[tuple[int | None, int | None]]
     skipped: list[int]
+    ranges: list[tuple[int, int]]
 
 
-def _num_shards(patches: int, size: Size | None, shard_mb: float) -> int:
-    rows, columns = size or (512, 512)
-    total = patches * rows * columns * (len(BANDS) + 1)
+def _num_shards(patches: int, form: PatchFormat, shard_mb: float) -> int:
+    rows, columns = form.size or (512, 512)
+    total = patches * rows * columns * (len(form.bands) + 1)
     return min(patches, max(1, math.ceil(total / (shard_mb * 2**20))))
 
 
-def cut(patches: Sequence[Patch], size: Size | None, shard_mb: float) -> list[Shard]:
+def cut(patches: Sequence[Patch], form: PatchFormat, shard_mb: float) -> list[Shard]:
     """Divides a split into shards of about `shard_mb` MiB of pixels, in order, of even length."""
-    count = _num_shards(len(patches), size, shard_mb)
+    count = _num_shards(len(patches), form, shard_mb)
     ends = [len(patches) * i // count for i in range(count + 1)]
-    return [Shard(tuple(patches[a:b]), size) for a, b in itertools.pairwise(ends)]
+    return [Shard(tuple(patches[a:b]), form) for a, b in itertools.pairwise(ends)]
 
 
-def files_bytes(patches: int, size: Size | None, shard_mb: float) -> int:
+def files_bytes(patches: int, form: PatchFormat, shard_mb: float) -> int:
     """Returns about the size of the files of a split, rather too much than too little."""
-    rows, columns = size or (0, 0)
-    record = rows * (columns * (len(BANDS) + 1) + 6) + RECORD_OVERHEAD
-    shards = _num_shards(patches, size, shard_mb)
+    rows, columns = form.size or (0, 0)
+    record = rows * (columns * (len(form.bands) + 1) + 6) + RECORD_OVERHEAD
+    shards = _num_shards(patches, form, shard_mb)
     return int(patches * record * FORMAT_OVERHEAD) + shards * SHARD_OVERHEAD
+
+
+def joint_ranges(ranges: Iterable[Sequence[tuple[int, int]]]) -> list[tuple[int, int]]:
+    """Returns the lowest and the highest value of each band over several patches or shards."""
+    by_band = zip(*(one for one in ranges if one), strict=True)
+    return [(min(low for low, _ in band), max(high for _, high in band)) for band in by_band]
 
 
 def check_format(file_format: str) -> None:
@@ -144,15 +174,18 @@ def write_shard(
     Raises:
       BuildError: if the file cannot be written.
     """
-    serialize = Serializer(shard.size)
-    result = ShardResult(0, [], [], [], [])
+    form = shard.format
+    serialize = Serializer(form.size, form.bands, form.labels)
+    result = ShardResult(0, [], [], [], [], [])
+    ranges: list[list[tuple[int, int]]] = []
     written = 0
 
     def examples() -> Iterator[tuple[int, bytes]]:
         nonlocal written
         for index, patch in enumerate(shard.patches):
-            outcome = read_patch(patch, shard.size)
+            outcome = form.read(patch, form.size)
             count()
+            ranges.append(outcome.ranges)
             result.faults.extend(outcome.faults)
             result.warnings.extend(outcome.warnings)
             result.crcs.append(outcome.crcs)
@@ -177,7 +210,7 @@ def write_shard(
     # ArrayRecord raises RuntimeError when a disk is full, the others errors of their own.
     except (OSError, RuntimeError) as error:
         raise BuildError(f"cannot write {path}: {error}") from error
-    return result._replace(written=written)
+    return result._replace(written=written, ranges=joint_ranges(ranges))
 
 
 class _Control:

@@ -40,6 +40,7 @@ class Source:
       images: by patch; more than one file is a fault, or an unpacked file beside a zipped one.
       masks: by patch.
       metadata: `IMG_000717` -> its different entries, each with its file.
+      synthetic: whether a metadata file states that the images are synthetic.
       damage: zips and metadata files that cannot be read.
       notes: what was left out and why.
       kinds: number of all files by suffix.
@@ -50,6 +51,7 @@ class Source:
     images: dict[Key, list[File]] = dataclasses.field(default_factory=dict)
     masks: dict[Key, list[File]] = dataclasses.field(default_factory=dict)
     metadata: dict[str, list[tuple[File, Any]]] = dataclasses.field(default_factory=dict)
+    synthetic: bool = False
     damage: list[Damage] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
     kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -150,6 +152,7 @@ def _add_metadata(source: Source, file: File) -> None:
         raise Unreadable(str(error)) from error
     if not isinstance(entries, dict):
         return
+    source.synthetic |= entries.get("synthetic") is True
     for name, entry in entries.items():
         if name.startswith("IMG_"):
             known = source.metadata.setdefault(name, [])
@@ -202,5 +205,6 @@ def _nothing_found(source: Source) -> str:
         "  expected: images named like D004_2021/Z10_AU/img/IMG_000826.tif, in folders and zips\n"
         f"  found: {found}{', the first:' if first else ''}{first}{masks}{notes}\n"
         "  give the folder of the FLAIR #1 download (flair_aerial_train.zip,"
-        " flair_labels_train.zip, ..., or the toy data set), zipped or unpacked"
+        " flair_labels_train.zip, ..., or the toy data set), zipped or unpacked; images of your own"
+        " are built with --images"
     )

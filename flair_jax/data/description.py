@@ -1,0 +1,71 @@
+"""Description of a built data set: its bands and classes, as its metadata.json states them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from flair_jax.data.bands import BANDS
+from flair_jax.data.nomenclature import FULL, LandCover, Nomenclature
+
+FLAIR_NAME = "FLAIR #1"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataDescription:
+    """The bands and classes of a data set.
+
+    Attributes:
+        name: of the data set.
+        bands: names of the bands of its images, in their order.
+        nomenclature: its classes with the mask values that stand for each; none of a data set
+            without masks.
+        synthetic: whether it is generated, not real.
+        grouped_by: what the `domain` of a patch is: "domain" as in FLAIR, or "group".
+        has_crs: whether the unit of its coordinates is known.
+    """
+
+    name: str
+    bands: tuple[str, ...]
+    nomenclature: Nomenclature
+    synthetic: bool = False
+    grouped_by: str = "domain"
+    has_crs: bool = True
+
+    @property
+    def is_flairs(self) -> bool:
+        """Whether it is FLAIR #1, in FLAIR's file layout."""
+        return self.name == FLAIR_NAME
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> "DataDescription":
+        """Reads the content of metadata.json; version 1.0.0 of FLAIR's states nothing.
+
+        Raises:
+            ValueError: it states something else.
+        """
+        if not {"bands", "classes"} & metadata.keys():
+            return FLAIR_DATA
+        name = str(metadata.get("name", FLAIR_NAME))
+        try:
+            classes: dict[str, LandCover] = {}
+            for entry in metadata["classes"]:
+                same = classes.get(entry["name"])
+                classes[entry["name"]] = LandCover(
+                    entry["name"],
+                    same.colour if same else entry["colour"],
+                    float(entry.get("weight", 1.0)),
+                    (*(same.values if same else ()), int(entry["value"])),
+                )
+            return cls(
+                name=name,
+                bands=tuple(map(str, metadata["bands"])),
+                nomenclature=Nomenclature(name, tuple(classes.values())),
+                synthetic=bool(metadata.get("synthetic", False)),
+                grouped_by=str(metadata.get("grouped_by", "domain")),
+                has_crs="none" not in metadata.get("crs", ()),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"it does not describe bands and classes: {error!r}") from error
+
+
+FLAIR_DATA = DataDescription(FLAIR_NAME, BANDS, FULL)
