@@ -157,7 +157,7 @@ def test_a_step_that_does_not_fit():
         ([*SMALL, "--config.batch=8"], 2, "error: unknown configuration key config.batch on"),
         ([*SMALL, "--workdir=x"], 2, "error: unknown flag --workdir"),
         (
-            [*SMALL],
+            [*SMALL, "--config.batch_size=10"],
             1,
             "error: config.batch_size=10 is the global batch and must be a multiple of the 8 "
             "devices: set it to 8",
