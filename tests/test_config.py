@@ -7,6 +7,7 @@ import ml_collections
 import pytest
 
 from flair_jax import config as configuration
+from flair_jax.config import BATCH_PER_DEVICE
 from flair_jax.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -26,7 +27,8 @@ def test_shipped_configurations_are_valid_and_begin_with_their_command(name):
 
 def test_baseline_is_the_published_recipe():
     config = runpy.run_path(str(CONFIGS / "baseline.py"))["get_config"]()
-    assert (config.batch_size, config.learning_rate, config.num_epochs) == (10, 0.02, 200)
+    assert (config.batch_size, BATCH_PER_DEVICE) == (0, 10)
+    assert (config.learning_rate, config.num_epochs) == (0.02, 200)
     assert (config.loss_normalization, config.normalization) == ("pixels", "scaling")
     assert (config.seed, config.early_stop_patience, config.augment) == (2022, 30, False)
     plateau = (config.plateau.factor, config.plateau.patience, config.plateau.cooldown)
@@ -40,7 +42,7 @@ def test_baseline_is_the_published_recipe():
         ("normalization", "zscore", "config.normalization is 'zscore'; expected 'scaling' or"),
         ("loss_normalization", "mean", "expected 'pixels' or 'weights'"),
         ("dtype", "float16", "expected 'float32' or 'bfloat16'"),
-        ("batch_size", 0, "config.batch_size is 0; expected at least 1"),
+        ("batch_size", -1, "config.batch_size is -1; expected 0 (10 for each device"),
         ("crop_size", 100, "multiples of 32, not 100 x 100"),
         ("learning_rate", 0.0, "config.learning_rate is 0.0; expected more than 0"),
         ("plateau.factor", 1.0, "config.plateau.factor is 1.0"),
@@ -52,8 +54,8 @@ def test_baseline_is_the_published_recipe():
         ("bands", ("",), "config.bands is ('',); expected names of bands"),
         ("profile", (1,), "config.profile is (1,); expected (first step, last step)"),
         ("profile", (3, 2), "config.profile is (3, 2); expected (first step, last step)"),
-        ("batch_size", None, "config.batch_size is None; expected at least 1"),
-        ("batch_size", True, "config.batch_size is True; expected at least 1"),
+        ("batch_size", None, "config.batch_size is None; expected 0 (10 for each device"),
+        ("batch_size", True, "config.batch_size is True; expected 0 (10 for each device"),
         ("augment", None, "config.augment is None; expected True or False"),
         ("data_dir", None, "config.data_dir is None; expected a string"),
         ("learning_rate", float("nan"), "config.learning_rate is nan; expected more than 0"),
@@ -198,7 +200,7 @@ def test_configurations_are_found_by_name_and_by_path(tmp_path, monkeypatch):
             '{"plateau": {"min_rate": 1e-7}}',
             "config.plateau.min_rate in {path} is now called config.plateau.min_lr",
         ),
-        ('{"batch_size": 0}', "config.batch_size in {path} is 0; expected at least 1"),
+        ('{"batch_size": -1}', "config.batch_size in {path} is -1; expected 0 (10 for each"),
         ('{"batch_size": "8"}', "{path} is not a saved configuration: "),
         ('{"batch_size": 8', "{path} is not a saved configuration: "),
         ("[]", "{path} is not a saved configuration: "),

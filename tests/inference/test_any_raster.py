@@ -27,6 +27,7 @@ import flair_jax
 from flair_jax.errors import UserError
 from flair_jax.inference import detection
 from flair_jax.inference.predictor import Model
+from flair_jax.runtime.sharding import make_mesh
 
 RGB = ("red", "green", "blue")
 MODELS = (RGB, (*RGB, "nir"), ("nir", "red", "green"), (*RGB, "nir", "height"))
@@ -283,7 +284,7 @@ def stand_in_model(wanted):
     spec = dataclasses.replace(
         spec, bands=wanted, means=spec.means[: len(wanted)], stds=spec.stds[: len(wanted)]
     )
-    return Model("stand-in", spec, {"unused": jnp.zeros(())}, {}, 0)
+    return Model("stand-in", make_mesh(), spec, {"unused": jnp.zeros(())}, {}, 0)
 
 
 def found(files, wanted=RGB, **changes):

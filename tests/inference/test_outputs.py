@@ -20,13 +20,14 @@ from flair_jax.errors import UserError
 from flair_jax.inference import detection, tile_rows
 from flair_jax.inference.job_lock import job_lock
 from flair_jax.inference.predictor import Model
+from flair_jax.runtime.sharding import make_mesh
 
 FIVE = (*RGB, "nir", "height")
 
 
 @pytest.fixture(scope="module")
 def model():
-    return Model("stand-in", random_spec(), {"unused": jnp.zeros(())}, {}, 0)
+    return Model("stand-in", make_mesh(), random_spec(), {"unused": jnp.zeros(())}, {}, 0)
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +106,7 @@ def test_a_model_of_synthetic_data_is_no_model_in_disguise(model, tmp_path, caps
     detect(model, path, tmp_path / "real.tif")
     assert "trained on synthetic" not in capsys.readouterr().out
     spec = dataclasses.replace(model.spec, synthetic=True)
-    disguised = Model(model.path, spec, model.params, model.batch_stats, model.step)
+    disguised = Model(model.path, make_mesh(), spec, model.params, model.batch_stats, model.step)
     detect(disguised, path, tmp_path / "map.tif")
     assert (
         "warning  this model was trained on synthetic data: what it finds in real images means "

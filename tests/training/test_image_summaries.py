@@ -57,7 +57,7 @@ def test_tensorboard_has_images_and_truth_once_and_predictions_at_each_epoch(spl
         + [(step, f"patches/{name}_prediction") for name in names for step in (4, 8)]
         + [(step, "confusion_matrix") for step in (4, 8)]
     )
-    model = Model("", spec, params, batch_stats, 0)
+    model = Model("", make_mesh(), spec, params, batch_stats, 0)
     for name, record in zip(names, records, strict=True):
         colour = pixels(found[4, f"patches/{name}_colour"])
         np.testing.assert_array_equal(colour, record["image"][..., :3])
