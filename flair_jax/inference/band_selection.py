@@ -5,6 +5,7 @@ band of any uint8 file so by default, although it is near infrared in most aeria
 """
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Callable, Sequence
 
@@ -15,15 +16,20 @@ from rasterio.enums import ColorInterp
 from flair_jax.errors import UserError
 
 _ALIASES = {
-    "red": ("r", "rouge"),
-    "green": ("g", "vert"),
-    "blue": ("b", "bleu"),
-    "nir": ("near infrared", "near-infrared", "near_infrared", "nearinfrared", "infrared", "pir"),
-}
+    "red": ("red", "r", "rouge", "rot", "rojo", "rosso"),
+    "green": ("green", "g", "vert", "grün", "gruen", "verde"),
+    "blue": ("blue", "b", "bleu", "blau", "azul", "blu"),
+    "nir": (
+        "nir", "near infrared", "nearinfrared", "infrared", "pir", "infrarouge",
+        "proche infrarouge",
+    ),
+}  # fmt: skip
+_WORD = re.compile(r"[^\W\d_]+")
+_MEANINGLESS = {"b", "band", "bande", "channel", "canal", "nm"}  # beside the name of a colour
 # Bands that no model is fed with unless they are asked for by number.
 _OTHER_BANDS = {
     "pan", "panchromatic", "coastal", "coastal blue", "yellow", "cirrus", "swir", "swir1", "swir2",
-    "mwir", "lwir", "tir", "thermal", "rededge", "red edge", "red-edge", "ndvi", "ndwi", "alpha",
+    "mwir", "lwir", "tir", "thermal", "rededge", "red edge", "ndvi", "ndwi", "alpha",
     "mask", "cyan", "magenta", "black", "hue", "saturation", "lightness", "y", "cb", "cr",
     "other_ir",
 }  # fmt: skip
@@ -101,7 +107,18 @@ class BandLayout:
     def described(self, number: int) -> str:
         """The model's name for a band by its description, the description itself, or ""."""
         text = self.descriptions[number - 1]
-        return next((name for name, aliases in _ALIASES.items() if text in aliases), text)
+        words = [word for word in _WORD.findall(text) if word not in _MEANINGLESS]
+        plain = " ".join(words)  # of "Band 3: Blue", "near-infrared", "nir1"
+        for name, aliases in _ALIASES.items():
+            if text in aliases or (len(plain) > 1 and plain in aliases):
+                return name
+        return plain if plain in _OTHER_BANDS else text
+
+    def mentions(self, number: int) -> set[str]:
+        """The bands that occur among the words of a description."""
+        words = {word for word in _WORD.findall(self.descriptions[number - 1]) if len(word) > 1}
+        names = {name for name, aliases in _ALIASES.items() if not words.isdisjoint(aliases)}
+        return names | (words & _OTHER_BANDS)
 
     def interpreted(self, number: int) -> str:
         """The name of a band by its colour interpretation, or ""."""
@@ -230,6 +247,10 @@ def _by_metadata(
             raise _ambiguous(path, layout, wanted, data, found)
         reason = "position" if len(missing) > 1 or not found else "the only band left"
         found |= {name: (i, reason) for name, i in zip(missing, unnamed, strict=True)}
+    for name, (i, reason) in found.items():
+        if reason != "description" and layout.mentions(i) - {name}:
+            text = f"By {reason}, band {i} is {name}, but its description is {described[i]!r}."
+            raise _ambiguous(path, layout, wanted, data, found, text)
     roles = {name: (i, "colour interpretation") for i, name in names.items() if name} | found
     if len(data) == 4 and len(unnamed) in (1, 4) and {"red", "green", "blue"} <= roles.keys():
         _check_order(path, layout, wanted, data, roles, sample)

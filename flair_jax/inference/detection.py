@@ -19,10 +19,9 @@ import flair_jax
 from flair_jax.errors import UserError
 from flair_jax.inference import geotiff, qgis_style
 from flair_jax.inference.class_areas import class_areas
-from flair_jax.inference.input_files import expand, is_remote
+from flair_jax.inference.input_files import UnreadableError, expand, is_remote
 from flair_jax.inference.job_lock import job_lock
 from flair_jax.inference.loading import find
-from flair_jax.inference.mosaic import UnreadableError
 from flair_jax.inference.options import Options
 from flair_jax.inference.predictor import Model, load_model
 from flair_jax.inference.progress import duration
@@ -89,6 +88,7 @@ class _Job:
         self.checkpoint, self.options = checkpoint, options
         self.output = _local(output)
         self.products = _products(self.output, options)
+        self.sidecars = _sidecars(self.products)
         names = [path.name for path in self.products.values()]
         self.partial = PartialJob(self.output, names)
         self.partial.check_directory()
@@ -190,6 +190,8 @@ class _Job:
         images.write_png(built["preview"], preview)
         pixels, areas = class_areas(rows, len(nomenclature))
         self.partial.begin_moving()
+        for path in self.sidecars:
+            path.unlink(missing_ok=True)
         for name in reversed(self.products):  # the classes last
             if built[name].exists():
                 built[name].replace(self.products[name])
@@ -208,7 +210,7 @@ class _Job:
 
     def _check_not_there(self) -> None:
         """Raises a UserError for an output that exists, unless it may be replaced."""
-        for path in self.products.values():
+        for path in [*self.products.values(), *self.sidecars]:
             if path.is_dir():
                 raise UserError(f"{path} is a folder: give another --output")
             if path.exists() and not self.options.overwrite:
@@ -238,6 +240,12 @@ class _Job:
         except UserError:
             raise
         except (rasterio.errors.RasterioError, OSError) as error:
+            damaged = self.partial.remove_damaged(self.partial.finished(self.grid.vertical.count))
+            if damaged:
+                raise UserError(
+                    f"{', '.join(damaged)} in {self.partial.directory} cannot be read and is "
+                    f"removed: {how}"
+                ) from error
             reason = error.__cause__ or error
             raise UserError(
                 f"{self.partial.directory} or {self.output} cannot be written: {reason}\nMake room "
@@ -246,9 +254,9 @@ class _Job:
         except Exception as error:
             if not self.partial.finished(1):
                 self.partial.remove()
-            if "RESOURCE_EXHAUSTED" in str(error):
+            if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
                 raise UserError(
-                    f"the device has too little memory for {self.batch_size} tiles of "
+                    f"there is too little memory for {self.batch_size} tiles of "
                     f"{self.grid.vertical.tile}: give a smaller --tile or --batch_size"
                 ) from error
             raise
@@ -357,17 +365,22 @@ def _metres(size: tuple[float, float] | None) -> str:
 
 
 def _local(output: str | os.PathLike[str]) -> epath.Path:
-    """The path of the output.
+    """The absolute path of the output.
 
     Raises:
-        UserError: it is not local.
+        UserError: it is not local, or not UTF-8.
     """
     if is_remote(os.fspath(output)):
         raise UserError(
             f"--output={output}: only local files can be written. Write to a local folder, and "
             "copy the files afterwards"
         )
-    return epath.Path(output).expanduser()
+    try:
+        os.fspath(output).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--output={output} is not UTF-8, as GDAL requires") from None
+    # Absolute, as GDAL drops leading spaces, and takes a name such as "file:a.tif" for a URL.
+    return epath.Path(os.path.abspath(os.path.expanduser(output)))
 
 
 def _products(output: epath.Path, options: Options) -> dict[str, epath.Path]:
@@ -384,6 +397,14 @@ def _products(output: epath.Path, options: Options) -> dict[str, epath.Path]:
         if getattr(options, name):
             products[name] = output.with_name(f"{output.stem}_{name}.tif")
     return products
+
+
+def _sidecars(products: dict[str, epath.Path]) -> list[epath.Path]:
+    """Files from which GDAL would take masks, overviews or statistics of an earlier raster."""
+    rasters = [path for path in products.values() if path.suffix.lower() in (".tif", ".tiff")]
+    paths = [p.with_name(p.name + suffix) for p in rasters for suffix in (".msk", ".ovr")]
+    paths += [path.with_name(path.name + ".aux.xml") for path in rasters[1:]]
+    return [path for path in paths if path not in products.values()]
 
 
 def _check_not_read(products: dict[str, epath.Path], files: Sequence[str]) -> None:

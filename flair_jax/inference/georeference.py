@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shlex
 from typing import Any, Protocol
 from xml.etree import ElementTree as xml
 
@@ -13,6 +14,8 @@ from rasterio.rpc import RPC
 from rasterio.transform import Affine, from_gcps
 from rasterio.warp import transform as transform_points
 
+from flair_jax.errors import UserError
+
 _WGS84_RADIUS, _WGS84_E2 = 6_378_137.0, 0.006_694_379_990_14  # semi-major axis, eccentricity^2
 # Projections of the whole world: away from the equator their units are far from metres. Those made
 # for a region are taken as they are: their scale error is not worth a resampling.
@@ -23,6 +26,9 @@ _WORLD = re.compile(
 )
 _SAMPLED_PATCHES = 16
 _SAME = 1.1  # ratio up to which pixel sizes are the same
+# Metres of a pixel's side. Outside, the georeferencing is degenerate: control points on a line,
+# latitudes beyond the pole.
+_SMALLEST, _LARGEST = 1e-6, 1e6
 _STEP = 10.0  # units of the coordinate system, for derivatives
 
 
@@ -46,16 +52,32 @@ class Georeference:
 
     @classmethod
     def of(cls, raster: rasterio.DatasetReader) -> "Georeference":
-        """The georeferencing of an open raster."""
+        """The georeferencing of an open raster.
+
+        Raises:
+            UserError: it is given by arrays of coordinates, which a GeoTIFF cannot hold.
+        """
         gcps, gcps_crs = raster.gcps
         if raster.transform != Affine.identity():  # GDAL prefers it to control points, too
             gcps, gcps_crs = [], None
+        elif not gcps and raster.rpcs is None and raster.tags(ns="GEOLOCATION"):
+            raise UserError(
+                f"{raster.name} is georeferenced by arrays of coordinates, which the map could not "
+                "keep: warp it first, such as\n  gdalwarp -geoloc -t_srs EPSG:CODE -r bilinear "
+                f"{shlex.quote(raster.name)} warped.tif"
+            )
         return cls(raster.crs, raster.transform, tuple(gcps), gcps_crs, raster.rpcs)
 
     @property
     def has_transform(self) -> bool:
         """Whether there is a geotransform or a coordinate system."""
         return self.crs is not None or self.transform != Affine.identity()
+
+    @property
+    def is_invertible(self) -> bool:
+        """Whether each position on the ground has one pixel."""
+        area = abs(self.transform.determinant)
+        return bool(0 < area < np.inf)
 
     @property
     def description(self) -> str:
@@ -81,12 +103,16 @@ class Georeference:
         if columns is None:
             return None
         x, y = np.hypot(*columns[0, :, 0]), np.hypot(*columns[0, :, 1])
-        return (float(x), float(y)) if x > 0 and y > 0 else None
+        plausible = all(_SMALLEST < side < _LARGEST for side in (x, y))
+        return (float(x), float(y)) if plausible else None
 
     def pixel_area(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
         """Ground area, in square metres, of the pixels at some positions (N,); None if unknown."""
         vectors = self._pixel_vectors(columns.astype(float), rows.astype(float))
-        return None if vectors is None else np.abs(np.linalg.det(vectors))
+        if vectors is None or not np.isfinite(vectors).all():
+            return None
+        areas = np.abs(np.linalg.det(vectors))
+        return areas if areas.min() > _SMALLEST**2 and areas.max() < _LARGEST**2 else None
 
     def degrees(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
         """Longitude and latitude, (2, N) in degrees, of positions in pixels; None if unknown."""
@@ -148,6 +174,8 @@ class Georeference:
         """(N, 2, 2): the steps of one column and of one row, in metres east and north."""
         crs, transform = self.crs, self.transform
         if self.gcps:
+            if len(self.gcps) < 3:
+                return None
             crs = self.gcps_crs
             try:
                 transform = from_gcps(self.gcps)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import errno
+import os
 from collections.abc import Mapping, Sequence
 from xml.etree import ElementTree as xml
 
 import rasterio
 from etils import epath
+from rasterio._err import CPLE_BaseError
 from rasterio.shutil import copy
 
 from flair_jax.data.nomenclature import Nomenclature
@@ -114,18 +116,21 @@ def write_measures(path: epath.Path, rows: Rows, first_band: int, names: Sequenc
 def _write(path: epath.Path, root: xml.Element, resampling: str) -> None:
     virtual = path.with_name(path.name + ".vrt")
     virtual.write_text(xml.tostring(root, "unicode"))
-    copy(
-        str(virtual),
-        str(path),
-        driver="COG",
-        compress="deflate",
-        blocksize=_BLOCK,
-        overview_resampling=resampling,
-        bigtiff="if_safer",
-        num_threads="all_cpus",
-    )
+    try:
+        copy(
+            str(virtual),
+            str(path),
+            driver="COG",
+            compress="deflate",
+            blocksize=_BLOCK,
+            overview_resampling=resampling,
+            bigtiff="if_safer",
+            num_threads="all_cpus",
+        )
+    except CPLE_BaseError as error:  # which rasterio passes on here
+        raise OSError(errno.EIO, str(error), os.fspath(path)) from error
     # GDAL writes much of a file when it closes it, and then does not report a full disk.
     with rasterio.open(virtual) as source, rasterio.open(path) as written:
         if any(source.checksum(band) != written.checksum(band) for band in source.indexes):
-            raise OSError(errno.EIO, "the file is incomplete; is the disk full?", str(path))
+            raise OSError(errno.EIO, "the file is incomplete; is the disk full?", os.fspath(path))
     virtual.unlink()

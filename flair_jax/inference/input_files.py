@@ -1,13 +1,16 @@
 """The input files of a detection: paths, URLs, lists and globs; opening; what VRTs refer to."""
 
+import contextlib
 import glob
+import logging
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import rasterio
+from rasterio.windows import Window
 
 from flair_jax.errors import UserError
 
@@ -63,11 +66,11 @@ def _first_input(pieces: Sequence[str]) -> tuple[int, list[str]]:
 
 def _existing(text: str) -> list[str]:
     """The existing files that a path or a glob names."""
-    path = os.path.expanduser(text.strip())
+    for path in (text, os.path.expanduser(text.strip())):
+        if os.path.exists(path):
+            return [path]
     if not path or is_remote(path):
         return []
-    if os.path.exists(path):
-        return [path]
     if not glob.has_magic(path):
         return []
     parts = Path(path).parts
@@ -78,6 +81,49 @@ def _existing(text: str) -> list[str]:
     return sorted(glob.glob(pattern, recursive=True))
 
 
+class UnreadableError(UserError):
+    """A window cannot be read: the file is truncated or damaged, or the connection was lost."""
+
+
+@contextlib.contextmanager
+def reading(path: str, window: Window) -> Iterator[None]:
+    """Explains a failure to read a window of a raster.
+
+    A damaged JPEG stream is a warning for GDAL, and the pixels after the damage are wrong.
+
+    Raises:
+        UnreadableError: by the block, in place of rasterio's errors.
+    """
+    damage = _JpegDamage(logging.WARNING)
+    logger = logging.getLogger("rasterio")
+    logger.addHandler(damage)
+    try:
+        with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True):
+            yield
+        if damage.message:
+            raise rasterio.errors.RasterioIOError(damage.message)
+    except rasterio.errors.RasterioError as error:
+        raise UnreadableError(
+            f"{path} cannot be read at columns {window.col_off} to "
+            f"{window.col_off + window.width - 1}, rows {window.row_off} to "
+            f"{window.row_off + window.height - 1}: {error.__cause__ or error}. Is the file "
+            "complete?"
+        ) from error
+    finally:
+        logger.removeHandler(damage)
+
+
+class _JpegDamage(logging.Handler):
+    """Keeps the warning of libjpeg that rasterio logs for a damaged JPEG stream in a TIFF."""
+
+    message = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if "JPEGLib:" in text:
+            self.message = text.partition("JPEGLib:")[2]
+
+
 def open_raster(path: str) -> rasterio.DatasetReader:
     """Opens a raster for reading.
 
@@ -85,7 +131,8 @@ def open_raster(path: str) -> rasterio.DatasetReader:
         UserError: GDAL cannot open it, or it is a folder or a container of several rasters.
     """
     try:
-        raster = rasterio.open(path)
+        # For GDAL and rasterio, a relative name may have another meaning: "zip:a.tif".
+        raster = rasterio.open(os.path.abspath(path) if os.path.exists(path) else path)
     except (rasterio.errors.RasterioError, rasterio.errors.CRSError, UnicodeError) as error:
         if os.path.isdir(path):
             pattern = shlex.quote(os.path.join(path, "*.tif"))

@@ -54,7 +54,7 @@ def _create(path: epath.Path) -> bool:
         "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
     try:
-        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return False
     try:
@@ -107,7 +107,8 @@ def _holder(path: epath.Path) -> dict[str, Any] | None:
             if isinstance(holder, dict) and holder.get("written_by") == "flair-jax detect":
                 return holder
         except FileNotFoundError:
-            return None
+            if not os.path.islink(path):  # to nowhere
+                return None
         except (ValueError, IsADirectoryError):
             pass
         if time.monotonic() > give_up:

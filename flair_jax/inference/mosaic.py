@@ -8,12 +8,11 @@ import shlex
 from collections.abc import Sequence
 
 import numpy as np
-import rasterio
 from rasterio.windows import Window
 
 from flair_jax.errors import UserError
 from flair_jax.inference.georeference import short_name
-from flair_jax.inference.input_files import open_raster
+from flair_jax.inference.input_files import open_raster, reading
 from flair_jax.inference.raster_input import RasterInput, select_for_all
 
 _CLOSE = 0.05  # tolerance, in pixels, of a raster's offset from the pixel grid of the first one
@@ -21,10 +20,6 @@ _OPEN_FILES = 64
 # A mosaic of so many pixels is refused if the inputs cover less than this share of it: just to
 # write that there is no data would take hours, and nobody could use the file.
 _LARGE, _SPARSE = 2**36, 0.01
-
-
-class UnreadableError(UserError):
-    """A window cannot be read: the file is truncated or damaged, or the connection was lost."""
 
 
 class Mosaic:
@@ -105,20 +100,12 @@ class Mosaic:
             item = self.inputs[index]
             selection = self.selections[item.layout]
             rows, columns, window, turn = self._overlap(index, top, left, height, width)
-            try:
-                with rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING=True):
-                    raster = self._open(item.path)
-                    new = item.read_valid(raster, selection, window)[turn] & ~valid[rows, columns]
-                    if not new.any():
-                        continue
-                    part = item.read_image(raster, selection, window)[turn]
-            except rasterio.errors.RasterioError as error:
-                raise UnreadableError(
-                    f"{item.path} cannot be read at columns {window.col_off} to "
-                    f"{window.col_off + window.width - 1}, rows {window.row_off} to "
-                    f"{window.row_off + window.height - 1}: {error.__cause__ or error}. Is the "
-                    "file complete?"
-                ) from error
+            with reading(item.path, window):
+                raster = self._open(item.path)
+                new = item.read_valid(raster, selection, window)[turn] & ~valid[rows, columns]
+                if not new.any():
+                    continue
+                part = item.read_image(raster, selection, window)[turn]
             if image is None:
                 image = np.zeros((height, width, self._bands), np.uint8)
             if new.all():
@@ -192,7 +179,7 @@ def _check_system(item: RasterInput, first: RasterInput) -> None:
             f"mosaicked: detect on it alone, or warp it first, such as\n  gdalwarp {flag}-r "
             f"bilinear {quoted} warped.tif"
         )
-    if not georeference.has_transform:
+    if not georeference.has_transform or not georeference.is_invertible:
         raise UserError(
             f"{item.path} is not georeferenced and cannot be mosaicked: detect on it alone, or "
             "georeference it first"

@@ -1,6 +1,7 @@
 """The options of a detection, and their checks."""
 
 import dataclasses
+import math
 
 from flair_jax.errors import UserError
 from flair_jax.models.choices import STRIDE
@@ -59,7 +60,9 @@ class Options:
             raise UserError(f"--blend={self.blend!r} is unknown: {' or '.join(BLENDS)}")
         if self.first_class not in (0, 1):
             raise UserError(f"--first_class={self.first_class} is neither 0 nor 1")
-        if self.resolution < 0:
+        if self.margin < -1:
+            raise UserError(f"--margin={self.margin} is not a number of pixels")
+        if not 0 <= self.resolution < math.inf:
             raise UserError(
                 f"--resolution={self.resolution} is not a ground sample distance: give metres"
             )

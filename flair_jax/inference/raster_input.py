@@ -16,7 +16,7 @@ from rasterio.windows import Window
 from flair_jax.errors import UserError
 from flair_jax.inference.band_selection import BandLayout, BandSelection, select_bands
 from flair_jax.inference.georeference import Georeference
-from flair_jax.inference.input_files import open_raster
+from flair_jax.inference.input_files import open_raster, reading
 
 _SAMPLED_FILES = 16  # of one layout
 _SAMPLES = 64  # windows over all of them
@@ -148,7 +148,9 @@ def _sample(members: Sequence[RasterInput], open_: Open, bands: Sequence[int]) -
         for top in tops:
             for left in lefts:
                 window = Window(left, top, width, height)
-                samples.append(raster.read(list(bands), window=window).reshape(len(bands), -1).T)
+                with reading(member.path, window):
+                    pixels = raster.read(list(bands), window=window)
+                samples.append(pixels.reshape(len(bands), -1).T)
     return np.concatenate(samples)
 
 

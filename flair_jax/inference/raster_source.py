@@ -14,6 +14,7 @@ from flair_jax.inference.raster_input import RasterInput
 _FAR = 1.3  # ratio of ground sample distances from which a warning is printed
 _OBLONG = 1.1  # ratio of a pixel's sides from which a warning is printed
 _GROUPS = 4  # different selections of bands that are listed
+_LONGEST = 2**31 - 1  # side of a raster for GDAL
 _SPARSE = 0.5  # share of a mosaic that is covered, below which this is reported
 
 
@@ -64,6 +65,12 @@ class Source:
                 "used: omit it, or resize the raster with gdal_translate -outsize"
             )
         factors = resolution / size[0], resolution / size[1]
+        sides = self.width / factors[0], self.height / factors[1]
+        if max(sides) < 0.5 or max(sides) > _LONGEST:
+            raise UserError(
+                f"--resolution={resolution:g} would make {sides[0]:.2g} x {sides[1]:.2g} pixels of "
+                f"{self.name}, whose ground sample distance is {size[0]:.3g} x {size[1]:.3g} m"
+            )
         self._horizontal = resampling.Axis(self.width, factors[0])
         self._vertical = resampling.Axis(self.height, factors[1])
         self.width, self.height = self._horizontal.length, self._vertical.length

@@ -80,11 +80,7 @@ class PartialJob:
         self.check_directory()
         before = self._read_settings()
         if before is not None and resume:
-            changed = [
-                f"{key}: {before.get(key)} then, {settings.get(key)} now"
-                for key in sorted(before.keys() | settings)
-                if before.get(key) != settings.get(key)
-            ]
+            changed = _differences(before, settings)
             if changed:
                 raise UserError(
                     f"--resume cannot continue {self.directory}, which is of another detection:\n"
@@ -138,6 +134,18 @@ class PartialJob:
         """The number of finished rows before the first unfinished one."""
         return next((row for row in range(rows) if not self.row_path(row).exists()), rows)
 
+    def remove_damaged(self, rows: int) -> list[str]:
+        """Removes the files of rows that cannot be read, and names them."""
+        damaged = []
+        for path in map(self.row_path, range(rows)):
+            try:
+                with rasterio.open(path) as raster:
+                    raster.read()
+            except rasterio.errors.RasterioError:
+                path.unlink()
+                damaged.append(path.name)
+        return damaged
+
     @contextlib.contextmanager
     def writing(self, row: int, height: int, width: int, bands: int) -> Iterator["RowWriter"]:
         """Opens the file of a row; it is renamed when the `with` block ends without an error."""
@@ -189,4 +197,23 @@ class RowWriter:
         with rasterio.open(path) as raster:
             for window, checksum in self._written:
                 if zlib.crc32(raster.read(window=window).tobytes()) != checksum:
-                    raise OSError(errno.EIO, "the file is incomplete; is the disk full?", path)
+                    reason = "the file is incomplete; is the disk full?"
+                    raise OSError(errno.EIO, reason, os.fspath(path))
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A line for each setting that is not the same; of long lists, the first difference."""
+    lines = []
+    for key in sorted(before.keys() | now):
+        a, b = before.get(key), now.get(key)
+        if a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            lines += _differences(a, b)
+        elif key in ("inputs", "files") and isinstance(a, list) and isinstance(b, list):
+            other = [item for item in a if item not in b] + [item for item in b if item not in a]
+            first = f"the first that differs: {other[0]}" if other else "in another order"
+            lines.append(f"{key}: {len(a):,} then, {len(b):,} now, {first}")
+        else:
+            lines.append(f"{key}: {a} then, {b} now")
+    return lines

@@ -241,7 +241,7 @@ def test_size_on_disk_is_known_before(tmp_path):
 def test_disk_without_space(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(BuildError, match=r"needs 0.\d+ GB, and the disk of data_dir has 0.000"):
+    with pytest.raises(BuildError, match=r"needs 0.\d+ GB, and the disk of data_dir has 1e-06 GB"):
         build(DUMMY_DATA, tmp_path)
     assert list((tmp_path / "flair/published").iterdir()) == []
 

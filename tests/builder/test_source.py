@@ -307,6 +307,8 @@ def test_list_faults(tmp_path):
     [
         ("image,mask\r\n", "line 1: 'image' is not the path of an image IMG_<number>.tif"),
         ("IMG_052001.tif,mask.tif\n", "line 1: 'mask.tif' is not the path of a mask MSK_<number>"),
+        ('"' + 999 * "a/IMG_1.tif\n", r"cannot read the list .*a\.csv: unexpected end of data"),
+        (";".join(999 * ["a/IMG_1.tif"]) + ";", r"line 1: 'a/IMG_1\.tif.{,200}' is not the path"),
         ("\udce9", r"cannot read the list .*a\.csv: 'utf-8' codec can't decode"),
         (None, "cannot read the list"),
     ],

@@ -63,6 +63,42 @@ def test_descriptions_precede_colour_interpretation(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        ("Blue band", "Green band", "Red band"),
+        ("Band 1: Blue", "Band 2: Green", "Band 3: Red"),
+        ("B2 (blue)", "B3 (green)", "B4 (red)"),
+        ("blue (450-520 nm)", "green", "red"),
+        ("Blue_1", "Green_1", "Red_1"),
+        ("azul", "verde", "rojo"),
+    ],
+)
+def test_names_of_colours_among_other_words(tmp_path, names):
+    pixels = noise(3)
+    path = write(tmp_path / "in.tif", pixels, photometric="rgb", descriptions=names)
+    source = Source([path], RGB)
+    np.testing.assert_array_equal(read_all(source)[0], pixels[::-1])
+    assert source.bands == "red 3, green 2, blue 1 (description)"
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ("Blue light", "Green light", "Red light"),
+            "By colour .*, band 1 is red, .* 'blue light'",
+        ),
+        (("", "", "Thermal infrared"), "By colour .*, band 3 is blue, .* 'thermal infrared'"),
+        (("Red Edge 1", "", ""), "Which of them is red is not clear"),
+    ],
+)
+def test_other_words_that_contradict_colour_interpretation(tmp_path, names, message):
+    path = write(tmp_path / "in.tif", noise(3), photometric="rgb", descriptions=names)
+    with pytest.raises(UserError, match=message):
+        Source([path], RGB)
+
+
+@pytest.mark.parametrize(
     ("wanted", "names", "message"),
     [
         (RGB, ["red", "green", "green"], "By description, bands 2, 3 are green. List the bands"),

@@ -38,7 +38,7 @@ def test_an_interrupted_job_resumes_to_the_same_bytes(model, tmp_path, monkeypat
     assert not output.exists()
     with pytest.raises(UserError, match="interrupted detection: continue it with --resume"):
         detect(model, path, output, **options)
-    with pytest.raises(UserError, match=r"another detection:(.|\n)*'tta': True"):
+    with pytest.raises(UserError, match=r"another detection:(.|\n)*tta: False then, True now\n"):
         detect(model, path, output, **options, tta=True, resume=True)
     done = []
     compute = tile_rows.RowOfTiles.__init__

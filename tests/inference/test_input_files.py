@@ -48,6 +48,15 @@ def test_folders_with_odd_names(tmp_path, monkeypatch, folder):
     assert expand(f"{folder}/tiles [[]1]/2.tif") == [f"{folder}/tiles [1]/2.tif"]
 
 
+@pytest.mark.parametrize("name", [" a.tif", "a.tif ", "zip:a.tif", "file:a.tif", "a\nb.tif"])
+def test_names_of_existing_files_are_literal(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / name, noise(3))
+    assert expand(name) == [name]
+    with open_raster(name) as raster:
+        assert raster.count == 3
+
+
 def test_a_folder_is_told_with_the_glob(tmp_path):
     folder = tmp_path / "my tiles"
     folder.mkdir()

@@ -81,6 +81,14 @@ def test_another_file_of_that_name_is_not_touched(output, content, monkeypatch):
     assert path.read_text() == content
 
 
+def test_a_link_to_nowhere_is_not_waited_for(output, monkeypatch):
+    monkeypatch.setattr(module, "_PATIENCE", 0)
+    output.parent.mkdir()
+    os.symlink("nowhere", output.with_name("map.tif.lock"))
+    with pytest.raises(UserError, match=r"map\.tif\.lock is in the way"), job_lock(output):
+        pass
+
+
 def test_a_lock_replaced_meanwhile_is_put_back(output, monkeypatch):
     """Between reading a stale lock and removing it, another process may have done both."""
     path = held_by(output, pid=2**22 + 1)

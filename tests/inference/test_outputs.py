@@ -196,6 +196,42 @@ def test_only_local_files_are_written(model, tmp_path, output):
         detect(model, tmp_path / "missing.tif", output)
 
 
+@pytest.mark.parametrize("name", [" out.tif", "\n.tif", "file:out.tif", "a&b<c>.tif"])
+def test_odd_names_of_outputs(model, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    pixels = noise(5)
+    detect(model, write(tmp_path / "in.tif", pixels), name)
+    np.testing.assert_array_equal(read(tmp_path / name), pixels[0] % 13 + 1)
+
+
+def test_an_output_that_is_not_utf8(model, tmp_path):
+    with pytest.raises(UserError, match="is not UTF-8, as GDAL requires"):
+        detect(model, write(tmp_path / "in.tif", noise(5)), os.fsdecode(b"out\xff.tif"))
+
+
+def test_arrays_of_coordinates_are_not_lost(model, tmp_path):
+    path = write(tmp_path / "in.tif", noise(5), crs=None, transform=None)
+    with rasterio.open(path, "r+") as raster:
+        raster.update_tags(ns="GEOLOCATION", X_DATASET="lon.tif", Y_DATASET="lat.tif")
+    with pytest.raises(UserError, match=r"arrays of coordinates, .*\n  gdalwarp -geoloc -t_srs"):
+        detect(model, path, tmp_path / "out.tif")
+
+
+def test_too_large_a_tile(model, tmp_path):
+    path = write(tmp_path / "in.tif", noise(5))
+    with pytest.raises(UserError, match=r"too little memory for 1 tiles of 1073741824: give a sm"):
+        flair_jax.detect_raster(model, path, tmp_path / "out.tif", tile=2**30)
+    assert list(tmp_path.glob("out*")) == []
+
+
+@pytest.mark.parametrize(
+    "option", [{"resolution": float("nan")}, {"resolution": float("inf")}, {"margin": -2}]
+)
+def test_options_that_are_no_numbers(model, tmp_path, option):
+    with pytest.raises(UserError, match=r"--\w+=\S+ is not a "):
+        flair_jax.detect_raster(model, "in.tif", tmp_path / "out.tif", **option)
+
+
 def test_a_source_of_an_input_is_not_replaced(model, tmp_path):
     tile = write(tmp_path / "tile.tif", noise(5))
     copy(tile, str(tmp_path / "all.vrt"), driver="VRT")
@@ -239,6 +275,51 @@ def test_files_put_beside_partial_results_stay(model, tmp_path, monkeypatch):
 
 def _stop(*_):
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("damage", [lambda c: c[: len(c) // 2], lambda c: b""])
+def test_a_damaged_row_is_computed_again(model, tmp_path, monkeypatch, damage):
+    pixels = noise(5, 60, 20)
+    path, output = write(tmp_path / "in.tif", pixels), tmp_path / "map.tif"
+    with monkeypatch.context() as patch:
+        patch.setattr(detection, "class_areas", _stop)
+        with pytest.raises(KeyboardInterrupt):
+            detect(model, path, output)
+    row = tmp_path / "map.tif.partial" / "row_000001.tif"
+    row.write_bytes(damage(row.read_bytes()))
+    with pytest.raises(UserError, match=r"row_000001.tif in .* is removed: the same command with"):
+        detect(model, path, output, resume=True)
+    detect(model, path, output, resume=True)
+    np.testing.assert_array_equal(read(output), pixels[0] % 13 + 1)
+
+
+def test_what_differs_from_the_interrupted_job(model, tmp_path, monkeypatch):
+    paths = [write(tmp_path / f"{i}.tif", noise(5)) for i in range(30)]
+    with monkeypatch.context() as patch:
+        patch.setattr(detection, "class_areas", _stop)
+        with pytest.raises(KeyboardInterrupt):
+            detect(model, paths, tmp_path / "map.tif")
+    os.utime(paths[7], ns=(1, 1))
+    with pytest.raises(UserError) as error:
+        detect(model, paths[::-1], tmp_path / "map.tif", resume=True)
+    lines = str(error.value).splitlines()[1:-1]
+    assert len(lines) == 2
+    assert lines[0].startswith(f"  files: 30 then, 30 now, the first that differs: ['{paths[7]}'")
+    assert lines[1] == "  inputs: 30 then, 30 now, in another order"
+
+
+def test_sidecars_of_an_earlier_raster_do_not_stay(model, tmp_path):
+    pixels = noise(5)
+    path, output = write(tmp_path / "in.tif", pixels), tmp_path / "map.tif"
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False):
+        with rasterio.open(write(output, noise(1)), "r+") as earlier:
+            earlier.write_mask(np.zeros(pixels.shape[1:], np.uint8))
+        output.unlink()
+    with pytest.raises(UserError, match=r"map\.tif\.msk exists: give another --output"):
+        detect(model, path, output)
+    detect(model, path, output, overwrite=True)
+    with rasterio.open(output) as raster:
+        assert raster.dataset_mask().all()
 
 
 def test_two_jobs_do_not_write_to_one_output(model, tmp_path):

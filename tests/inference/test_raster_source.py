@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import rasterio
+from rasterio.control import GroundControlPoint
 from rasterio.enums import Resampling
 from rasterio.transform import Affine, from_origin
 from rasterio.vrt import WarpedVRT
@@ -12,7 +13,7 @@ from rasters import PLACE, RGB, noise, read_all, write
 
 from flair_jax.errors import UserError
 from flair_jax.inference import resampling
-from flair_jax.inference.mosaic import UnreadableError
+from flair_jax.inference.input_files import UnreadableError
 from flair_jax.inference.raster_source import Source
 
 
@@ -200,6 +201,41 @@ def test_an_unknown_size_cannot_be_resampled(tmp_path):
     assert note.endswith("is unknown and assumed to be 0.2 m, as the model was trained at")
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"gcps": [(0, 0, 2, 48)]},
+        {"gcps": [(0, 0, 2, 48), (0, 30, 2.1, 48)]},
+        {"gcps": [(row, column, 2, 48) for row in (0, 20) for column in (0, 30)]},
+        {"transform": Affine(1e-6, 0, 2, 0, -1e-6, 95)},
+        {"transform": Affine(0, 0, 2, 0, 0, 48)},
+    ],
+    ids=["one point", "two points", "points at one place", "beyond the pole", "no size"],
+)
+@pytest.mark.filterwarnings("error")
+def test_degenerate_georeferencing_has_no_size(tmp_path, place):
+    if "gcps" in place:
+        place = {"gcps": [GroundControlPoint(*p) for p in place["gcps"]], "transform": None}
+    path = write(tmp_path / "in.tif", noise(3), crs="EPSG:4326", **place)
+    source = Source([path], RGB)
+    assert source.pixel_size is None
+    assert [note for note in source.notes() if "is unknown" not in note] == []
+
+
+def test_a_pixel_without_size_cannot_be_mosaicked(tmp_path):
+    path = write(tmp_path / "in.tif", noise(3), transform=Affine(0, 0, 2, 0, 0, 48))
+    with pytest.raises(UserError, match=r"in.tif is not georeferenced and cannot be mosaicked"):
+        Source([path, path], RGB)
+
+
+@pytest.mark.parametrize("resolution", [1e-9, 1e9])
+def test_a_resolution_beyond_the_raster(tmp_path, resolution):
+    path = write(tmp_path / "in.tif", noise(3))
+    message = r"--resolution=\S+ would make .*is 0\.2 x 0\.2 m"
+    with pytest.raises(UserError, match=message):
+        Source([path], RGB, resolution=resolution)
+
+
 # Metres on the ground for a unit of the coordinate system along x and y. At this latitude a degree
 # of the WGS 84 ellipsoid is 73.38 km from west to east, and 111.20 km from south to north; Web
 # Mercator stretches them to 111.32 km (radius 6,378,137 m) and to 111.32 km / cos(latitude).
@@ -298,3 +334,21 @@ def test_a_truncated_file_is_named_with_the_window(tmp_path, several):
     source.read(np.arange(20), np.arange(50))
     with pytest.raises(UnreadableError, match=r"cut.tif .*columns 10 to 59, rows 100 to 199"):
         source.read(np.arange(100, 200), np.arange(10, 60))
+
+
+def test_a_truncated_file_is_named_when_alpha_is_looked_at(tmp_path):
+    path = write(tmp_path / "cut.tif", noise(4, 200, 300), photometric=None)
+    content = (tmp_path / "cut.tif").read_bytes()
+    (tmp_path / "cut.tif").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UnreadableError, match=r"cut.tif cannot be read at columns .*complete\?"):
+        Source([path], RGB)
+
+
+def test_a_damaged_jpeg_stream_is_not_read_on(tmp_path):
+    path = write(tmp_path / "in.tif", noise(3, 64, 64), compress="jpeg", blockysize=64)
+    content = bytearray((tmp_path / "in.tif").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 40] = bytes(40)
+    (tmp_path / "in.tif").write_bytes(content)
+    with pytest.raises(UnreadableError, match=r"in.tif cannot be read .*: Corrupt JPEG data"):
+        Source([path], RGB).read(np.arange(64), np.arange(64))

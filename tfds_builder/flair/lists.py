@@ -17,7 +17,7 @@ def read_list(path: str) -> Iterator[tuple[int, str, str]]:
     opener = gzip.open if path.endswith(".gz") else open
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-            for line, row in enumerate(csv.reader(file), 1):
+            for line, row in enumerate(csv.reader(file, strict=True), 1):
                 cells = [cell.strip().replace("\\", "/") for cell in [*row, "", ""]]
                 if cells[0]:
                     yield line, cells[0], cells[1]

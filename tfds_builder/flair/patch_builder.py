@@ -276,8 +276,8 @@ def _check_space(plan: Plan, folder: pathlib.Path) -> None:
     free = shutil.disk_usage(folder).free
     if plan.nbytes() > free:
         raise BuildError(
-            f"the data set needs {plan.nbytes() / 1e9:,.3f} GB, and the disk of data_dir has"
-            f" {free / 1e9:,.3f} GB free"
+            f"the data set needs {plan.nbytes() / 1e9:,.4g} GB, and the disk of data_dir has"
+            f" {free / 1e9:,.4g} GB free"
         )
 
 

@@ -155,7 +155,7 @@ def _listed(path: str, line: int, listed: str, kind: str) -> Location:
     if location.kind != kind:
         what = "an image IMG_<number>.tif" if kind == "IMG" else "a mask MSK_<number>.tif"
         raise BuildError(
-            f"{path}, line {line}: {listed!r} is not the path of {what}"
+            f"{path}, line {line}: {listed[:200]!r} is not the path of {what}"
             " (two columns, image and mask, no header)"
         )
     return location
