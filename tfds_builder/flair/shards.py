@@ -58,7 +58,9 @@ class PatchFormat:
     size: Size | None
     bands: tuple[str, ...] = BANDS
     labels: Sequence[str] | int = dataclasses.field(default_factory=lambda: CLASS_NAMES)
-    read: Callable[[Patch, Size | None], Outcome] = read_patch
+    read: Callable[[Patch, Size | None], Outcome] = dataclasses.field(
+        default_factory=lambda: read_patch
+    )
 
     def features(self) -> tfds.features.FeaturesDict:
         """Returns TFDS's features of a patch."""
