@@ -80,8 +80,9 @@ def shares_of_classes(scan: Scan) -> dict[str, dict[str, float]]:
     """
     shares = {}
     for split, counts in scan.histograms.masks.items():
+        pixels = max(int(counts.sum()), 1)
         of_split = {
-            c.name: 100 * float(counts[list(c.values)].sum() / counts.sum())
+            c.name: 100 * int(counts[list(c.values)].sum()) / pixels
             for c in scan.data.nomenclature.classes
         }
         shares[split] = of_split | {"ignored": max(0.0, 100 - sum(of_split.values()))}
