@@ -39,6 +39,7 @@ class RasterInput:
             the selection precedes "nodata".
         nodata: its NoData value, for reports.
         block_shape: (rows, columns) of the blocks that it is stored in.
+        images: number of images in the file, of which GDAL opens the first.
     """
 
     path: str
@@ -50,6 +51,7 @@ class RasterInput:
     mask: str
     nodata: float | None
     block_shape: tuple[int, int]
+    images: int = 1
 
     @classmethod
     def open(cls, path: str) -> "RasterInput":
@@ -64,7 +66,7 @@ class RasterInput:
                     path, tuple(raster.files), raster.width, raster.height,
                     Georeference.of(raster), BandLayout.of(raster), _mask(raster),
                     next((v for v in raster.nodatavals if v is not None), None),
-                    raster.block_shapes[0],
+                    raster.block_shapes[0], max(1, len(raster.subdatasets)),
                 )  # fmt: skip
             except rasterio.errors.RasterioError as error:
                 raise UserError(f"{path} cannot be read (--input): {error}") from error

@@ -121,6 +121,12 @@ class Source:
         for layout, selection in self._mosaic.selections.items():
             paths = [item.path for item in self._mosaic.inputs if item.layout == layout]
             notes += [f"{_first_of(paths)}: {note}" for note in selection.notes]
+        for item in self._mosaic.inputs:
+            if item.images > 1:
+                notes.append(
+                    f"note: {item.path} holds {item.images} images, and the first one is taken; "
+                    "gdalinfo lists the names of the others"
+                )
         if self._mosaic.covered < _SPARSE:
             share = f"{100 * self._mosaic.covered:.2g} %"
             notes.append(

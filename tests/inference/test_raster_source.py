@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import rasterio
+from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.enums import Resampling
 from rasterio.transform import Affine, from_origin
@@ -352,3 +353,16 @@ def test_a_damaged_jpeg_stream_is_not_read_on(tmp_path):
     (tmp_path / "in.tif").write_bytes(content)
     with pytest.raises(UnreadableError, match=r"in.tif cannot be read .*: Corrupt JPEG data"):
         Source([path], RGB).read(np.arange(64), np.arange(64))
+
+
+def test_of_several_images_in_a_file_the_first_is_taken_and_reported(tmp_path):
+    first, second = (Image.fromarray(np.full((8, 9, 3), value, np.uint8)) for value in (50, 60))
+    path = str(tmp_path / "pages.tif")
+    first.save(path, save_all=True, append_images=[second])
+    source = Source([path], RGB)
+    assert (read_all(source)[0] == 50).all()
+    note = f"note: {path} holds 2 images, and the first one is taken; gdalinfo lists the names"
+    assert any(text.startswith(note) for text in source.notes())
+    page = Source([f"GTIFF_DIR:2:{path}"], RGB)
+    assert (read_all(page)[0] == 60).all()
+    assert not any("first one" in text for text in page.notes())
