@@ -61,9 +61,11 @@ def everything(workdir):
     lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
     kept = ("step", "loss", "train_loss", "val_loss", "val_miou", "learning_rate")
     numbers = [{key: line[key] for key in kept if key in line} for line in lines]
+    metrics = json.loads((workdir / "evaluation/test/metrics.json").read_text())
+    del metrics["provenance"]  # it names the command and the folder
     return (
         [line for line in numbers if len(line) > 1],
-        json.loads((workdir / "evaluation/test/metrics.json").read_text()),
+        metrics,
         {path.name: path.read_bytes() for path in (workdir / "predictions").iterdir()},
     )
 
