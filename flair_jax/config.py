@@ -57,7 +57,7 @@ def validate(config: ml_collections.ConfigDict, where: str = "") -> None:
             raise UserError(f"{_named(name, where)} is {values[name]!r}; expected {key.expected}")
     if config.nomenclature != OF_DATA or config.classes:  # the data set's are checked with it
         nomenclature(config.nomenclature, config.classes, config.disabled_classes, None)
-    if config.monitor.endswith("_ema") and not config.ema_decay:
+    if is_of_ema(config.monitor) and not config.ema_decay:
         raise UserError(
             f"{_named('monitor', where)} is {config.monitor!r}, of the weights' moving average, "
             "and there is none with config.ema_decay=0: set it to 0.999, for example"
@@ -127,8 +127,13 @@ def with_batch_size(
         return config
     saved = load(workdir).batch_size if (workdir / "config.json").exists() else 0
     settled = config.copy_and_resolve_references()
-    settled.batch_size = saved or BATCH_PER_DEVICE * devices
+    settled.batch_size = saved or batch_size(config, devices)
     return settled
+
+
+def batch_size(config: ml_collections.ConfigDict, devices: int) -> int:
+    """The global batch size of a training that starts on a number of devices."""
+    return config.batch_size or BATCH_PER_DEVICE * devices
 
 
 def eval_batch_size(config: ml_collections.ConfigDict, devices: int) -> int:
@@ -138,7 +143,7 @@ def eval_batch_size(config: ml_collections.ConfigDict, devices: int) -> int:
     """
     if config.eval_batch_size:
         return config.eval_batch_size
-    return -(-(config.batch_size or BATCH_PER_DEVICE * devices) // devices) * devices
+    return -(-batch_size(config, devices) // devices) * devices
 
 
 def is_of_ema(monitor: str) -> bool:

@@ -31,7 +31,7 @@ def lower_train_step(
     """The train step of a configuration.
 
     Args:
-        config: see `config.default`; its `batch_size` is the global one.
+        config: see `config.default`; its `batch_size` is the global one, or 0.
         patch_size: side of the square patches in pixels.
         mesh: over the devices to compile for.
     """
@@ -43,7 +43,8 @@ def lower_train_step(
     state = jax.eval_shape(
         lambda p, s: create_train_state(p, s, optimizer, ema=ema), params, batch_stats
     )
-    batch = _batch(spec, config.batch_size, patch_size, "mask", "stop")
+    size = configuration.batch_size(config, mesh.size)
+    batch = _batch(spec, size, patch_size, "mask", "stop")
     step = make_train_step(graphdef, spec, config, optimizer, mesh)
     return step.lower(_on(replicated(mesh), state), _on(batch_sharding(mesh), batch))
 

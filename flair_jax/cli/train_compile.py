@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     except UserError as error:
         raise UserError(f"--patch_size={args.patch_size}: {error}") from error
     mesh = make_mesh(train_compile.topology_devices(args.topology) if args.topology else None)
-    config.batch_size = config.batch_size or configuration.BATCH_PER_DEVICE * mesh.size
+    config.batch_size = configuration.batch_size(config, mesh.size)
     check_batch_size(config.batch_size, mesh, flag, config.accumulate_steps)
     train_compile.show(("train step of", config_flags.stem(args.config)))
     return 0 if train_compile.compile_and_show(config, args.patch_size, mesh) else 1

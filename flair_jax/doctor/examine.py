@@ -35,28 +35,21 @@ def as_text(scan: Scan, findings: Sequence[Finding]) -> str:
 
 
 def _band_table(scan: Scan) -> str:
-    if not scan.data.is_flairs:
-        return _own_band_table(scan)
-    lines = ["band       mean   std dev.  min  max  one value   published mean   std dev."]
-    for name, band in statistics.bands_of(scan).items():
-        mean, std = reference_facts.BANDS[name]
-        lines.append(
-            f"{name:<7}{band.mean:>8.2f}{band.std:>11.2f}{band.lowest:>5}{band.highest:>5}"
-            f"{band.flat:>11.1%}{mean:>17.2f}{std:>11.2f}"
-        )
-    return "\n".join(lines) if len(lines) > 1 else "no image could be read"
-
-
-def _own_band_table(scan: Scan) -> str:
     bands = statistics.bands_of(scan)
+    published = reference_facts.BANDS if scan.data.is_flairs else {}
     width = max(map(len, ["band", *bands]))
-    lines = [f"{'band':<{width}}    mean   std dev.  min  max  one value"]
+    lines = [f"{'band':<{width}}     mean   std dev.  min  max  one value"]
+    lines[0] += "   published mean   std dev." if published else ""
     for name, band in bands.items():
-        lines.append(
-            f"{name:<{width}}{band.mean:>8.2f}{band.std:>11.2f}{band.lowest:>5}{band.highest:>5}"
+        line = (
+            f"{name:<{width}}{band.mean:>9.2f}{band.std:>11.2f}{band.lowest:>5}{band.highest:>5}"
             f"{band.flat:>11.1%}"
         )
-    return "\n".join(lines) if len(lines) > 1 else "no image could be read"
+        if published:
+            mean, std = published[name]
+            line += f"{mean:>17.2f}{std:>11.2f}"
+        lines.append(line)
+    return "\n".join(lines) if bands else "no image could be read"
 
 
 def _own_class_table(scan: Scan) -> str:

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -93,10 +93,14 @@ def absent_classes(scan: Scan) -> Iterator[Finding]:
     """Classes of a data set with classes of its own that its training patches do not show."""
     shares = shares_of_classes(scan).get("train", {})
     absent = [name for name, share in shares.items() if not share and name != "ignored"]
+    part = "" if scan.all_opened else " in the sample"
+    yield from _absence("train", absent, part)
+
+
+def _absence(split: str, absent: Sequence[str], part: str = "") -> Iterator[Finding]:
     if absent:
-        part = "" if scan.all_opened else " in the sample"
         yield Finding(
-            "classes", "warning", f"train: no pixel of {', '.join(absent)}{part}",
+            "classes", "warning", f"{split}: no pixel of {', '.join(absent)}{part}",
             "a class that does not occur cannot be learnt", len(absent), tuple(absent),
         )  # fmt: skip
 
@@ -186,7 +190,7 @@ def class_percent(scan: Scan) -> dict[str, np.ndarray]:
 def classes(scan: Scan) -> Iterator[Finding]:
     """Class frequencies against the published ones."""
     whole = scan.num_patches >= PATCHES
-    for i, (name, shares) in enumerate(class_percent(scan).items()):
+    for name, shares in class_percent(scan).items():
         column = list(SPLITS).index(name)
         known = np.array([reference_facts.CLASS_PERCENT[value][column] for value in FLAIR])
         unlike = float(np.abs(shares - known).sum() / 2)
@@ -198,8 +202,5 @@ def classes(scan: Scan) -> Iterator[Finding]:
             "see the table below" if severity == "warning" else "",
         )  # fmt: skip
         absent = [FLAIR[value][0] for value in LEARNT if not shares[value - 1]]
-        if absent and i == 0 and name == "train and val":
-            yield Finding(
-                "classes", "warning", f"{name}: no pixel of {', '.join(absent)}",
-                "a class that does not occur cannot be learnt", len(absent), tuple(absent),
-            )  # fmt: skip
+        if name == "train and val":
+            yield from _absence(name, absent)

@@ -179,9 +179,7 @@ def predict_checkpoint(
     if submission is not None:
         check_submittable(submission, split.name, spec.nomenclature)
     output = epath.Path(output)
-    of = provenance.of_result(
-        spec, params, batch_stats, step, split, folder=checkpoint, ema=ema
-    )  # fmt: skip
+    of = provenance.of_result(spec, params, batch_stats, step, split, folder=checkpoint, ema=ema)
     facts = output.with_name(output.name + ".json")
     if reuse:
         current = output.exists() and provenance.read_current(facts, of) is not None

@@ -14,6 +14,7 @@ from flair_jax.data import reference_facts
 from flair_jax.data.description import FLAIR_NAME
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import output_folder
+from flair_jax.evaluation.tables import SYNTHETIC
 
 # Keys in which the runs of one experiment may differ: the seed, and what changes no arithmetic.
 _FREE = (configuration.CHANGEABLE | {"seed", "data_config"}) - {"learning_rate_limit"}
@@ -207,7 +208,7 @@ def summarize(
         "and IoU by the challenge's definition, \"main\" and recall by the later code's."
     ]
     if any(metrics.get("synthetic") for e in experiments for metrics in e.metrics):
-        notes.append("These data are synthetic: the scores say nothing of real images.")
+        notes.append(SYNTHETIC)
     if experiments[0].is_flairs and (split, patches) != ("test", reference_facts.TEST_PATCHES):
         notes.append(
             f"The published scores are of FLAIR #1's {reference_facts.TEST_PATCHES:,} test "

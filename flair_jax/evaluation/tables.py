@@ -2,6 +2,8 @@
 
 from typing import Any
 
+SYNTHETIC = "These data are synthetic: the scores say nothing of real images."
+
 
 def score_table(metrics: dict[str, Any]) -> str:
     """IoU by class and the means, by both definitions, as text.
@@ -28,7 +30,7 @@ def score_table(metrics: dict[str, Any]) -> str:
         f"{_interval(intervals['challenge_miou'])}"
     )
     if metrics.get("synthetic"):
-        lines.append("These data are synthetic: the scores say nothing of real images.")
+        lines.append(SYNTHETIC)
     return "\n".join(lines)
 
 

@@ -222,7 +222,7 @@ class Outcome(NamedTuple):
     faults: list[Fault]
     warnings: list[Fault]
     crcs: tuple[int | None, int | None]
-    ranges: list[tuple[int, int]] = []  # noqa: RUF012
+    ranges: Sequence[tuple[int, int]] = ()
 
 
 def read_patch(patch: Patch, size: Size | None) -> Outcome:

@@ -179,7 +179,7 @@ def write_shard(
     form = shard.format
     serialize = Serializer(form.size, form.bands, form.labels)
     result = ShardResult(0, [], [], [], [], [])
-    ranges: list[list[tuple[int, int]]] = []
+    ranges: list[Sequence[tuple[int, int]]] = []
     written = 0
 
     def examples() -> Iterator[tuple[int, bytes]]:
