@@ -72,7 +72,10 @@ class Checkpoints:
         if jax.process_index() == 0:  # what interrupted saves have left
             for path in self.directory.iterdir():
                 if path.is_dir() and ocp.utils.is_tmp_checkpoint(path):
-                    path.rmtree()
+                    # It may still be written to: of a save that has failed, Orbax ends some of the
+                    # threads later. What is left is no step, and the next save replaces it.
+                    with contextlib.suppress(OSError):
+                        path.rmtree()
         wait_for_hosts("checkpoints: opened")
 
     def steps(self) -> list[int]:

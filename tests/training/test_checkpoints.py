@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from damage import KINDS, damage, files
+from etils import epath
 
 from flair_jax.errors import UserError
 from flair_jax.inference import loading
@@ -335,6 +336,25 @@ def test_what_an_interrupted_save_has_left_is_removed(copied, state):
     assert loading.saved_steps(copied) == [2, 5, 6]
     Checkpoints(copied).close()
     assert not left.exists()
+
+
+def test_a_leftover_that_cannot_be_removed_is_replaced_by_the_next_save(copied, state, monkeypatch):
+    """As of a save that has failed in this process, while some of its threads still write."""
+    left = copied / "7.orbax-checkpoint-tmp"
+    left.mkdir()
+    with monkeypatch.context() as patch:
+
+        def refuse(path):
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(path))
+
+        patch.setattr(type(epath.Path(copied)), "rmtree", refuse)
+        checkpoints = Checkpoints(copied)
+    assert left.exists()
+    assert checkpoints.steps() == [2, 5, 6]
+    checkpoints.save(at_step(state, 7), progress_at(7))
+    checkpoints.close()
+    assert not left.exists()
+    assert checkpoints.latest() == 7
 
 
 def test_a_full_disk_leaves_the_earlier_checkpoints(copied, state, mesh):
