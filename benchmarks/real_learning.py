@@ -175,8 +175,8 @@ def training_batches(split: Split, args: argparse.Namespace, seed: int) -> Itera
             for i, (top, left) in enumerate(rng.integers((0, 0), ends, (len(image), 2)))
         ]
         key = jax.random.fold_in(jax.random.key(seed), number)
-        crops = (jnp.asarray([array[s] for s in squares]) for array in (image, mask))
-        image, mask = map(np.array, augment(key, *crops, half))
+        images, masks = (jnp.asarray([array[s] for s in squares]) for array in (image, mask))
+        image, mask = map(np.array, augment(key, images, masks, half))
         yield {"image": image, "mask": mask, "stop": np.zeros(len(image), bool)}
 
 

@@ -2,7 +2,8 @@
 
 What is slow in the plain form there: kernel gradients, whose sums run over all pixels at once and
 miss the caches; maps smaller than the kernel; maps doubled before they are convolved; the gradient
-of a maximum; and counting by a matrix product. The functions are described in `flair_jax.models.ops.Ops`.
+of a maximum; and counting by a matrix product. The functions are described in
+`flair_jax.models.ops.Ops`.
 """
 
 import functools
