@@ -305,12 +305,12 @@ def main() -> None:
     if kept.exists():
         results = json.loads(kept.read_text())
     data = prepare(args)
-    for side in SIDES:
-        for seed in range(args.seeds):
-            name = f"{side} {seed}"
-            if name not in results:
-                results[name] = run(args, side, seed, data)
-                kept.write_text(json.dumps(results) + "\n")
+    pairs = [(side, seed) for seed in range(args.seeds) for side in (OURS, PEER)]
+    for side, seed in [*pairs, *((RADIOMETRY, seed) for seed in range(args.seeds))]:
+        name = f"{side} {seed}"
+        if name not in results:
+            results[name] = run(args, side, seed, data)
+            kept.write_text(json.dumps(results) + "\n")
     versions = ("torch", "segmentation-models-pytorch", "optax")
     write_record(str(output / "real_learning.json"), args, results, versions)
     plot(results, output / "real_learning.png")
