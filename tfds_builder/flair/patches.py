@@ -25,6 +25,7 @@ from tfds_builder.flair.selection import Patch
 
 Size = tuple[int, int]  # rows, columns
 LAMBERT_93 = "EPSG:2154"
+SYNTHETIC = "SYNTHETIC"  # a tag of images that are not real: YES
 _NAME = "patch.tif"  # in memory; left out of GDAL's messages
 
 

@@ -120,7 +120,7 @@ def _pair(source: Source, split: str, key: Key, same_number: Sequence[File]) -> 
     """
     images, masks = source.images.get(key, []), source.masks.get(key, [])
     entries = source.metadata.get(f"IMG_{key.number}", [])
-    image, mask = _the_one(images), _the_one(masks)
+    image, mask = the_one(images), the_one(masks)
     if not images:
         return Fault(split, "mask without image", str(masks[0]), "no image was found")
     if not image or same_number:
@@ -135,7 +135,7 @@ def _pair(source: Source, split: str, key: Key, same_number: Sequence[File]) -> 
     return Patch(split, key, image, mask, entries[0][1] if entries else None)
 
 
-def _the_one(files: Sequence[File]) -> File | None:
+def the_one(files: Sequence[File]) -> File | None:
     """Returns the only file, or the only unpacked one, or None."""
     for candidates in (files, [file for file in files if not file.archive]):
         if len(candidates) == 1:

@@ -23,7 +23,7 @@ MODALITIES = (IMAGE, ELEVATION, MASK)
 _DOMAIN, _REGION, _CELL = r"D\d{3}-\d{4}", r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*", r"\d+-\d+"
 _PATCH_ID = re.compile(f"({_DOMAIN})_({_REGION})_({_CELL})", re.ASCII)
 _TIFF = re.compile(
-    rf"({_DOMAIN})_({'|'.join(MODALITIES)})_({_REGION})_({_CELL})\.tiff?", re.ASCII | re.IGNORECASE
+    rf"({_DOMAIN})_({'|'.join(MODALITIES)})_({_REGION})_({_CELL})\.(?i:tiff?)", re.ASCII
 )
 _DATES = re.compile(r".*AERIAL_MTD_DATES\.gpkg", re.IGNORECASE | re.DOTALL)
 # As in FLAIR-HUB_TRAIN.csv, or TRAIN_FLAIR-INC_TOY.csv.
@@ -87,7 +87,7 @@ def scan(root: str) -> Source:
         if tiff := _TIFF.fullmatch(name):
             domain, modality, region, cell = tiff.groups()
             key = key_of(domain, region, cell)
-            source.files[modality.upper()].setdefault(key, []).append(file)
+            source.files[modality].setdefault(key, []).append(file)
         elif _DATES.fullmatch(name):
             source.dates.append(file)
         elif name.lower().endswith(".csv"):
