@@ -17,9 +17,7 @@ MODALITIES = ("AERIAL_RGBI", "DEM_ELEV", "AERIAL_LABEL-COSIA")
 IMAGE, ELEVATION, MASK = MODALITIES
 # COSIA's value of each of FLAIR #1's, 1 to 19, written down apart from the builder's table.
 COSIA = dict(
-    zip(
-        (1, 18, 13, 3, 2, 4, 5, 14, 10, 11, 12, 9, 7, 6, 8, 15, 17, 16, 19), range(19), strict=True
-    )
+    zip((1, 18, 13, 3, 2, 4, 5, 14, 10, 11, 12, 9, 7, 6, 8, 15, 17, 16, 19), range(19), strict=True)
 )
 SPLITS = {"train": "TRAIN", "val": "VALID", "test": "TEST"}
 

@@ -18,7 +18,7 @@ def config():
     return configuration.default()
 
 
-@pytest.mark.parametrize("name", ["baseline", "metadata_augmentation", "toy"])
+@pytest.mark.parametrize("name", ["baseline", "hub", "metadata_augmentation", "toy"])
 def test_shipped_configurations_are_valid_and_begin_with_their_command(name):
     path = CONFIGS / f"{name}.py"
     configuration.validate(runpy.run_path(str(path))["get_config"]())

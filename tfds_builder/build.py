@@ -116,7 +116,8 @@ def build(
     root = os.path.abspath(source)
     if config == HUB:
         hub = HubSource(
-            root, lists, split or "hub", flair1_metadata and os.path.abspath(flair1_metadata),
+            root, lists, split or "hub",
+            os.path.abspath(os.path.expanduser(flair1_metadata)) if flair1_metadata else None,
             mask_values or "cosia", shuffle,
         )  # fmt: skip
         _check_hub(hub)

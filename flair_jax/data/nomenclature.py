@@ -8,6 +8,8 @@ import numpy as np
 
 from flair_jax.errors import UserError
 from tfds_builder.flair.reference import CLASSES as FLAIR  # by mask value: name and colour
+from tfds_builder.hub.reference import COSIA as COSIA_CLASSES
+from tfds_builder.hub.reference import WEIGHTS as COSIA_WEIGHTS
 
 IGNORED = 255  # label of mask values that map to no class: they count in no loss and no score
 
@@ -74,8 +76,16 @@ BASELINE = Nomenclature(
 )
 # Each of the 19 values is a class.
 FULL = Nomenclature("full", _flair(20, {}))
+# FLAIR-HUB's, of mask values 0 to 18: 15 classes, and 4 of weight 0.
+COSIA = Nomenclature(
+    "cosia",
+    tuple(
+        LandCover(name, colour, COSIA_WEIGHTS[value], (value,))
+        for value, (name, colour) in COSIA_CLASSES.items()
+    ),
+)
 
-NOMENCLATURES = {n.name: n for n in (BASELINE, FULL)}
+NOMENCLATURES = {n.name: n for n in (BASELINE, FULL, COSIA)}
 OF_DATA = "data"  # names the data set's own classes
 
 
@@ -88,8 +98,8 @@ def nomenclature(
     """The nomenclature of this name, or a custom one.
 
     Args:
-        name: "baseline" or "full", FLAIR's; or "data", the data set's own; with `classes`, any
-            other name.
+        name: "baseline" or "full", FLAIR's; "cosia", FLAIR-HUB's; or "data", the data set's own;
+            with `classes`, any other name.
         classes: (name, colour, weight, mask values) of each class of a custom nomenclature, in the
             order of their labels: `(("built", "#db0e9a", 1.0, (1, 18)), ...)`.
         disabled: names of classes that get weight 0: they count neither in the loss nor in the
@@ -110,9 +120,11 @@ def nomenclature(
         chosen = Nomenclature(name, tuple(_checked(*entry) for entry in classes))
     elif name in NOMENCLATURES:
         chosen = NOMENCLATURES[name]
-        if of_data is not None and of_data.names_of_values != FULL.names_of_values:
+        masks = COSIA if chosen is COSIA else FULL
+        if of_data is not None and of_data.names_of_values != masks.names_of_values:
+            whose = "FLAIR-HUB's" if chosen is COSIA else "FLAIR's"
             raise UserError(
-                f"config.nomenclature={name!r} are FLAIR's classes, and the data set "
+                f"config.nomenclature={name!r} are {whose} classes, and the data set "
                 f"{of_data.name!r} has its own: {', '.join(of_data.names)}. Train with "
                 f"--config=own_data, or set config.nomenclature={OF_DATA!r}"
             )

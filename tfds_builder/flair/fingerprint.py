@@ -25,9 +25,9 @@ class Fingerprint:
     Attributes:
       options: those of the build that change the data set.
       patches: {split: {"domain/zone/number": [image, mask, entry]}} in stored order, with those
-        that were left out; in FLAIR-HUB [image, mask, entry, elevation]. Files are [bytes, CRC-32, time of modification in ns], with 0
-        for the time in a zip, None for the CRC of an unreadable file, and None for no mask; the
-        entry is the CRC-32 of the patch's metadata.
+        that were left out; in FLAIR-HUB [image, mask, entry, elevation]. Files are [bytes, CRC-32,
+        time of modification in ns], with 0 for the time in a zip, None for the CRC of an unreadable
+        file, and None for no mask; the entry is the CRC-32 of the patch's metadata.
       skipped: {split: keys of the patches that were left out for faults}.
       shards: {split: {file name: [number of records, bytes]}}.
     """

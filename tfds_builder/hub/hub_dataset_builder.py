@@ -179,9 +179,7 @@ def _is_synthetic(splits: Mapping[str, Sequence[Patch]]) -> bool:
 
 def _check_modalities(source: source_lib.Source) -> None:
     """Raises a BuildError if a domain with images lacks all files of another modality."""
-    domains = {
-        modality: {key.domain for key in source.files[modality]} for modality in MODALITIES
-    }
+    domains = {modality: {key.domain for key in source.files[modality]} for modality in MODALITIES}
     for modality in (ELEVATION, MASK):
         if lacking := sorted(domains[IMAGE] - domains[modality]):
             more = f" (and for {len(lacking) - 1:,} more domains)" if len(lacking) > 1 else ""
@@ -270,9 +268,7 @@ def _pair(
             continue
         unpacked += any(len(source.files[modality][key]) > 1 for modality in MODALITIES)
         entry = {"date": dates.get(key.number, "")}
-        splits[split].append(
-            Patch(split, key, files[IMAGE], files[MASK], entry, files[ELEVATION])
-        )
+        splits[split].append(Patch(split, key, files[IMAGE], files[MASK], entry, files[ELEVATION]))
     if unpacked:
         source.notes.append(f"took {unpacked:,} patches unpacked that are in a zip as well")
     return {split: patches for split, patches in splits.items() if patches}

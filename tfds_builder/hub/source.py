@@ -29,6 +29,7 @@ _DATES = re.compile(r".*AERIAL_MTD_DATES\.gpkg", re.IGNORECASE | re.DOTALL)
 # As in FLAIR-HUB_TRAIN.csv, or TRAIN_FLAIR-INC_TOY.csv.
 _LIST = re.compile(r"(?:.*[^A-Za-z])?(TRAIN|VALID|TEST)(?:[^A-Za-z].*)?", re.IGNORECASE | re.DOTALL)
 _SPLITS = dict(zip(("TRAIN", "VALID", "TEST"), SPLITS, strict=True))
+_COLUMNS = "SELECT name FROM pragma_table_info(?)"
 _SQLITE = b"SQLite format 3\x00"
 NAMED = 5
 
@@ -273,7 +274,7 @@ def _read_dates(file: File) -> Iterator[tuple[Any, Any]]:
                 )
             ]
             columns = {
-                table: [row[1] for row in connection.execute(f"PRAGMA table_info({_quoted(table)})")]
+                table: [name for (name,) in connection.execute(_COLUMNS, (table,))]
                 for table in tables
             }
             chosen = [
