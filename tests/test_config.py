@@ -38,7 +38,7 @@ def test_baseline_is_the_published_recipe():
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("nomenclature", "cosia", "unknown nomenclature 'cosia'"),
+        ("nomenclature", "flair", "unknown nomenclature 'flair'"),
         ("normalization", "zscore", "config.normalization is 'zscore'; expected 'scaling' or"),
         ("loss_normalization", "mean", "expected 'pixels' or 'weights'"),
         ("dtype", "float16", "expected 'float32' or 'bfloat16'"),
