@@ -59,7 +59,6 @@ def build(
     shuffle: bool = False,
     split: str | None = None,
     flair1_metadata: str | os.PathLike[str] | None = None,
-    mask_values: str | None = None,
     file_format: str = "array_record",
     overwrite: bool = False,
     beam_runner: str | None = None,
@@ -84,7 +83,6 @@ def build(
         as `train[:10%]` is from all domains; without it, in the order of their domains.
       split: of FLAIR-HUB: "hub" (None), by its lists; or "flair1", FLAIR #1's own patches.
       flair1_metadata: FLAIR #1's metadata, for "flair1", by which its patches are found.
-      mask_values: of FLAIR-HUB: "cosia" (None), as in the files, or "flair1", FLAIR #1's.
       file_format: one of TFDS's; training reads array_record.
       overwrite: whether to replace a data set that is already built, once the new one is complete.
       beam_runner: writes with this runner of Apache Beam, in place of processes of this machine.
@@ -118,14 +116,12 @@ def build(
         hub = HubSource(
             root, lists, split or "hub",
             os.path.abspath(os.path.expanduser(flair1_metadata)) if flair1_metadata else None,
-            mask_values or "cosia", shuffle,
+            shuffle,
         )  # fmt: skip
         _check_hub(hub)
         subfolder = f"{FlairHub.name}/{HUB}/{FlairHub.VERSION}"
         return _build(functools.partial(FlairHub, config=HUB), subfolder, hub, root, **common)
-    for flag, value in (
-        ("split", split), ("flair1_metadata", flair1_metadata), ("mask_values", mask_values),
-    ):  # fmt: skip
+    for flag, value in (("split", split), ("flair1_metadata", flair1_metadata)):
         if value:
             raise BuildError(f"--{flag} is for FLAIR-HUB, --config={HUB}")
     builder_config = _config(config, lists)
@@ -192,9 +188,8 @@ def build_own(
 
 def _check_hub(source: HubSource) -> None:
     """Raises a BuildError for options that contradict each other."""
-    for key, values in (("split", ("hub", "flair1")), ("mask_values", ("cosia", "flair1"))):
-        if getattr(source, key) not in values:
-            raise BuildError(f"{key} is {getattr(source, key)!r}; expected {' or '.join(values)}")
+    if source.split not in ("hub", "flair1"):
+        raise BuildError(f"split is {source.split!r}; expected hub or flair1")
     if source.split == "hub" and source.flair1_metadata:
         raise BuildError("--flair1_metadata is for --split=flair1")
     if source.split == "flair1" and not source.flair1_metadata:

@@ -8,7 +8,7 @@ OF_OWN = (
     "stretch", "unlisted", "masks_by", "split_by", "block_size", "val_groups", "test_groups",
     "val_share", "test_share", "seed",
 )  # fmt: skip
-OF_HUB = ("split", "mask_values", "flair1_metadata")
+OF_HUB = ("split", "flair1_metadata")
 OF_FLAIR = (
     "source", "config", "train_csv", "val_csv", "test_csv", "shuffle", "beam_runner",
     "beam_options",
@@ -55,10 +55,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     hub.add_argument(
         "--flair1_metadata", metavar="FILE", help="of FLAIR #1, for --split=flair1; JSON or zip"
     )
-    hub.add_argument(
-        "--mask_values", choices=("cosia", "flair1"),
-        help="of the stored masks: as in the files, 0 to 18 (cosia, the default); or FLAIR #1's",
-    )  # fmt: skip
     own = parser.add_argument_group("your own images, in place of --source")
     own.add_argument(
         "--images", metavar="DIR", help="GeoTIFF, PNG or JPEG; several folders as 'a/*/images'"

@@ -16,14 +16,13 @@ from download import edit_metadata, rewrite
 from hub_data import ELEVATION, IMAGE, MASK
 
 from flair_jax.data import synthetic
-from flair_jax.data.nomenclature import COSIA, FULL
+from flair_jax.data.nomenclature import BASELINE, COSIA, FULL, HUB, nomenclature
 from tfds_builder.build import build, main
 from tfds_builder.flair.built import Records, open_built
 from tfds_builder.flair.faults import BuildError
 from tfds_builder.hub import source as source_lib
 from tfds_builder.hub.patches import height_steps
-from tfds_builder.hub.reference import COSIA as CLASSES
-from tfds_builder.hub.reference import FLAIR_VALUES
+from tfds_builder.hub.reference import CLASSES, FLAIR_VALUES
 
 SPLITS = ("train", "val", "test")
 
@@ -115,9 +114,11 @@ def test_classes_are_those_of_flair_1_but_for_the_order():
         assert CLASSES[value][1] == FULL.classes[flairs - 1].colour
         if flairs != 19:
             assert CLASSES[value][0] == FULL.names[flairs - 1]
+    assert COSIA.names == HUB.names
     assert COSIA.names[18] == "undefined"
-    assert COSIA.labels[:20].tolist() == [*range(19), 255]
-    assert COSIA.weights.tolist() == [1] * 15 + [0] * 4
+    assert HUB.labels[:20].tolist() == [*range(19), 255]
+    assert COSIA.labels[list(FLAIR_VALUES)].tolist() == list(range(19))
+    assert HUB.weights.tolist() == COSIA.weights.tolist() == [1] * 15 + [0] * 4
 
 
 @pytest.mark.parametrize("only", ["all", "one of three"])
@@ -148,28 +149,29 @@ def test_a_changed_elevation_is_another_source(hub, tmp_path):
         build_hub(hub, tmp_path / "out")
 
 
-def test_masks_in_the_values_of_flair_1(made, tmp_path):
-    """By FLAIR #1's values, images and masks are those of FLAIR #1's stand-in."""
+def test_masks_mapped_to_flair_1s_values_are_flair_1s(made, tmp_path):
+    """And images, dates and positions are those of FLAIR #1's stand-in, patch by patch."""
     flair = build(made.flair, tmp_path / "flair", num_workers=1, progress=False)
-    options = {"mask_values": "flair1", "split": "flair1", "flair1_metadata": made.metadata}
-    folder = build_hub(made, tmp_path / "hub", **options)
+    folder = build_hub(made, tmp_path / "hub", split="flair1", flair1_metadata=made.metadata)
     for split in SPLITS:
         flairs, of_hub = records(flair, split), records(folder, split)
         assert len(flairs) == len(of_hub)
         for patch_id, record in of_hub.items():
             same = flairs[made.number[patch_id]]
-            for field in ("image", "mask", "date", "transform"):
+            for field in ("image", "date", "transform"):
                 np.testing.assert_array_equal(record[field], same[field])
-    classes = [(entry["value"], entry["name"]) for entry in metadata(folder)["classes"]]
-    assert tuple(classes) == FULL.names_of_values
-    weightless = [e["value"] for e in metadata(folder)["classes"] if not e["weight"]]
-    assert weightless == [15, 16, 17, 19]
-    with pytest.raises(BuildError, match="mask_values is 'cosia', was 'flair1'"):
+            np.testing.assert_array_equal(np.array(FLAIR_VALUES)[record["mask"]], same["mask"])
+            for chosen in (BASELINE, FULL, COSIA):
+                mapped = nomenclature(chosen.name, of_data=HUB)
+                np.testing.assert_array_equal(
+                    mapped.labels[record["mask"]], chosen.labels[same["mask"]]
+                )
+    with pytest.raises(BuildError, match="split is 'hub', was 'flair1'"):
         build_hub(made, tmp_path / "hub")
 
 
 def test_every_value_of_the_masks(hub, tmp_path):
-    """The 19 values are stored as they are, or as FLAIR #1's; nothing is lost."""
+    """All 19 values are stored as they are."""
 
     def all_values(bands):
         bands[0, 0, :19] = range(19)
@@ -177,9 +179,8 @@ def test_every_value_of_the_masks(hub, tmp_path):
 
     patch_id = hub.patch_ids["test"][0]
     rewrite(hub.file(patch_id, MASK), all_values)
-    for values, expected in (("cosia", range(19)), ("flair1", FLAIR_VALUES)):
-        folder = build_hub(hub, tmp_path / values, mask_values=values)
-        assert records(folder, "test")[patch_id]["mask"][0, :19].tolist() == list(expected)
+    folder = build_hub(hub, tmp_path / "out")
+    assert records(folder, "test")[patch_id]["mask"][0, :19].tolist() == list(range(19))
 
 
 def test_patches_of_flair_1(hub, tmp_path, capsys):
@@ -522,7 +523,8 @@ def test_dates(hub, tmp_path):
     """Of texts, numbers or JSON; what is not there stays empty."""
     ids = hub.patch_ids["val"]
     hub_data.write_dates(
-        hub.dates, {ids[0]: 20200612, ids[1]: '{"0": "20210701"}', ids[2]: " 20191231 "},
+        hub.dates,
+        {ids[0]: 20200612, ids[1]: '{"0": "20210701"}', ids[2]: " 20191231 ", ids[3]: None},
         columns=("patch_id", "acquisition_dates"),
     )  # fmt: skip
     folder = build_hub(hub, tmp_path / "out")
@@ -539,7 +541,7 @@ def test_dates(hub, tmp_path):
 
 def test_faults_of_dates(hub, tmp_path):
     first = hub.patch_ids["train"][0]
-    for value in ("20201301", "2020-06-12", "202006", "", None, "{}", '{"0": 1, "1": 2}', "[1]"):
+    for value in ("20201301", "2020-06-12", "202006", "None", "{}", '{"0": 1, "1": 2}', "[1]"):
         hub_data.write_dates(hub.dates, {first: value})
         match = f"{hub.dates}: the date of {first} is {re.escape(repr(value))}; expected a day"
         fails(hub, tmp_path, match)
@@ -571,7 +573,7 @@ def test_faults_of_dates(hub, tmp_path):
     ("flags", "expected"),
     [
         (["--config=published", "--split=flair1"], "--split is for FLAIR-HUB, --config=hub"),
-        (["--mask_values=flair1"], "--mask_values is for FLAIR-HUB, --config=hub"),
+        (["--flair1_metadata=a"], "--flair1_metadata is for FLAIR-HUB, --config=hub"),
         (["--config=hub", "--flair1_metadata=a"], "--flair1_metadata is for --split=flair1"),
         (
             ["--config=hub", "--split=flair1", "--flair1_metadata=a", "--val_csv=b"],

@@ -506,7 +506,7 @@ def test_truncated_list(tmp_path):
 FLAIR_2 = [Key("D022_2021", "Z1_NN", "080000"), Key("D015_2020", "Z2_FF", "080001")]
 
 
-def test_flair_2s_test_set_in_place_of_flair_1s(tmp_path):
+def test_another_test_set(tmp_path):
     """Of the mirror's folders, whose test domains are partly FLAIR #1's."""
     mirror_zips(tmp_path)
     (tmp_path / "data/flair#2-test/D022_2021.zip").unlink()
@@ -523,7 +523,7 @@ def test_flair_2s_test_set_in_place_of_flair_1s(tmp_path):
     assert keys_of(select(scan(tmp_path))[0]) == BY_DOMAIN
 
 
-def test_images_that_may_be_of_flair_2s_test_set(tmp_path):
+def test_images_of_unknown_domains(tmp_path):
     """Outside its folder they would be trained on."""
     put_patches(tmp_path, [*KEYS, FLAIR_2[1]])
     source = scan(tmp_path, flair_2=True)
@@ -532,7 +532,7 @@ def test_images_that_may_be_of_flair_2s_test_set(tmp_path):
         check_domains_2(source)
 
 
-def test_the_download_of_flair_2(tmp_path):
+def test_another_test_set_zipped(tmp_path):
     put_patches(tmp_path, KEYS)
     put_zip(tmp_path / "flair_2_aerial_test.zip", f"flair_2_aerial_test/{image_name(FLAIR_2[0])}")
     source = scan(tmp_path, flair_2=True)

@@ -223,6 +223,6 @@ def _nothing_found(source: Source) -> str:
         "  expected: images named like D004_2021/Z10_AU/img/IMG_000826.tif, in folders and zips\n"
         f"  found: {found}{', the first:' if first else ''}{first}{masks}{notes}\n"
         "  give the folder of the FLAIR #1 download (flair_aerial_train.zip,"
-        " flair_labels_train.zip, ..., or the toy data set), zipped or unpacked; FLAIR-HUB is built with"
-        " --config=hub, images of your own with --images"
+        " flair_labels_train.zip, ..., or the toy data set), zipped or unpacked; FLAIR-HUB is built"
+        " with --config=hub, images of your own with --images"
     )

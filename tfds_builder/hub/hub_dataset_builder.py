@@ -3,12 +3,10 @@
 import collections
 import contextlib
 import dataclasses
-import functools
 import os
 import random
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -16,23 +14,14 @@ from tfds_builder.flair.faults import BuildError, Fault, printable
 from tfds_builder.flair.files import File, Unreadable
 from tfds_builder.flair.patch_builder import PatchBuilder, Plan
 from tfds_builder.flair.patches import SYNTHETIC, common_size, gdal, opened
-from tfds_builder.flair.records import CLASS_NAMES
-from tfds_builder.flair.reference import BANDS, CLASSES
+from tfds_builder.flair.reference import BANDS
 from tfds_builder.flair.selection import SPLITS, Patch, the_one
 from tfds_builder.flair.shards import PatchFormat
 from tfds_builder.flair.source import Key
 from tfds_builder.hub import flair1
 from tfds_builder.hub import source as source_lib
 from tfds_builder.hub.patches import read_hub_patch
-from tfds_builder.hub.reference import (
-    COSIA,
-    ELEVATION,
-    FLAIR_VALUES,
-    IMAGE,
-    MASK,
-    NAME,
-    WEIGHTS,
-)
+from tfds_builder.hub.reference import CLASSES, ELEVATION, IMAGE, MASK, NAME, WEIGHTS
 from tfds_builder.hub.source import MODALITIES, name_of
 
 SHUFFLE_SEED = 0
@@ -48,7 +37,6 @@ class HubSource:
       lists: {split: CSV file} in place of those in the folder; just these splits are built.
       split: "hub", by FLAIR-HUB's lists, or "flair1": FLAIR #1's patches, split as there.
       flair1_metadata: FLAIR #1's metadata, for "flair1".
-      mask_values: "cosia", as in the files, or "flair1".
       shuffle: whether patches are stored in a random order, always the same.
     """
 
@@ -56,7 +44,6 @@ class HubSource:
     lists: Mapping[str, str] = dataclasses.field(default_factory=dict)
     split: str = "hub"
     flair1_metadata: str | None = None
-    mask_values: str = "cosia"
     shuffle: bool = False
 
 
@@ -119,7 +106,6 @@ class FlairHub(PatchBuilder):
         if source.shuffle:
             for patches in splits.values():
                 random.Random(SHUFFLE_SEED).shuffle(patches)
-        in_flair_values = source.mask_values == "flair1"
         return Plan(
             folders=[scanned.root, *(os.path.dirname(path) for path in source.lists.values())],
             splits=splits,
@@ -128,15 +114,14 @@ class FlairHub(PatchBuilder):
             format=PatchFormat(
                 common_size([patch for patches in splits.values() for patch in patches]),
                 BANDS,
-                CLASS_NAMES if in_flair_values else [name for name, _ in COSIA.values()],
-                functools.partial(read_hub_patch, flair_values=in_flair_values),
+                [name for name, _ in CLASSES.values()],
+                read_hub_patch,
             ),
             options={
                 "file_format": self.info.file_format.value,
                 "shard_mb": self._shard_mb,
                 "shuffle": source.shuffle,
                 "split": source.split,
-                "mask_values": source.mask_values,
                 "lists": lists,
             },
             facts={
@@ -145,27 +130,14 @@ class FlairHub(PatchBuilder):
                 "grouped_by": "domain",
                 "source": os.path.basename(scanned.root),
                 "split": source.split,
-                "mask_values": source.mask_values,
                 "bands": list(BANDS),
-                "classes": _classes(in_flair_values),
+                "classes": [
+                    {"value": value, "name": name, "colour": colour, "weight": WEIGHTS[value]}
+                    for value, (name, colour) in CLASSES.items()
+                ],
             },
             files=files,
         )
-
-
-def _classes(in_flair_values: bool) -> list[dict[str, Any]]:
-    """Returns the classes of the stored masks, by value."""
-    of_value = {}
-    for value, (name, colour) in COSIA.items():
-        if in_flair_values:
-            flairs = FLAIR_VALUES[value]
-            of_value[flairs] = (*CLASSES[flairs], WEIGHTS[value])
-        else:
-            of_value[value] = name, colour, WEIGHTS[value]
-    return [
-        {"value": value, "name": name, "colour": colour, "weight": weight}
-        for value, (name, colour, weight) in sorted(of_value.items())
-    ]
 
 
 def _is_synthetic(splits: Mapping[str, Sequence[Patch]]) -> bool:

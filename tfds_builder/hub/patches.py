@@ -19,26 +19,19 @@ from tfds_builder.flair.patches import (
     read_with_crc,
 )
 from tfds_builder.flair.selection import Patch
-from tfds_builder.hub.reference import (
-    COSIA,
-    ELEVATION_BANDS,
-    FLAIR_VALUES,
-    IMAGE_BANDS,
-    STEPS_PER_METRE,
-)
+from tfds_builder.hub.reference import CLASSES, ELEVATION_BANDS, IMAGE_BANDS, STEPS_PER_METRE
 
 ALTITUDES = (-500.0, 9000.0)  # metres; what is beyond is no altitude, but stands for none
 
 
-def read_hub_patch(patch: Patch, size: Size | None, flair_values: bool) -> Outcome:
+def read_hub_patch(patch: Patch, size: Size | None) -> Outcome:
     """Reads and checks a patch, within `gdal()`.
 
     Args:
       patch: what to read; its metadata has `date`, "" where it is not known.
       size: the rows and columns that all patches of the data set have; None takes any.
-      flair_values: whether the mask is stored in FLAIR #1's values, or as it is.
     """
-    read = read_files(patch, size, IMAGE_BANDS, tuple(COSIA))
+    read = read_files(patch, size, IMAGE_BANDS, tuple(CLASSES))
     faults = read.faults
     if read.header is not None and not read.header.has_position:
         detail = "it has no coordinates, by which the patch is placed"
@@ -53,7 +46,7 @@ def read_hub_patch(patch: Patch, size: Size | None, flair_values: bool) -> Outco
     centroid = [*centre(header.transform, header.shape), np.nan]
     example = {
         "image": np.concatenate([read.image, height[..., None]], axis=-1),
-        "mask": np.array(FLAIR_VALUES, np.uint8)[read.mask] if flair_values else read.mask,
+        "mask": read.mask,
         "has_mask": True,
         "id": patch.key.number,
         "domain": patch.key.domain,

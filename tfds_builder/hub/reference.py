@@ -1,6 +1,6 @@
-"""Published facts of FLAIR-HUB: modalities, and COSIA's classes beside FLAIR #1's."""
+"""Published facts of FLAIR-HUB: modalities, and its classes (COSIA's) beside FLAIR #1's."""
 
-from tfds_builder.flair.reference import CLASSES
+from tfds_builder.flair.reference import CLASSES as FLAIR
 
 NAME = "FLAIR-HUB"
 # In the names of files and folders.
@@ -13,8 +13,8 @@ STEPS_PER_METRE = 5  # of FLAIR #1's height band
 FLAIR_VALUES = (1, 18, 13, 3, 2, 4, 5, 14, 10, 11, 12, 9, 7, 6, 8, 15, 17, 16, 19)
 SCORED = 15  # the first classes; the others have weight 0
 # Name and colour by mask value; the last is called "other" in FLAIR #1.
-COSIA = {
-    value: CLASSES[flairs] if flairs != max(CLASSES) else ("undefined", CLASSES[flairs][1])
+CLASSES = {
+    value: FLAIR[flairs] if flairs != max(FLAIR) else ("undefined", FLAIR[flairs][1])
     for value, flairs in enumerate(FLAIR_VALUES)
 }
-WEIGHTS = {value: float(value < SCORED) for value in COSIA}
+WEIGHTS = {value: float(value < SCORED) for value in CLASSES}

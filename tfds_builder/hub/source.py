@@ -240,6 +240,8 @@ def read_dates(files: list[File]) -> dict[str, str]:
     dates: dict[str, str] = {}
     for file in files:
         for patch_id, value in _read_dates(file):
+            if value in (None, ""):  # not known
+                continue
             date = _as_date(value)
             if date is None:
                 raise BuildError(
