@@ -90,9 +90,13 @@ def shares_of_classes(scan: Scan) -> dict[str, dict[str, float]]:
 
 
 def absent_classes(scan: Scan) -> Iterator[Finding]:
-    """Classes of a data set with classes of its own that its training patches do not show."""
+    """Classes of a data set with classes of its own that its training patches do not show.
+
+    Those of weight 0 are not learnt anyway.
+    """
     shares = shares_of_classes(scan).get("train", {})
-    absent = [name for name, share in shares.items() if not share and name != "ignored"]
+    learnt = [c.name for c in scan.data.nomenclature.classes if c.weight]
+    absent = [name for name in learnt if shares and not shares[name]]
     part = "" if scan.all_opened else " in the sample"
     yield from _absence("train", absent, part)
 

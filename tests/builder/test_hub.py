@@ -1,5 +1,6 @@
 """FLAIR-HUB's builder on a synthetic stand-in in its names and layout."""
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -7,6 +8,7 @@ import re
 import shutil
 import sqlite3
 import zipfile
+from fractions import Fraction
 
 import hub_data
 import numpy as np
@@ -14,12 +16,15 @@ import pytest
 import rasterio
 from download import edit_metadata, rewrite
 from hub_data import ELEVATION, IMAGE, MASK
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flair_jax.data import synthetic
 from flair_jax.data.nomenclature import BASELINE, COSIA, FULL, HUB, nomenclature
 from tfds_builder.build import build, main
 from tfds_builder.flair.built import Records, open_built
 from tfds_builder.flair.faults import BuildError
+from tfds_builder.flair.files import File
 from tfds_builder.hub import source as source_lib
 from tfds_builder.hub.patches import height_steps
 from tfds_builder.hub.reference import CLASSES, FLAIR_VALUES
@@ -373,6 +378,43 @@ def test_faults_of_patches(hub, tmp_path, damage):
     folder = build_hub(hub, tmp_path / "out", on_error="skip")
     assert set(records(folder, "val")) == set(hub.patch_ids["val"][1:])
     assert metadata(folder)["num_faults_skipped"] in (1, 2, 3)
+
+
+def quiet(read, *arguments):
+    """Whatever it is given, what it raises is the builder's error."""
+    with contextlib.suppress(BuildError):
+        return list(read(*arguments))
+
+
+TEXTS = st.text(st.sampled_from("patch_id;,\n\r\"'D0126-9_AFS\x00é"), max_size=60)
+
+
+@given(st.one_of(TEXTS.map(str.encode), st.binary(max_size=40)), st.booleans())
+def test_any_list_is_read_or_refused(tmp_path_factory, content, header):
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    path.write_bytes(b"DEM_ELEV,patch_id\n" * header + content)
+    for key in quiet(source_lib.read_lists, {"train": File("", str(path))}) or ():
+        assert source_lib._PATCH_ID.fullmatch(key.number)
+
+
+@given(st.data())
+def test_any_damage_of_the_dates_is_harmless_or_refused(made, tmp_path_factory, data):
+    content = bytearray(made.dates.read_bytes())
+    start = data.draw(st.integers(0, len(content) - 1))
+    damage = data.draw(st.binary(min_size=1, max_size=64))
+    content[start : start + len(damage)] = damage
+    path = tmp_path_factory.getbasetemp() / "AERIAL_MTD_DATES.gpkg"
+    path.write_bytes(content[: data.draw(st.sampled_from([None, start]))])
+    quiet(source_lib.read_dates, [File("", str(path))])
+
+
+@given(st.floats(-100, 4810, width=32), st.floats(-20, 300, width=32))
+def test_heights_are_exact(terrain, above):
+    """Against fractions; halves go to the even number."""
+    surface = np.float32(terrain) + np.float32(above)
+    exact = round(5 * (Fraction(float(surface)) - Fraction(terrain)))
+    found = height_steps(np.array([surface]), np.array([terrain], np.float32))
+    assert found.tolist() == [min(max(exact, 0), 255)]
 
 
 def fails(hub, tmp_path, match, **options):

@@ -93,6 +93,9 @@ def test_the_doctor_speaks_of_cosias_classes(data_dir):
     text = examine.as_text(scan, findings)
     assert "'FLAIR-HUB', patches: train 12, val 4, test 4" in text
     assert "undefined" in text
+    # Neither occurs in train: one is scored, the other has weight 0.
+    warnings = [finding.message for finding in findings if finding.severity == "warning"]
+    assert warnings == []
     assert "FLAIR #1" not in text
 
 

@@ -115,7 +115,7 @@ def _wanted(path: str, name: str, entries: list[tuple[File, Any]]) -> Wanted:
     try:
         x, y = (float(entry[f"patch_centroid_{axis}"]) for axis in "xy")
         domain = str(entry["domain"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, TypeError, ValueError) as error:
         raise BuildError(
             f"--flair1_metadata={path}: {name} has no domain or no position ({error!r})"
         ) from error

@@ -212,11 +212,11 @@ def _read_list(file: File) -> Iterator[tuple[int, Key]]:
             if not any(row.values()):
                 continue
             where = f"{file}, line {reader.line_num}"
-            match = _PATCH_ID.fullmatch(row["patch_id"])
+            patch_id = row.get("patch_id", "")
+            match = _PATCH_ID.fullmatch(patch_id)
             if not match:
                 raise BuildError(
-                    f"{where}: {row['patch_id'][:100]!r} is no patch_id, such as"
-                    " D012-2019_AF-S1-27_5-10"
+                    f"{where}: {patch_id[:100]!r} is no patch_id, such as D012-2019_AF-S1-27_5-10"
                 )
             key = key_of(*match.groups())
             for modality in MODALITIES:
@@ -293,7 +293,7 @@ def _read_dates(file: File) -> Iterator[tuple[Any, Any]]:
                 )
             table, column = map(_quoted, chosen[0])
             yield from connection.execute(f"SELECT patch_id, {column} FROM {table}")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeError) as error:
             raise BuildError(f"{file} is damaged, or no GeoPackage: {error}") from error
         finally:
             connection.close()
