@@ -8,7 +8,7 @@ import os
 import sys
 import zipfile
 from collections.abc import Iterable, Mapping
-from math import hypot, isfinite
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ from tfds_builder.flair.patches import (
 )
 from tfds_builder.flair.selection import SPLITS, split_of
 from tfds_builder.flair.source import Key, Source, add_metadata, is_metadata
+
+WITHIN = 1.01  # pixels: FLAIR #1's positions are rounded to a pixel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,8 +170,7 @@ def read_positions(
 def match(wanted: Iterable[Wanted], positions: Mapping[Key, Position]) -> Matches:
     """Finds the patch of FLAIR-HUB at the position of each patch of FLAIR #1.
 
-    It is of the same domain, and the centres are at most a pixel apart, which is what FLAIR #1's
-    are rounded to.
+    It is of the same domain, and the centres are at most a pixel apart along x and y.
 
     Args:
       wanted: FLAIR #1's patches.
@@ -182,7 +183,7 @@ def match(wanted: Iterable[Wanted], positions: Mapping[Key, Position]) -> Matche
     for key in sorted(positions):
         here[domain_in_flair1(key.domain)].append(key)
     arrays = {
-        domain: np.array([(positions[key].x, positions[key].y) for key in keys])
+        domain: np.array([dataclasses.astuple(positions[key]) for key in keys])
         for domain, keys in here.items()
     }
     found: dict[Key, Wanted] = {}
@@ -194,15 +195,12 @@ def match(wanted: Iterable[Wanted], positions: Mapping[Key, Position]) -> Matche
         if patch.domain not in here:
             absent[patch.domain] += 1
             continue
-        offsets = np.abs(arrays[patch.domain] - (patch.x, patch.y))
-        distances = np.hypot(*offsets.T)
         keys = here[patch.domain]
-        nearest = keys[int(np.argmin(distances))]
-        near = [
-            key
-            for key, offset in zip(keys, offsets.max(-1), strict=True)
-            if offset <= 1.01 * positions[key].pixel
-        ]
+        x, y, pixel = arrays[patch.domain].T
+        distances = np.hypot(x - patch.x, y - patch.y)
+        nearest = int(np.argmin(distances))
+        offsets = np.maximum(np.abs(x - patch.x), np.abs(y - patch.y))
+        near = [keys[i] for i in np.flatnonzero(offsets <= WITHIN * pixel)]
         if len(near) > 1:
             raise BuildError(
                 f"{near[0].number} and {near[1].number} are both at the position of {patch.name}"
@@ -217,9 +215,9 @@ def match(wanted: Iterable[Wanted], positions: Mapping[Key, Position]) -> Matche
             found[near[0]] = patch
             splits[near[0]] = split
         missing += not near
-        metres = f"{hypot(patch.x - positions[nearest].x, patch.y - positions[nearest].y):.2f}"
         matched = near[0].number if near else ""
-        rows.append((split, patch.name, matched, nearest.number, metres))
+        metres = f"{distances[nearest]:.2f}"
+        rows.append((split, patch.name, matched, keys[nearest].number, metres))
     notes = []
     if missing:
         notes.append(

@@ -292,7 +292,14 @@ def _read_dates(file: File) -> Iterator[tuple[Any, Any]]:
                     f" {found or 'none'}"
                 )
             table, column = map(_quoted, chosen[0])
-            yield from connection.execute(f"SELECT patch_id, {column} FROM {table}")
+            # A damaged table may have fewer rows, without an error.
+            problems = [row[0] for row in connection.execute(f"PRAGMA quick_check({table})")]
+            if problems != ["ok"]:
+                raise BuildError(f"{file} is damaged: {problems[0]}")
+            rows = connection.execute(f"SELECT patch_id, {column} FROM {table}").fetchall()
+            if not rows:
+                raise BuildError(f"{file} has no dates: its table {chosen[0][0]} is empty")
+            yield from rows
         except (sqlite3.Error, UnicodeError) as error:
             raise BuildError(f"{file} is damaged, or no GeoPackage: {error}") from error
         finally:
