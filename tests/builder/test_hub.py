@@ -587,6 +587,8 @@ def test_faults_of_dates(hub, tmp_path):
         hub_data.write_dates(hub.dates, {first: value})
         match = f"{hub.dates}: the date of {first} is {re.escape(repr(value))}; expected a day"
         fails(hub, tmp_path, match)
+    hub_data.write_dates(hub.dates, {})
+    fails(hub, tmp_path, f"{hub.dates} has no dates: its table global_aerial_mtd_dates is empty")
     hub_data.write_dates(hub.dates, {first: "20200612"}, columns=("patch_id", "day"))
     match = (
         r"expected one table with the columns patch_id and date; it has global_aerial_mtd_dates"
