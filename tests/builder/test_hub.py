@@ -423,11 +423,13 @@ def fails(hub, tmp_path, match, **options):
     assert not (tmp_path / "out").exists()
 
 
-def test_no_files_of_a_modality(hub, tmp_path):
-    shutil.rmtree(hub.root / "D012-2019_DEM_ELEV")
+@pytest.mark.parametrize("modality", hub_data.MODALITIES)
+def test_no_files_of_a_modality(hub, tmp_path, modality):
+    shutil.rmtree(hub.root / f"D012-2019_{modality}")
+    others = " and ".join(other for other in hub_data.MODALITIES if other != modality)
     match = (
-        r"has AERIAL_RGBI of D012-2019, but no DEM_ELEV: put D012-2019_DEM_ELEV.zip beside it,"
-        r" zipped or unpacked$"
+        f"has {others} of D012-2019, but no {modality}: put D012-2019_{modality}.zip beside it,"
+        " zipped or unpacked$"
     )
     fails(hub, tmp_path, match)
 

@@ -150,13 +150,15 @@ def _is_synthetic(splits: Mapping[str, Sequence[Patch]]) -> bool:
 
 
 def _check_modalities(source: source_lib.Source) -> None:
-    """Raises a BuildError if a domain with images lacks all files of another modality."""
+    """Raises a BuildError if a domain lacks all files of a modality."""
     domains = {modality: {key.domain for key in source.files[modality]} for modality in MODALITIES}
-    for modality in (ELEVATION, MASK):
-        if lacking := sorted(domains[IMAGE] - domains[modality]):
+    known = set().union(*domains.values())
+    for modality in MODALITIES:
+        if lacking := sorted(known - domains[modality]):
+            others = " and ".join(other for other in MODALITIES if lacking[0] in domains[other])
             more = f" (and for {len(lacking) - 1:,} more domains)" if len(lacking) > 1 else ""
             raise BuildError(
-                f"{source.root} has {IMAGE} of {lacking[0]}, but no {modality}: put"
+                f"{source.root} has {others} of {lacking[0]}, but no {modality}: put"
                 f" {lacking[0]}_{modality}.zip beside it, zipped or unpacked{more}"
             )
 
