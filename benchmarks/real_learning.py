@@ -175,8 +175,8 @@ def training_batches(split: Split, args: argparse.Namespace, seed: int) -> Itera
             for i, (top, left) in enumerate(rng.integers((0, 0), ends, (len(image), 2)))
         ]
         key = jax.random.fold_in(jax.random.key(seed), number)
-        crops = (jnp.asarray([array[s] for s in squares]) for array in (image, mask))
-        image, mask = map(np.array, augment(key, *crops, half))
+        images, masks = (jnp.asarray([array[s] for s in squares]) for array in (image, mask))
+        image, mask = map(np.array, augment(key, images, masks, half))
         yield {"image": image, "mask": mask, "stop": np.zeros(len(image), bool)}
 
 
@@ -305,12 +305,12 @@ def main() -> None:
     if kept.exists():
         results = json.loads(kept.read_text())
     data = prepare(args)
-    for side in SIDES:
-        for seed in range(args.seeds):
-            name = f"{side} {seed}"
-            if name not in results:
-                results[name] = run(args, side, seed, data)
-                kept.write_text(json.dumps(results) + "\n")
+    pairs = [(side, seed) for seed in range(args.seeds) for side in (OURS, PEER)]
+    for side, seed in [*pairs, *((RADIOMETRY, seed) for seed in range(args.seeds))]:
+        name = f"{side} {seed}"
+        if name not in results:
+            results[name] = run(args, side, seed, data)
+            kept.write_text(json.dumps(results) + "\n")
     versions = ("torch", "segmentation-models-pytorch", "optax")
     write_record(str(output / "real_learning.json"), args, results, versions)
     plot(results, output / "real_learning.png")
