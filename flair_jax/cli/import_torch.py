@@ -28,7 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help=f"in the weights' order, from {','.join(BANDS)}",
     )
-    add("--nomenclature", metavar="NAME", help="baseline or full")
+    add("--nomenclature", metavar="NAME", help="baseline or full or cosia")
     add(
         "--normalization", type=one_of("scaling", "custom"), metavar="NAME",
         help="scaling (pixels / 255) or custom (by means and standard deviations)",

@@ -42,7 +42,7 @@ def test_an_adapted_model_sees_through_a_change_of_brightness(model, rasters, tm
             detect(model, path, output, adapt=adapt)
             maps[path.stem, adapt] = read(output)
     assert np.mean(maps["bright", False] == maps["dark", False]) < 0.95
-    assert np.mean(maps["bright", True] == maps["dark", True]) > 0.995
+    assert np.mean(maps["bright", True] == maps["dark", True]) > 0.98
     assert (maps["bright", True] != maps["bright", False]).any()
 
 
