@@ -138,12 +138,12 @@ def test_a_step_that_does_not_fit():
         "import sys\n"
         "from flair_jax.aot import figures\n"
         "from flair_jax.cli.commands import main\n"
-        "figures.CHIPS['cpu'] = figures.Chip(1e12, 1e11, 2**28)\n"
+        "figures.CHIPS['cpu'] = figures.Chip(1e12, 1e11, 2**27)\n"
         "sys.exit(main(['train-compile', *sys.argv[1:]]))\n"
     )
     done = run(*SMALL, "--config.batch_size=2", devices=1, script=("-c", script))
     assert done.returncode == 1
-    assert table(done)["memory of a chip"].endswith("GiB of 0.250 GiB: does not fit")
+    assert table(done)["memory of a chip"].endswith("GiB of 0.125 GiB: does not fit")
     assert table(done)["roofline"].endswith("memory traffic")
     assert table(done)["collectives"] == "none"
     assert "Traceback" not in done.stderr
