@@ -74,8 +74,19 @@ BASELINE = Nomenclature(
 )
 # Each of the 19 values is a class.
 FULL = Nomenclature("full", _flair(20, {}))
+# FLAIR-HUB's 19 in the order of its values 0 to 18 ("COSIA"), by the FLAIR value of the same class.
+# The last four have weight 0.
+_COSIA = (1, 18, 13, 3, 2, 4, 5, 14, 10, 11, 12, 9, 7, 6, 8, 15, 17, 16, 19)
+COSIA = Nomenclature(
+    "cosia",
+    tuple(
+        LandCover(name if value < 19 else "undefined", colour, float(label < 15), (value,))
+        for label, value in enumerate(_COSIA)
+        for name, colour in (FLAIR[value],)
+    ),
+)
 
-NOMENCLATURES = {n.name: n for n in (BASELINE, FULL)}
+NOMENCLATURES = {n.name: n for n in (BASELINE, FULL, COSIA)}
 OF_DATA = "data"  # names the data set's own classes
 
 
@@ -88,8 +99,8 @@ def nomenclature(
     """The nomenclature of this name, or a custom one.
 
     Args:
-        name: "baseline" or "full", FLAIR's; or "data", the data set's own; with `classes`, any
-            other name.
+        name: "baseline", "full" or "cosia", FLAIR's; or "data", the data set's own; with
+            `classes`, any other name.
         classes: (name, colour, weight, mask values) of each class of a custom nomenclature, in the
             order of their labels: `(("built", "#db0e9a", 1.0, (1, 18)), ...)`.
         disabled: names of classes that get weight 0: they count neither in the loss nor in the

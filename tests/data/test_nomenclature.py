@@ -23,7 +23,7 @@ def test_full():
 
 
 def test_unknown_name():
-    with pytest.raises(UserError, match=r"unknown nomenclature 'flair'.*baseline, full"):
+    with pytest.raises(UserError, match=r"unknown nomenclature 'flair'.*baseline, cosia, full"):
         nomenclature.nomenclature("flair")
 
 

@@ -111,7 +111,9 @@ def test_nothing_is_guessed(tmp_path, name, choices, expected):
 
 def test_file_of_something_else(tmp_path):
     save_file({"a": np.ones(3)}, tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match="not a segmentation-models-pytorch U-Net"):
+    with pytest.raises(
+        UserError, match=r"is an unknown network, with the tensors a\. What can be loaded: a U-Net"
+    ):
         import_weights(str(tmp_path / "w.safetensors"), str(tmp_path / "run"))
 
 

@@ -20,7 +20,7 @@ from flair_jax.errors import UserError
 from flair_jax.inference import loading
 from flair_jax.interop.export_torch import export_weights
 from flair_jax.interop.import_torch import import_weights
-from flair_jax.interop.torch_weights import read
+from flair_jax.interop.torch_files import read
 from flair_jax.models.functional import forward, split_model
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
 from flair_jax.training.checkpoints import Checkpoints

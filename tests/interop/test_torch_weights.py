@@ -8,7 +8,7 @@ from golden_arrays import state_dict
 from safetensors.numpy import save_file
 
 from flair_jax.errors import UserError
-from flair_jax.interop import torch_weights
+from flair_jax.interop import torch_files, torch_weights
 from flair_jax.models.functional import split_model
 from flair_jax.models.unet import UNet
 
@@ -90,7 +90,7 @@ def test_every_tensor_must_fit(model, weights, change, expected):
 def test_safetensors_need_no_torch(weights, tmp_path):
     save_file(weights, tmp_path / "w.safetensors")
     assert "torch" not in sys.modules
-    read = torch_weights.read(str(tmp_path / "w.safetensors"))
+    read = torch_files.read(str(tmp_path / "w.safetensors"))
     assert read.keys() == weights.keys()
     np.testing.assert_array_equal(read["encoder.conv1.weight"], weights["encoder.conv1.weight"])
     assert "torch" not in sys.modules
@@ -98,12 +98,12 @@ def test_safetensors_need_no_torch(weights, tmp_path):
 
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="there is no file of weights"):
-        torch_weights.read(str(tmp_path / "none.safetensors"))
+        torch_files.read(str(tmp_path / "none.safetensors"))
     (tmp_path / "cut.safetensors").write_bytes(b"\x08\x00")
     with pytest.raises(UserError, match=r"cut.safetensors is not a complete .safetensors file"):
-        torch_weights.read(str(tmp_path / "cut.safetensors"))
+        torch_files.read(str(tmp_path / "cut.safetensors"))
     with pytest.raises(UserError, match="not of the form hf://organisation/repository/file"):
-        torch_weights.read("hf://IGNF/FLAIR-INC")
+        torch_files.read("hf://IGNF/FLAIR-INC")
 
     real = builtins.__import__
 
@@ -113,8 +113,5 @@ def test_files_that_cannot_be_read(tmp_path, monkeypatch):
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    (tmp_path / "w.pth").write_bytes(b"")
-    with pytest.raises(UserError, match=r"needs PyTorch: pip install 'flair-jax\[torch\]'"):
-        torch_weights.read(str(tmp_path / "w.pth"))
     with pytest.raises(UserError, match=r"huggingface_hub: pip install 'flair-jax\[hub\]'"):
-        torch_weights.read("hf://IGNF/FLAIR-INC/w.pth")
+        torch_files.read("hf://IGNF/FLAIR-INC/w.pth")
