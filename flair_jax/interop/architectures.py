@@ -140,7 +140,7 @@ def check_network(tensors: Mapping[str, np.ndarray], source: str, *, bare: bool 
         name = f"a {decoder or encoder}" + ("" if decoder else " without a known decoder")
         name += " with an unknown encoder" if decoder else ""
     else:
-        listed = list(tensors)
+        listed = sorted(tensors)
         name = "an unknown network, with the tensors " + ", ".join(listed[:4])
         name += f" and {len(listed) - 4} more" if len(listed) > 4 else ""
     raise UserError(f"{source} is {name}. {LOADABLE}")

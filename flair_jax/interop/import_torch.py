@@ -128,6 +128,7 @@ def known_spec(weights: str, state_dict: dict[str, np.ndarray]) -> ModelSpec | N
         UserError: it is of FLAIR-HUB's code, whose classes are known, and the rest is not.
     """
     if torch_weights.hub_source(state_dict, weights):
+        check_network(torch_weights.network_tensors(state_dict, weights), weights)
         raise UserError(
             f"{weights} is of FLAIR-HUB's code: make a checkpoint of it with flair-jax "
             f"import-torch --weights={weights} --out=DIR --normalization=NAME, and start from DIR"

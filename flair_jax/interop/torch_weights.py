@@ -164,9 +164,9 @@ def match(
     """
     bare = not any(name.startswith("decoder.") for name in like)
     given = network_tensors(state_dict, source)
+    check_network(given, source, bare=bare)
     if bare:
         given = {f"encoder.{k.removeprefix('encoder.')}": given[k] for k in given if k[:3] != "fc."}
-    check_network(given, source, bare=bare)
     wanted = {torch_name(name): name for name in like}
     optional = (*RESIZED, *_OF_METADATA) if partial else ("\0",)
     problems = [
@@ -198,8 +198,8 @@ def match(
         fitting[name] = value
     if problems:
         raise UserError(
-            f"{source} does not fit the model, or is damaged, in {len(problems)} tensors:\n  "
-            + "\n  ".join(sorted(problems)[:20])
+            f"{source} does not fit the model, or is damaged, in {len(problems)} "
+            f"tensor{'s' * (len(problems) > 1)}:\n  " + "\n  ".join(sorted(problems)[:20])
         )
     return {k: jnp.asarray(from_torch_layout(k, value)) for k, value in fitting.items()}
 
