@@ -263,9 +263,7 @@ def test_pickled_code_is_not_executed(tmp_path, zipped):
     for key, value in expected.items():
         np.testing.assert_array_equal(tensors[f"module.{key}"], value.numpy())
     torch.save(model, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(
-        UserError, match="is a pickled object of segmentation_models_pytorch.* Unet"
-    ):
+    with pytest.raises(UserError, match=r"is a pickled object of segmentation_\S+Unet, whose code"):
         read(str(tmp_path / "w.pth"))
     assert not (tmp_path / "called").exists()
 
@@ -297,7 +295,8 @@ def test_pickled_code_is_not_executed(tmp_path, zipped):
     ],
 )
 def test_architectures_of_the_library_are_named(decoder, encoder, named):
-    with torch.device("meta"):
+    # MiT computes with numbers of its tensors, which have none on the device "meta".
+    with torch.device("cpu" if encoder.startswith("mit") else "meta"):
         model = smp.create_model(decoder, encoder, encoder_weights=None, in_channels=3, classes=19)
     tensors = {
         f"model.seg_model.{key}": np.broadcast_to(np.float32(0), value.shape)
