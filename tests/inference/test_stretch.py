@@ -56,8 +56,8 @@ def test_another_type_is_refused_or_stretched_by_the_user(tmp_path, dtype):
     with pytest.raises(UserError) as error:
         Source([path], RGB, scaling=DEEP)
     assert str(error.value).startswith(
-        f"{path} has pixels of {dtype}, and the model was trained on uint16 stretched from 0..4000: "
-        "give the values that become 0 and 255 as --stretch=MIN,MAX"
+        f"{path} has pixels of {dtype}, and the model was trained on uint16 stretched from "
+        "0..4000: give the values that become 0 and 255 as --stretch=MIN,MAX"
     )
     scaling = dataclasses.replace(DEEP, by_user=((0, 1000),))
     source = Source([path], RGB, scaling=scaling)
@@ -70,8 +70,8 @@ def test_bytes_are_taken_as_stretched_already_with_a_warning(tmp_path):
     source = Source([path], RGB, scaling=DEEP)
     np.testing.assert_array_equal(read_all(source)[0], noise(3))
     assert (
-        f"{path}: warning: its pixels are uint8, and the model was trained on uint16 stretched from "
-        "0..4000: they are taken as stretched so already; if not, give --stretch"
+        f"{path}: warning: its pixels are uint8, and the model was trained on uint16 stretched "
+        "from 0..4000: they are taken as stretched so already; if not, give --stretch"
     ) in source.notes()
     # Of a model whose training images were bytes and stretched, they are not.
     scaling = Scaling(of_model=((10.0, 200.0),) * 3, trained_on=("uint8",))
