@@ -1,5 +1,6 @@
 """Initial weights: random, from a checkpoint, from PyTorch weights, or an ImageNet encoder."""
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -213,6 +214,8 @@ def adapt_stem(kernel: np.ndarray, bands: int) -> np.ndarray:
 
 
 def _is_file(source: str) -> bool:
-    return source.startswith("hf://") or source.endswith(
-        (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+    return (
+        source.startswith("hf://")
+        or source.endswith((".safetensors", ".pth", ".pt", ".ckpt", ".bin"))
+        or pathlib.Path(source).expanduser().is_file()
     )

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from flair_jax import config as configuration
 from flair_jax.errors import UserError
 from flair_jax.interop.architectures import LOADABLE, check_network
-from flair_jax.interop.import_torch import import_weights
+from flair_jax.interop.import_torch import import_weights, spec_for
+from flair_jax.interop.torch_weights import match
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh
@@ -102,6 +105,7 @@ NETWORKS = {
 
 SPEC = ModelSpec.from_config(configuration.default(), (64, 64))
 _, PARAMS, BATCH_STATS = split_model(SPEC.build_model())
+LIKE = {**PARAMS, **BATCH_STATS}
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -121,6 +125,31 @@ def test_other_architectures_are_named_at_every_door(tmp_path, name):
         with pytest.raises(UserError) as error:
             door()
         assert str(error.value) == f"{file} is {name}. {LOADABLE}"
+
+
+PARTS = (
+    "model", "module", "seg_model", "encoder", "encoders", "decoder", "main_decoders",
+    "AERIAL_RGBI", "AERIAL_LABEL-COSIA", "fusion_handler", "layer1", "layer3", "0", "33", "conv1",
+    "conv3", "x_0_0", "bn1", "weight", "running_var", "patch_embed", "patch_embed1", "block1",
+    "attn", "kv", "grn", "stages_2", "stem_0", "relative_position_bias_table", "layers_2",
+    "segmentation_head", "classifier", "enc", "enc_mlp", "criterion", "num_batches_tracked", "",
+)  # fmt: skip
+KEYS = st.lists(st.sampled_from(PARTS), min_size=1, max_size=6).map(".".join)
+ARRAYS = st.lists(st.integers(0, 3), max_size=5).map(lambda shape: np.zeros(shape, np.float32))
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.dictionaries(KEYS, ARRAYS, min_size=1, max_size=12))
+def test_any_other_tensors_are_refused_in_one_sentence(tensors):
+    for name in ("w.pth", "FLAIR-INC_rgb_12cl_w.pth"):
+        with pytest.raises(UserError) as error:
+            spec_for(name, tensors)
+        assert str(error.value).startswith(name)
+        assert "\n" not in str(error.value)
+    for like in (LIKE, {k: v for k, v in LIKE.items() if k.startswith("encoder.")}):
+        for partial in (False, True):
+            with pytest.raises(UserError, match=r"^w.pth "):
+                match(tensors, like, "w.pth", partial=partial)
 
 
 def test_what_can_be_loaded():
