@@ -86,7 +86,7 @@ def our_learner(spec: ModelSpec, seed: int) -> tuple[Learner, dict[str, np.ndarr
     graphdef, params, batch_stats = split_model(spec.build_model(seed))
     weights = state_dict_of(params, batch_stats)
     config.learning_rate = LEARNING_RATE
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, num_steps=1)
     step = make_train_step(graphdef, spec, config, optimizer, mesh)
     state = replicate(create_train_state(params, batch_stats, optimizer), mesh)
 

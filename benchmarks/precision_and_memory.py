@@ -78,7 +78,7 @@ def losses(changes: dict[str, Any], args: argparse.Namespace) -> list[float]:
     model = set_training_options(spec.build_model(config.seed), config, mesh)
     graphdef, params, batch_stats = split_model(model)
     ema = config.ema_decay > 0
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, num_steps=1)
     state = replicate(create_train_state(params, batch_stats, optimizer, ema=ema), mesh)
     step = make_train_step(graphdef, spec, config, optimizer, mesh)
     values = []

@@ -291,7 +291,9 @@ def check_unchanged(config: ml_collections.ConfigDict, workdir: epath.Path) -> N
     """Raises a UserError if a run would resume with settings its weights were not trained with."""
     if not (workdir / "config.json").exists():
         return
-    lines = _differences(load(workdir), config, lambda key: not key.changeable)
+    # The other schedules than the plateau's depend on the number of steps.
+    fixed = () if config.schedule == "plateau" else ("num_epochs",)
+    lines = _differences(load(workdir), config, lambda key: not key.changeable or key.name in fixed)
     if lines:
         raise UserError(
             f"{workdir} holds a run with other settings:\n{lines}\n"

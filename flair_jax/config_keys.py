@@ -210,6 +210,26 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
             "augment_probability.rotation", 0.5,
             "Probability of a rotation by 0, 90, 180 or 270 degrees.", PROBABILITY,
         ),
+        Key(
+            "augment_radiometry", False,
+            "Change brightness, contrast and gamma of training patches at random, each band by "
+            "itself; the band `height` is left as it is.",
+        ),
+        Key(
+            "radiometry.brightness", 0.1,
+            "Largest value that is added or subtracted, as a share of the range 0 to 255.",
+            Rule("0 to 1", lambda value: 0 <= value <= 1),
+        ),
+        Key(
+            "radiometry.contrast", 0.2,
+            "Largest c of a factor between exp(-c) and exp(c) for the distance from the mean.",
+            Rule("0 to 2", lambda value: 0 <= value <= 2),
+        ),
+        Key(
+            "radiometry.gamma", 0.2,
+            "Largest g of an exponent between exp(-g) and exp(g) for values / 255.",
+            Rule("0 to 2", lambda value: 0 <= value <= 2),
+        ),
     ),
     "Model": (
         Key(
@@ -248,14 +268,38 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
             "with which the published baseline starts.",
         ),
     ),
-    "Optimisation: SGD; the learning rate is reduced when the monitored value stalls": (
+    "Optimisation": (
         Key(
             "loss_normalization", "pixels",
             "Divide the loss by the number of pixels (as in the challenge) or by the sum of their "
             "class weights (as in IGN's later code).",
             one_of(*LOSS_NORMALIZATIONS),
         ),
-        Key("learning_rate", 0.02, "Initial learning rate.", POSITIVE),
+        Key(
+            "optimizer", "sgd", "'sgd': without momentum; 'adamw': with betas 0.9 and 0.999.",
+            one_of("sgd", "adamw"),
+        ),
+        Key(
+            "weight_decay", 0.0,
+            "Share of the weights, times the learning rate, that is subtracted in a step.",
+            at_least(0),
+        ),
+        Key(
+            "schedule", "plateau",
+            "'plateau': the learning rate is reduced when the monitored value stalls; 'one_cycle' "
+            "and 'warmup_cosine': it rises, and falls to 0 along a cosine until num_epochs, which "
+            "cannot be changed then.",
+            one_of("plateau", "one_cycle", "warmup_cosine"),
+        ),
+        Key(
+            "warmup", 0.2,
+            "Share of all steps in which 'one_cycle' and 'warmup_cosine' let the rate rise.",
+            Rule("0 or more, and less than 1", lambda value: 0 <= value < 1),
+        ),
+        Key(
+            "learning_rate", 0.02, "Initial learning rate; of the rising schedules the largest.",
+            POSITIVE,
+        ),
         Key(
             "learning_rate_limit", 0.0,
             "Upper bound of the learning rate from this start on: for a run that has diverged.",

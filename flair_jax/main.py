@@ -30,6 +30,11 @@ _EMA = flags.DEFINE_bool(
     "Evaluate or predict with the exponential moving average of the weights (config.ema_decay), or "
     "not; by default what config.monitor watches.",
 )  # fmt: skip
+_ADAPT = flags.DEFINE_enum(
+    "adapt", "", ["", "domain"],
+    "Evaluate or predict with batch statistics re-estimated from the images of each domain, "
+    "without labels (AdaBN).",
+)  # fmt: skip
 _SUBMISSION = flags.DEFINE_string(
     "submission", None, "With --mode=predict: also write the challenge's zip of the test split."
 )
@@ -61,10 +66,14 @@ def main(argv: list[str], changes: config_flags.Changes) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
     if _MODE.value != "predict" and (_SUBMISSION.value or _OVERLAYS.value != "0"):
         raise UserError("--submission and --overlays belong to --mode=predict")
+    if _MODE.value == "train" and _ADAPT.value:
+        raise UserError("--adapt belongs to --mode=eval and --mode=predict")
     work = {
         "train": runs.train,
-        "eval": runs.evaluate(_SPLIT.value, _EMA.value),
-        "predict": runs.predict(_SPLIT.value, _EMA.value, _OVERLAYS.value, _SUBMISSION.value),
+        "eval": runs.evaluate(_SPLIT.value, _EMA.value, _ADAPT.value),
+        "predict": runs.predict(
+            _SPLIT.value, _EMA.value, _ADAPT.value, _OVERLAYS.value, _SUBMISSION.value
+        ),
     }[_MODE.value]
     runs.run(
         work, config=_CONFIG.value, changes=changes, workdir=_WORKDIR.value,

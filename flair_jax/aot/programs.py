@@ -38,7 +38,7 @@ def lower_train_step(
     spec = ModelSpec.from_config(config, (patch_size, patch_size))
     model = set_training_options(spec.abstract_model(), config, mesh)
     graphdef, params, batch_stats = split_model(model)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, num_steps=config.num_epochs)  # any number: not run
     ema = config.ema_decay > 0
     state = jax.eval_shape(
         lambda p, s: create_train_state(p, s, optimizer, ema=ema), params, batch_stats

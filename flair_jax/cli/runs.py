@@ -63,6 +63,11 @@ def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
         help="use the exponential moving average of the weights (config.ema_decay), or not; by "
         "default what config.monitor watches",
     )  # fmt: skip
+    parser.add_argument(
+        "--adapt", type=one_of("domain"), default="", metavar="domain",
+        help="re-estimate the batch statistics from the images of each domain, without labels "
+        "(AdaBN)",
+    )  # fmt: skip
 
 
 def run(
@@ -208,23 +213,25 @@ def train(config: "ml_collections.ConfigDict", workdir: "epath.Path") -> None:
         page.update_report(workdir)
 
 
-def evaluate(split: str, ema: bool | None) -> "Work":
+def evaluate(split: str, ema: bool | None, adapt: str) -> "Work":
     """The work of evaluating a split."""
 
     def work(config: "ml_collections.ConfigDict", workdir: "epath.Path") -> None:
         from flair_jax.evaluation.evaluate import evaluate_run
 
-        evaluate_run(config, workdir, split, ema)
+        evaluate_run(config, workdir, split, ema, adapt)
 
     return work
 
 
-def predict(split: str, ema: bool | None, overlays: str, submission: str | None) -> "Work":
+def predict(
+    split: str, ema: bool | None, adapt: str, overlays: str, submission: str | None
+) -> "Work":
     """The work of predicting a split."""
 
     def work(config: "ml_collections.ConfigDict", workdir: "epath.Path") -> None:
         from flair_jax.evaluation.predict import overlay_count, predict_run
 
-        predict_run(config, workdir, split, ema, overlay_count(overlays), submission)
+        predict_run(config, workdir, split, ema, adapt, overlay_count(overlays), submission)
 
     return work

@@ -63,6 +63,19 @@ class PatchRecords:
         return (self[i] for i in range(len(self)))
 
 
+class _Subset(PatchRecords):
+    """Some of the records of a split."""
+
+    def __init__(self, records: PatchRecords, indices: Sequence[int] | np.ndarray) -> None:
+        self._all, self._indices = records, np.asarray(indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._all[int(self._indices[index])]
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """One split of a built data set.
@@ -83,6 +96,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> "Split":
+        """The split with some of its patches only, in this order."""
+        return dataclasses.replace(self, records=_Subset(self.records, indices))
 
 
 def dataset_directory(data_dir: str, data_config: str) -> epath.Path:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -26,6 +26,7 @@ from flair_jax.data.input_pipeline import (
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.errors import UserError
 from flair_jax.evaluation import provenance, tables
+from flair_jax.evaluation.adaptation import parts, suffix
 from flair_jax.evaluation.grouped_metrics import FIELDS, by_patch, grouped_scores, groups
 from flair_jax.evaluation.metrics import DEFINITIONS, challenge_scores, confusion_matrices, summary
 from flair_jax.inference.loading import load, watches_ema
@@ -47,6 +48,7 @@ from flair_jax.runtime.sharding import (
 )
 from flair_jax.viz import figures
 
+_NO_MASKS = "no patch of this split has a mask: it can be predicted, but not scored"
 EvalStep = jax.stages.Wrapped  # (params, batch_stats, batch) -> {str: jax.Array}
 
 
@@ -64,15 +66,21 @@ class Evaluation:
 
     Attributes:
         confusions: (patches, classes, classes) int32, rows are the truth.
-        loss: mean over the split by the configuration's normalisation.
+        loss_sum, loss_count: of the configuration's normalisation, see `losses`.
         fields: (patches,) str arrays by name: what the batches kept of `grouped_metrics.FIELDS`.
         indices: (patches,) int64, index of each patch in the split, from 0.
     """
 
     confusions: np.ndarray
-    loss: float
+    loss_sum: float
+    loss_count: float
     fields: dict[str, np.ndarray]
     indices: np.ndarray
+
+    @property
+    def loss(self) -> float:
+        """Mean over the split."""
+        return self.loss_sum / max(self.loss_count, 1e-12)
 
     @property
     def confusion(self) -> np.ndarray:
@@ -156,14 +164,31 @@ def accumulate(
         valid.append(np.asarray(counts["valid"]))
         confusions.append(np.asarray(counts["confusions"])[valid[-1]])
     if not any(map(np.any, valid)):
-        raise NoMasksError("no patch of this split has a mask: it can be predicted, but not scored")
+        raise NoMasksError(_NO_MASKS)
     indices = np.flatnonzero(np.concatenate(valid))
     fields = {
         name: gather_texts(np.stack(values), mesh)[indices]
         for name, values in zip(FIELDS, zip(*kept, strict=True), strict=False)
     }
-    loss = loss_sum / max(loss_count, 1e-12)
-    return Evaluation(np.concatenate(confusions), loss, fields, indices)
+    return Evaluation(np.concatenate(confusions), loss_sum, loss_count, fields, indices)
+
+
+def together(evaluations: Sequence[tuple[Evaluation, np.ndarray]]) -> Evaluation:
+    """The evaluations of parts of a split as one, given with their patches' indices in it."""
+    indices = np.concatenate([of[evaluation.indices] for evaluation, of in evaluations])
+    order = np.argsort(indices)
+
+    def joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
+        return np.concatenate(list(arrays))[order]
+
+    each = [evaluation for evaluation, _ in evaluations]
+    return Evaluation(
+        joined(evaluation.confusions for evaluation in each),
+        sum(evaluation.loss_sum for evaluation in each),
+        sum(evaluation.loss_count for evaluation in each),
+        {name: joined(e.fields[name] for e in each) for name in each[0].fields},
+        indices[order],
+    )
 
 
 def _one_behind(results: Iterable[dict]) -> Iterable[dict]:
@@ -188,6 +213,7 @@ def evaluate_checkpoint(
     prefetch_mb: int = PREFETCH_MB,
     output: epath.PathLike | None = None,
     ema: bool | None = None,
+    adapt: str = "",
     reuse: bool = False,
 ) -> dict[str, Any]:
     """Scores a checkpoint on a split; writes `metrics.json` and `confusion_matrix.png`.
@@ -204,13 +230,15 @@ def evaluate_checkpoint(
         num_workers, prefetch_mb: see `input_pipeline.batches`.
         output: folder to write to, or None.
         ema: score the exponential moving average of the weights; None: see `loading.load`.
+        adapt: "domain" re-estimates the batch statistics from the images of each domain.
         reuse: keep what is in `output`, if it is of the same weights, data and versions.
 
     Returns:
         What `metrics.json` holds: `definitions`, `challenge`, `main`, `open_vocabulary`,
         `intervals`, `by_domain`, `by_camera`, `by_month` (see `grouped_metrics.grouped_scores`),
         `confusion_matrix` (rows are the truth), `loss`, `num_patches`, `split`, `data` (name of the
-        data set), `synthetic`, `step`, `classes`, and `provenance` (see `provenance.of_result`).
+        data set), `synthetic`, `step`, `classes`, `adapt`, and `provenance` (see
+        `provenance.of_result`).
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
     ema = watches_ema(checkpoint) if ema is None else ema
@@ -219,6 +247,7 @@ def evaluate_checkpoint(
     of = provenance.of_result(
         spec, params, batch_stats, step, split, folder=checkpoint, ema=ema,
         loss_normalization=loss_normalization, definitions=DEFINITIONS,
+        **({"adapt": adapt} if adapt else {}),
     )  # fmt: skip
     if reuse and output is not None:
         saved = provenance.read_current(epath.Path(output) / "metrics.json", of)
@@ -228,12 +257,21 @@ def evaluate_checkpoint(
             return saved
     graphdef = nnx.split(spec.abstract_model())[0]
     eval_step = make_eval_step(graphdef, spec, loss_normalization, mesh)
-    data = split_batches(
-        split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-        bands=spec.bands, num_workers=num_workers, prefetch_mb=prefetch_mb,
-        refused_values=spec.refused_values, keep=FIELDS,
-    )  # fmt: skip
-    evaluation = accumulate(eval_step, params, batch_stats, data, mesh)
+    evaluations = []
+    reading = {"num_workers": num_workers, "prefetch_mb": prefetch_mb}
+    for part in parts(split, adapt, spec, params, batch_stats, mesh, **reading):
+        data = split_batches(
+            part.split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
+            bands=spec.bands, refused_values=spec.refused_values, keep=FIELDS, **reading,
+        )  # fmt: skip
+        try:
+            evaluation = accumulate(eval_step, params, part.batch_stats, data, mesh)
+        except NoMasksError:
+            continue
+        evaluations.append((evaluation, part.indices))
+    if not evaluations:
+        raise NoMasksError(_NO_MASKS)
+    evaluation = together(evaluations)
     metrics = {
         "definitions": DEFINITIONS,
         **evaluation.scores(spec.nomenclature),
@@ -250,6 +288,7 @@ def evaluate_checkpoint(
         "data": split.data.name,
         "synthetic": split.data.synthetic,
         "step": step,
+        "adapt": adapt,
         "provenance": of,
     }
     if output is not None and jax.process_index() == 0:
@@ -269,16 +308,21 @@ def evaluate_checkpoint(
 
 
 def evaluate_run(
-    config: ml_collections.ConfigDict, workdir: epath.Path, name: str, ema: bool | None = None
+    config: ml_collections.ConfigDict,
+    workdir: epath.Path,
+    name: str,
+    ema: bool | None = None,
+    adapt: str = "",
 ) -> dict:
     """Scores the best checkpoint of a workdir on a split, into `evaluation/<split>/`.
 
     With `ema` by the exponential moving average of the weights, into `evaluation/<split>_ema/`;
-    None: see `loading.load`.
+    None: see `loading.load`. With `adapt`, see `evaluate_checkpoint`, into
+    `evaluation/<split>_adapted/`.
     """
     directory = dataset_directory(config.data_dir, config.data_config)
     ema = watches_ema(workdir) if ema is None else ema
-    output, mesh = output_folder(workdir, name, ema), make_mesh()
+    output, mesh = output_folder(workdir, name, ema, adapt), make_mesh()
     metrics = evaluate_checkpoint(
         workdir,
         open_split(directory, name),
@@ -289,12 +333,15 @@ def evaluate_run(
         prefetch_mb=config.prefetch_mb,
         output=output,
         ema=ema,
+        adapt=adapt,
     )
     console.log(tables.all_tables(metrics))
     console.log(f"scores written to {output}")
     return metrics
 
 
-def output_folder(workdir: epath.Path, split: str, ema: bool = False) -> epath.Path:
-    """The folder of a run's scores: `evaluation/<split>`, or `evaluation/<split>_ema`."""
-    return workdir / "evaluation" / (f"{split}_ema" if ema else split)
+def output_folder(
+    workdir: epath.Path, split: str, ema: bool = False, adapt: str = ""
+) -> epath.Path:
+    """The folder of a run's scores: `evaluation/<split>`, followed by `_ema` and `_adapted`."""
+    return workdir / "evaluation" / (split + suffix(ema, adapt))

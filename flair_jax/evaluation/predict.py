@@ -26,6 +26,7 @@ from flair_jax.data.input_pipeline import (
 from flair_jax.data.reference_facts import TEST_PATCHES
 from flair_jax.errors import UserError
 from flair_jax.evaluation import provenance
+from flair_jax.evaluation.adaptation import parts, suffix
 from flair_jax.evaluation.submission import check_submittable, write_submission
 from flair_jax.inference.loading import load, watches_ema
 from flair_jax.models.functional import Arrays, forward
@@ -143,6 +144,7 @@ def predict_checkpoint(
     num_workers: int = 0,
     prefetch_mb: int = PREFETCH_MB,
     ema: bool | None = None,
+    adapt: str = "",
     overlays: int | None = 0,
     submission: epath.PathLike | None = None,
     reuse: bool = False,
@@ -162,6 +164,7 @@ def predict_checkpoint(
         output: folder to create; an earlier one of that name is replaced.
         num_workers, prefetch_mb: see `input_pipeline.batches`.
         ema: predict with the exponential moving average of the weights; None: see `loading.load`.
+        adapt: "domain" re-estimates the batch statistics from the images of each domain.
         overlays: number of patches, spread over the split, to write an overlay of; None: all.
         submission: a zip to write for the challenge, see `submission.write_submission`.
         reuse: keep what is in `output`, if it is of the same weights, data and versions.
@@ -179,7 +182,10 @@ def predict_checkpoint(
     if submission is not None:
         check_submittable(submission, split.name, spec.nomenclature)
     output = epath.Path(output)
-    of = provenance.of_result(spec, params, batch_stats, step, split, folder=checkpoint, ema=ema)
+    of = provenance.of_result(
+        spec, params, batch_stats, step, split, folder=checkpoint, ema=ema,
+        **({"adapt": adapt} if adapt else {}),
+    )  # fmt: skip
     facts = output.with_name(output.name + ".json")
     if reuse:
         current = output.exists() and provenance.read_current(facts, of) is not None
@@ -200,25 +206,26 @@ def predict_checkpoint(
     wait_for_hosts("predictions: folder made")
     predict_step = make_predict_step(nnx.split(spec.abstract_model())[0], spec, mesh)
     georeference = ("id", "transform", "crs")
-    data = split_batches(
-        split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-        bands=spec.bands, num_workers=num_workers, prefetch_mb=prefetch_mb,
-        keep=georeference,
-    )  # fmt: skip
+    reading = {"num_workers": num_workers, "prefetch_mb": prefetch_mb}
     rows = process_rows(mesh, batch_size)
-    for number, batch in enumerate(data):
-        indices = number * batch_size + rows
-        classes = local_rows(predict_step(params, batch_stats, to_global(on_device(batch), mesh)))
-        for i in np.flatnonzero(batch["sample"]):
-            path = partial / f"PRED_{batch['id'][i]}.tif"
-            if path.exists():
-                raise UserError(
-                    f"two patches of the split {split.name!r} have the number of {path.name}"
-                )
-            write_prediction(path, classes[i], batch["transform"][i], str(batch["crs"][i]))
-            if indices[i] in with_overlay:
-                image = overlay(batch["image"][i], classes[i], spec)
-                images.write_png(overlay_partial / f"OVERLAY_{batch['id'][i]}.png", image)
+    for part in parts(split, adapt, spec, params, batch_stats, mesh, **reading):
+        data = split_batches(
+            part.split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
+            bands=spec.bands, keep=georeference, **reading,
+        )  # fmt: skip
+        for number, batch in enumerate(data):
+            arrays = to_global(on_device(batch), mesh)
+            classes = local_rows(predict_step(params, part.batch_stats, arrays))
+            for i in np.flatnonzero(batch["sample"]):
+                path = partial / f"PRED_{batch['id'][i]}.tif"
+                if path.exists():
+                    raise UserError(
+                        f"two patches of the split {split.name!r} have the number of {path.name}"
+                    )
+                write_prediction(path, classes[i], batch["transform"][i], str(batch["crs"][i]))
+                if part.indices[number * batch_size + rows[i]] in with_overlay:
+                    image = overlay(batch["image"][i], classes[i], spec)
+                    images.write_png(overlay_partial / f"OVERLAY_{batch['id'][i]}.png", image)
     wait_for_hosts("predictions: files written")
     if first:
         for folder in (output, overlay_folder(output)):
@@ -230,6 +237,7 @@ def predict_checkpoint(
             "step": step,
             "split": split.name,
             "first_class": 0,
+            "adapt": adapt,
             "classes": spec.nomenclature.names,
             "provenance": of,
         }
@@ -239,9 +247,9 @@ def predict_checkpoint(
     return len(split)
 
 
-def output_folder(workdir: epath.Path, ema: bool = False) -> epath.Path:
-    """The folder of a run's predictions: `predictions`, or `predictions_ema`."""
-    return workdir / ("predictions_ema" if ema else "predictions")
+def output_folder(workdir: epath.Path, ema: bool = False, adapt: str = "") -> epath.Path:
+    """The folder of a run's predictions: `predictions`, followed by `_ema` and `_adapted`."""
+    return workdir / ("predictions" + suffix(ema, adapt))
 
 
 def _partial(folder: epath.Path) -> epath.Path:
@@ -259,17 +267,19 @@ def predict_run(
     workdir: epath.Path,
     name: str,
     ema: bool | None = None,
+    adapt: str = "",
     overlays: int | None = 0,
     submission: epath.PathLike | None = None,
 ) -> int:
     """Predicts a split with the best checkpoint of a workdir, into `predictions/`.
 
     With `ema` by the exponential moving average of the weights, into `predictions_ema/`; None: see
-    `loading.load`. For `overlays` and `submission`, see `predict_checkpoint`.
+    `loading.load`; with `adapt` into `predictions_adapted/`. For `adapt`, `overlays` and
+    `submission`, see `predict_checkpoint`.
     """
     directory = dataset_directory(config.data_dir, config.data_config)
     ema = watches_ema(workdir) if ema is None else ema
-    output, mesh = output_folder(workdir, ema), make_mesh()
+    output, mesh = output_folder(workdir, ema, adapt), make_mesh()
     count = predict_checkpoint(
         workdir,
         open_split(directory, name),
@@ -279,6 +289,7 @@ def predict_run(
         num_workers=config.num_workers,
         prefetch_mb=config.prefetch_mb,
         ema=ema,
+        adapt=adapt,
         overlays=overlays,
         submission=submission,
     )

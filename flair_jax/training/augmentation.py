@@ -1,10 +1,10 @@
-"""Random crops, flips and rotations of images and masks, on the device, inside jit.
+"""Random crops, flips, rotations and radiometry of training patches, on the device, inside jit.
 
 Every random choice is drawn for the whole global batch from one key, so that it depends on the
 seed, the step and the sample's index in the batch, and not on how many devices share the batch.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,42 @@ def augment(
         _transform(image, vertical, horizontal, quarter, half),
         _transform(mask, vertical, horizontal, quarter, half),
     )
+
+
+def augment_radiometry(
+    key: jax.Array, image: jax.Array, bands: Sequence[str], limits: Mapping[str, float]
+) -> jax.Array:
+    """Changes gamma, contrast and brightness of each band of each image at random, in this order.
+
+    With v in 0 to 255 and m its mean over the band of the image:
+
+        v = 255 (v / 255)^exp(g);  v = m + exp(c) (v - m);  v = v + 255 b;  v is clipped to 0..255
+
+    g, c and b are drawn uniformly from within the limits, for every band by itself.
+
+    Args:
+        key: random key.
+        image: (N, H, W, bands) uint8.
+        bands: their names; `height` is no radiometry, and left as it is.
+        limits: of `gamma`, `contrast` and `brightness`, each from 0; the largest absolute value.
+
+    Returns:
+        (N, H, W, bands) float32, not rounded.
+    """
+    shape = image.shape[0], 1, 1, image.shape[3]
+    changed = jnp.asarray([float(name != "height") for name in bands])
+    gamma, contrast, brightness = (
+        changed * limits[name] * jax.random.uniform(each, shape, minval=-1.0, maxval=1.0)
+        for each, name in zip(
+            jax.random.split(key, 3), ("gamma", "contrast", "brightness"), strict=True
+        )
+    )
+    values = image.astype(jnp.float32)
+    new = 255 * (values / 255) ** jnp.exp(gamma)
+    mean = jnp.mean(new, (1, 2), keepdims=True)
+    new = mean + jnp.exp(contrast) * (new - mean)
+    new = jnp.clip(new + 255 * brightness, 0, 255)
+    return jnp.where(changed > 0, new, values)
 
 
 def _transform(

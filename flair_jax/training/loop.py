@@ -26,7 +26,7 @@ from flair_jax.training.checkpoints import Checkpoints
 from flair_jax.training.final_evaluation import score_and_predict
 from flair_jax.training.image_summaries import ImageSummaries
 from flair_jax.training.metric_writer import MetricWriter
-from flair_jax.training.optimizer import learning_rate, with_learning_rate
+from flair_jax.training.optimizer import PLATEAU, learning_rate, rate_factor, with_learning_rate
 from flair_jax.training.schedules import Best, Progress
 from flair_jax.training.setup import Experiment
 from flair_jax.training.state import TrainState
@@ -209,13 +209,15 @@ class Loop:
         is_best = monitor.improves(value, best.value if best else None)
         train_loss = progress.loss_sum / experiment.steps_per_epoch
         rate = learning_rate(state.opt_state)
+        # As in the epoch's last step.
+        used = rate * float(rate_factor(config, experiment.num_steps)(step - 1))
         self.writer.write(
             step,
             {
                 "epoch": epoch,
                 "train_loss": train_loss,
                 **values,
-                "learning_rate": rate,
+                "learning_rate": used,
                 "epoch_seconds": round(seconds, 1),
             },
         )
@@ -224,7 +226,9 @@ class Loop:
                 self.writer, step, state.params, state.batch_stats, result.confusion,
                 first=epoch == 1,
             )  # fmt: skip
-        plateau, next_rate = experiment.plateau.update(progress.plateau, rate, value, monitor)
+        plateau, next_rate = progress.plateau, rate
+        if config.schedule == PLATEAU:
+            plateau, next_rate = experiment.plateau.update(plateau, rate, value, monitor)
         if next_rate != rate:
             opt_state = with_learning_rate(state.opt_state, next_rate)
             state = dataclasses.replace(state, opt_state=opt_state)
@@ -238,7 +242,7 @@ class Loop:
         console.log(
             f"epoch {epoch}/{config.num_epochs}: training loss {train_loss:.4f}, "
             f"validation loss {values['val_loss']:.4f}, mIoU {values['val_miou']:.4f}{of_ema}"
-            f"{' (best)' if is_best else ''}, learning rate {rate:g}, {seconds:.0f} s"
+            f"{' (best)' if is_best else ''}, learning rate {used:.4g}, {seconds:.0f} s"
         )
         return state, progress
 

@@ -1,4 +1,4 @@
-"""The optimizer (Optax), and the learning rate in its state."""
+"""The optimizers and learning-rate schedules (Optax), and the learning rate in their state."""
 
 from typing import Any
 
@@ -7,24 +7,61 @@ import ml_collections
 import numpy as np
 import optax
 
+PLATEAU = "plateau"  # the schedule of `schedules.Plateau`, which follows the validation
 
-def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """Stochastic gradient descent, with gradients clipped first if `config.clip_norm` is set.
 
-    The learning rate is in the optimizer's state and nowhere else: it is data, not code, so that
-    the plateau schedule changes it without recompiling.
+def make_optimizer(
+    config: ml_collections.ConfigDict, num_steps: int
+) -> optax.GradientTransformation:
+    """The optimizer of `config.optimizer`, with gradients clipped first if asked for.
+
+    The learning rate is in the optimizer's state: it is data, not code, so that the plateau
+    schedule changes it without recompiling. The other schedules multiply it by a factor.
+
+    Args:
+        config: see `config.default`.
+        num_steps: of the whole training.
     """
-    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
 
-    def clipped_sgd(learning_rate: float) -> optax.GradientTransformation:
-        return optax.chain(clip, optax.sgd(learning_rate))
+    def transformation(learning_rate: float) -> optax.GradientTransformation:
+        parts = [optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else _NOTHING]
+        if config.optimizer == "adamw":
+            parts.append(optax.adamw(learning_rate, weight_decay=config.weight_decay))
+        else:
+            if config.weight_decay:
+                parts.append(optax.add_decayed_weights(config.weight_decay))
+            parts.append(optax.sgd(learning_rate))
+        if config.schedule != PLATEAU:
+            parts.append(optax.scale_by_schedule(rate_factor(config, num_steps)))
+        return optax.chain(*parts)
 
-    inject = optax.inject_hyperparams(clipped_sgd, hyperparam_dtype=jnp.float32)
+    inject = optax.inject_hyperparams(transformation, hyperparam_dtype=jnp.float32)
     return inject(learning_rate=config.learning_rate)
 
 
+_NOTHING = optax.identity()
+
+
+def rate_factor(config: ml_collections.ConfigDict, num_steps: int) -> optax.Schedule:
+    """What the learning rate in the state is multiplied by: number of steps taken -> factor.
+
+    - "plateau": 1;
+    - "one_cycle": from 1/1000 up to 1 over the first `config.warmup` of the steps, then down to
+      1e-7, both along a cosine; FLAIR-HUB's factors;
+    - "warmup_cosine": from 0 up to 1 linearly, then down to 0 along a cosine.
+    """
+    if config.schedule == "one_cycle":
+        return optax.cosine_onecycle_schedule(
+            num_steps, 1.0, pct_start=config.warmup, div_factor=1e3, final_div_factor=1e4
+        )
+    if config.schedule == "warmup_cosine":
+        warmup = int(config.warmup * num_steps)
+        return optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, num_steps)
+    return optax.constant_schedule(1.0)
+
+
 def learning_rate(opt_state: Any) -> float:
-    """The rate that the next step will use: the shortest decimal of that float32."""
+    """The learning rate in the state: the shortest decimal of that float32."""
     return float(str(np.float32(opt_state.hyperparams["learning_rate"])))
 
 

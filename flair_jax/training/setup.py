@@ -80,6 +80,11 @@ class Experiment:
         """The schedule of the learning rate."""
         return Plateau(**self.config.plateau)
 
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole training, unless it stops early."""
+        return self.steps_per_epoch * self.config.num_epochs
+
     def is_finished(self, progress: Progress) -> bool:
         """Whether a run has come to its end."""
         return (
@@ -136,7 +141,7 @@ def make_experiment(
     _check_record(record, workdir, directory)
     model = set_training_options(spec.abstract_model(), config, mesh)
     graphdef = nnx.split(model)[0]
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, steps * config.num_epochs)
     return Experiment(
         config=config,
         workdir=workdir,

@@ -16,7 +16,7 @@ from flair_jax.models.preprocess import normalise, to_labels
 from flair_jax.models.spec import ModelSpec
 from flair_jax.models.unet import UNet
 from flair_jax.runtime.sharding import DATA_AXIS, batch_sharding, replicated
-from flair_jax.training.augmentation import augment, random_crop
+from flair_jax.training.augmentation import augment, augment_radiometry, random_crop
 from flair_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -54,11 +54,11 @@ def make_train_step(
 
     - `loss`, float32;
     - `grad_norm`, float32: the global norm of the gradients, before they are clipped;
-    - `finite`, bool: whether loss, update and batch statistics are finite;
+    - `finite`, bool: whether loss, update, batch statistics and optimizer's state are finite;
     - `stop`, bool: whether any process has put a True into its rows of the batch's `stop`, (N,).
     """
     weights, ops = spec.nomenclature.weights, for_mesh(mesh)
-    probability = config.augment_probability.to_dict()
+    probability, limits = config.augment_probability.to_dict(), config.radiometry.to_dict()
 
     def loss_sum(
         params: Arrays, batch_stats: Arrays, batch: Batch, dropout_key: jax.Array
@@ -82,7 +82,8 @@ def make_train_step(
         return total, count, gradients, batch_stats
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
-        crop_key, augment_key, dropout_key = jax.random.split(step_key(config.seed, state.step), 3)
+        keys = jax.random.split(step_key(config.seed, state.step), 4)
+        crop_key, augment_key, dropout_key, radiometry_key = keys
         stop = jnp.any(batch["stop"])
         batch = {k: batch[k] for k in ("image", "mask", "metadata") if k in batch}
         if config.crop_size:
@@ -91,6 +92,8 @@ def make_train_step(
         if config.augment:
             augmented = augment(augment_key, batch["image"], batch["mask"], probability)
             batch["image"], batch["mask"] = augmented
+        if config.augment_radiometry:
+            batch["image"] = augment_radiometry(radiometry_key, batch["image"], spec.bands, limits)
         if config.accumulate_steps == 1:
             total, count, gradients, batch_stats = gradients_of(
                 state.params, state.batch_stats, batch, dropout_key
@@ -103,6 +106,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norms = optax.tree.norm(updates) + optax.tree.norm(batch_stats)
+        if moments := [x for x in jax.tree.leaves(opt_state) if x.ndim]:
+            norms += optax.tree.norm(moments)
         facts = {
             "loss": loss,
             "grad_norm": optax.tree.norm(gradients),

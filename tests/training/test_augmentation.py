@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from flair_jax.training.augmentation import augment, random_crop
+from flair_jax.training.augmentation import augment, augment_radiometry, random_crop
 
 HALF = {"vertical_flip": 0.5, "horizontal_flip": 0.5, "rotation": 0.5}
 
@@ -87,3 +87,51 @@ def test_whole_patch_is_its_own_crop():
     image, mask = images(2)
     cut, _ = random_crop(jax.random.key(0), image, mask, 8)
     np.testing.assert_array_equal(cut, image)
+
+
+BANDS = ("red", "green", "blue", "nir", "height")
+LIMITS = {"brightness": 0.1, "contrast": 0.2, "gamma": 0.3}
+OFF = dict.fromkeys(LIMITS, 0.0)
+
+
+def test_radiometry_without_limits_changes_nothing():
+    image = images(3)[0]
+    new = augment_radiometry(jax.random.key(0), image, BANDS, OFF)
+    assert new.dtype == np.float32
+    np.testing.assert_allclose(new, image, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_each_change_by_its_formula(name):
+    image = images(200)[0]
+    new = np.asarray(
+        augment_radiometry(jax.random.key(1), image, BANDS, OFF | {name: LIMITS[name]})
+    )
+    values, limit = image[..., :4].astype(float), LIMITS[name]
+    inside = (new[..., :4] > 0.5) & (new[..., :4] < 254.5) & (values > 0) & (values < 255)
+    with np.errstate(all="ignore"):
+        if name == "brightness":
+            drawn = (new[..., :4] - values) / 255
+        elif name == "contrast":
+            mean = values.mean((1, 2), keepdims=True)
+            drawn = np.where(
+                abs(values - mean) > 5, np.log((new[..., :4] - mean) / (values - mean)), np.nan
+            )
+        else:
+            drawn = np.log(np.log(new[..., :4] / 255) / np.log(values / 255))
+    drawn = np.where(inside, drawn, np.nan)
+    low, high = np.nanmin(drawn, (1, 2)), np.nanmax(drawn, (1, 2))
+    # One number for a band of an image, and another for every other.
+    np.testing.assert_allclose(low, high, atol=2e-3)
+    assert np.unique(np.round(low, 6)).size > 0.98 * low.size
+    assert abs(low).max() <= limit + 2e-3
+    assert abs(np.mean(low)) < 0.1 * limit
+    assert np.std(low) == pytest.approx(limit / np.sqrt(3), rel=0.1)
+
+
+def test_radiometry_leaves_the_height_and_stays_in_range():
+    image = images(20)[0]
+    limits = {"brightness": 1.0, "contrast": 2.0, "gamma": 2.0}
+    new = np.asarray(augment_radiometry(jax.random.key(2), image, BANDS, limits))
+    np.testing.assert_array_equal(new[..., 4], image[..., 4])
+    assert (new[..., :4].min(), new[..., :4].max()) == (0, 255)

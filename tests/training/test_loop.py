@@ -22,7 +22,6 @@ from flair_jax.evaluation.evaluate import evaluate_checkpoint
 from flair_jax.evaluation.predict import predict_checkpoint
 from flair_jax.inference.loading import best_step, load, saved_steps
 from flair_jax.report.page import update_report
-from flair_jax.runtime.preemption import Preempted, StopSignals
 from flair_jax.runtime.sharding import make_mesh
 from flair_jax.training import loop
 
@@ -170,41 +169,6 @@ def test_killed_run_resumes_exactly(config, workdir, metrics, tmp_path):
     assert scores(again) == scores(metrics)
     for path in (workdir / "predictions").iterdir():
         assert (tmp_path / "predictions" / path.name).read_bytes() == path.read_bytes()
-
-
-class SignalAfter(StopSignals):
-    """Reports SIGTERM from the `reads`-th read on."""
-
-    reads = 0
-
-    @property
-    def received(self):
-        SignalAfter.reads -= 1
-        return "SIGTERM" if SignalAfter.reads < 0 else ""
-
-    @received.setter
-    def received(self, _):
-        pass
-
-
-# An epoch asks four times while training and once for the only batch of the validation.
-@pytest.mark.parametrize("reads", [2, 4, 6])
-def test_stopped_anywhere_it_resumes_exactly(
-    config, workdir, metrics, tmp_path, monkeypatch, reads
-):
-    short = config.copy_and_resolve_references()
-    short.predict_after_training = False
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopSignals", SignalAfter)
-        SignalAfter.reads = reads
-        with pytest.raises(Preempted, match=r"stopped by SIGTERM: step \d is saved") as caught:
-            loop.train_and_evaluate(short, tmp_path)
-    step = {2: 4, 4: 4, 6: 7}[reads]  # the one after the step that was told
-    assert f"step {step} is saved" in str(caught.value)
-    assert not (tmp_path / "evaluation").exists()
-    assert scores(loop.train_and_evaluate(short, tmp_path)) == scores(metrics)
-    assert losses(tmp_path) == losses(workdir)
-    assert epochs(tmp_path) == epochs(workdir)
 
 
 def test_sigterm_saves_and_exits_with_0(config, workdir, metrics, tmp_path):

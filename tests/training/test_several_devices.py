@@ -39,7 +39,7 @@ for devices, steps, changes in json.loads(sys.argv[1]):
     mesh = make_mesh(jax.devices()[:devices])
     model = set_training_options(spec.build_model(), config, mesh)
     graphdef, params, batch_stats = split_model(model)
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, num_steps=1)
     state = replicate(create_train_state(params, batch_stats, optimizer), mesh)
     step = make_train_step(graphdef, spec, config, optimizer, mesh)
     losses = []

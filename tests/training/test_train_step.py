@@ -41,7 +41,7 @@ def make(spec, **changes):
     config, mesh = configuration.default(), make_mesh()
     config.update_from_flattened_dict(changes)
     graphdef = nnx.split(set_training_options(spec.abstract_model(), config, mesh))[0]
-    optimizer = make_optimizer(config)
+    optimizer = make_optimizer(config, num_steps=1)
     return make_train_step(graphdef, spec, config, optimizer, mesh), optimizer
 
 

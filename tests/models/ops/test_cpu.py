@@ -32,10 +32,25 @@ def test_convolution_and_its_gradients(size, stride, inputs, outputs, cache, mon
         np.testing.assert_array_equal(made, expected)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("outputs", [4, 256])
-def test_convolution_of_a_doubled_map(outputs):
-    x, kernel = whole_numbers(3, 2, 6, 8, 3), whole_numbers(4, 3, 3, 3, outputs)
-    seen = whole_numbers(5, 2, 12, 16, outputs)
+@pytest.mark.parametrize(("height", "width"), [(2, 2), (2, 8), (4, 2), (2, 6)])
+def test_a_map_smaller_than_the_kernel(height, width, outputs, stride):
+    x, kernel = whole_numbers(0, 2, height, width, 20), whole_numbers(1, 3, 3, 20, outputs)
+    seen = whole_numbers(2, 2, height // stride, width // stride, outputs)
+    actual = value_and_gradients(lambda x, k: cpu.convolution(x, k, stride), x, kernel, seen)
+    reference = value_and_gradients(lambda x, k: plain(x, k, stride), x, kernel, seen)
+    for made, expected in zip(actual, reference, strict=True):
+        np.testing.assert_array_equal(made, expected)
+    text = jax.jit(lambda x, k: cpu.convolution(x, k, stride)).lower(x, kernel).as_text()
+    assert "stablehlo.convolution" not in text  # XLA's is up to 80 times slower there
+
+
+@pytest.mark.parametrize("outputs", [4, 256])
+@pytest.mark.parametrize(("height", "width"), [(6, 8), (1, 1), (1, 4), (2, 1)])
+def test_convolution_of_a_doubled_map(outputs, height, width):
+    x, kernel = whole_numbers(3, 2, height, width, 3), whole_numbers(4, 3, 3, 3, outputs)
+    seen = whole_numbers(5, 2, 2 * height, 2 * width, outputs)
     actual = value_and_gradients(
         lambda x, k: cpu.upsampled_convolution(x, None, k), x, kernel, seen
     )

@@ -1,0 +1,94 @@
+"""Adaptation to new images without labels: batch statistics re-estimated from them (AdaBN).
+
+The parameters stay as they were trained; the running mean and variance of every batch
+normalisation are replaced by those of the images that the model is applied to. Li et al. 2017,
+"Revisiting Batch Normalization for Practical Domain Adaptation". The statistics are those that
+PyTorch gives with `momentum=None` after one pass in training mode: the mean over the batches of
+each batch's mean and unbiased variance. All batches have `BATCH` patches, whatever the devices, so
+that the result does not depend on these, but for the rounding of float32.
+"""
+
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from flair_jax.models.functional import Arrays, merge_model, model_batch_stats
+from flair_jax.models.ops import for_mesh
+from flair_jax.models.preprocess import normalise
+from flair_jax.models.spec import ModelSpec
+from flair_jax.runtime.sharding import (
+    batch_sharding,
+    process_rows,
+    replicate,
+    replicated,
+    to_global,
+)
+
+BATCH = 16  # patches
+
+
+def adaptation_order(count: int) -> np.ndarray:
+    """Batches of a random order of `count` patches, always the same: (batches, BATCH) int64.
+
+    The last batch is filled up from the beginning of the order, so that some patches count twice.
+    """
+    order = np.random.default_rng(0).permutation(count)
+    return np.resize(order, (-(-count // BATCH), BATCH))
+
+
+def adaptation_rows(mesh: Mesh) -> np.ndarray:
+    """The rows of a batch that this process reads; all of them if the devices do not share it."""
+    return process_rows(mesh, BATCH) if BATCH % mesh.size == 0 else np.arange(BATCH)
+
+
+def adapted_statistics(
+    spec: ModelSpec,
+    params: Arrays,
+    batch_stats: Arrays,
+    data: Iterable[dict[str, np.ndarray]],
+    mesh: Mesh,
+) -> Arrays:
+    """Statistics of the batch normalisations on some images.
+
+    Args:
+        spec: of the model.
+        params, batch_stats: its arrays by name.
+        data: batches of `adaptation_order`, of each the rows `adaptation_rows`: "image" (rows, H,
+            W, bands) uint8, and "metadata" (rows, numbers) float32 for a model that takes it.
+        mesh: the devices.
+
+    Returns:
+        `batch_stats` with other values, on all devices.
+    """
+    shared = BATCH % mesh.size == 0
+    whole = replicated(mesh)
+    graphdef, ops = nnx.split(spec.abstract_model())[0], for_mesh(mesh)
+
+    def of_batch(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> Arrays:
+        model = merge_model(graphdef, params, batch_stats, ops)
+        # The statistics recorded are those of this batch alone, and nothing is dropped out.
+        model.set_attributes(momentum=1.0)
+        model.set_attributes(dropout=0.0, raise_if_not_found=False)
+        metadata = batch["metadata"] if spec.takes_metadata else None
+        model(normalise(batch["image"], spec), metadata, train=True, dropout_key=jax.random.key(0))
+        return model_batch_stats(model)
+
+    step = jax.jit(
+        of_batch,
+        in_shardings=(whole, whole, batch_sharding(mesh) if shared else whole),
+        out_shardings=whole,
+    )
+    sums = {name: np.zeros(value.shape) for name, value in batch_stats.items()}
+    count = 0
+    for batch in data:
+        arrays: dict[str, np.ndarray] = {
+            key: batch[key] for key in ("image", "metadata") if key in batch
+        }
+        placed = to_global(arrays, mesh) if shared else replicate(arrays, mesh)
+        for name, value in jax.device_get(step(params, batch_stats, placed)).items():
+            sums[name] += value
+        count += 1
+    return replicate({k: (total / count).astype(np.float32) for k, total in sums.items()}, mesh)
