@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
@@ -27,6 +28,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Formatter,
             allow_abbrev=False,
         )
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # so that -1,2550 is no flag
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print with the usage."""

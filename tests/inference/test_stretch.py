@@ -11,8 +11,10 @@ import rasterio
 from rasters import RGB, noise, read_all, write
 
 from flair_jax import config as configuration
+from flair_jax.cli import detect
+from flair_jax.cli.parser import Parser
 from flair_jax.data import input_pipeline
-from flair_jax.errors import UserError
+from flair_jax.errors import UsageError, UserError
 from flair_jax.inference.band_selection import Scaling
 from flair_jax.inference.raster_source import Source
 from flair_jax.models.spec import ModelSpec
@@ -133,6 +135,25 @@ def test_stretches_that_are_none(tmp_path, model, stretch, message):
     with pytest.raises(UserError, match=message):
         detecting.detect(model, path, tmp_path / "o.tif", stretch=stretch)
     assert [p.name for p in tmp_path.iterdir()] == ["a.tif"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "stretch"),
+    [
+        (["--stretch=0,3000"], ((0, 3000),)),
+        (["--stretch=-1.5,2e3"], ((-1.5, 2000),)),
+        (["--stretch", "-1,9", "0,.5", "-.5,7"], ((-1, 9), (0, 0.5), (-0.5, 7))),
+        (["--stretch=-1,9", "3,4"], ((-1, 9), (3, 4))),
+        ([], ()),
+    ],
+)
+def test_the_flag(flags, stretch):
+    parser = Parser("flair-jax detect", "", ())
+    detect.add_flags(parser)
+    values = parser.parse(["--checkpoint=a", "--input=b", "--output=c", *flags])
+    assert tuple(values.stretch) == stretch
+    with pytest.raises(UsageError, match=r"'5' is not a range such as 0,3000"):
+        parser.parse(["--checkpoint=a", "--input=b", "--output=c", "--stretch=5"])
 
 
 def test_a_stretched_map_is_that_of_the_stretched_image(tmp_path, model):
