@@ -158,8 +158,8 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
     "Classes": (
         Key(
             "nomenclature", "baseline",
-            "'baseline': 12 classes and 'other'; 'full': all 19; 'data': the data set's own; any "
-            "other name: the list in `classes`.",
+            "'baseline': 12 classes and 'other'; 'full': all 19; 'cosia': FLAIR-HUB's 15, and 4 of "
+            "weight 0; 'data': the data set's own; any other name: the list in `classes`.",
             Rule(
                 " or ".join(map(repr, (*NOMENCLATURES, OF_DATA)))
                 + ", or the name of your `classes`",

@@ -18,7 +18,7 @@ def config():
     return configuration.default()
 
 
-@pytest.mark.parametrize("name", ["baseline", "metadata_augmentation", "toy"])
+@pytest.mark.parametrize("name", ["baseline", "hub", "metadata_augmentation", "toy"])
 def test_shipped_configurations_are_valid_and_begin_with_their_command(name):
     path = CONFIGS / f"{name}.py"
     configuration.validate(runpy.run_path(str(path))["get_config"]())
@@ -38,7 +38,7 @@ def test_baseline_is_the_published_recipe():
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("nomenclature", "cosia", "unknown nomenclature 'cosia'"),
+        ("nomenclature", "flair", "unknown nomenclature 'flair'"),
         ("normalization", "zscore", "config.normalization is 'zscore'; expected 'scaling' or"),
         ("loss_normalization", "mean", "expected 'pixels' or 'weights'"),
         ("dtype", "float16", "expected 'float32' or 'bfloat16'"),

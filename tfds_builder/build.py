@@ -1,4 +1,4 @@
-"""Builds FLAIR #1, or a user's own images, for training: `python -m tfds_builder.build`."""
+"""Builds FLAIR, FLAIR-HUB or a user's own images for training: `python -m tfds_builder.build`."""
 
 import argparse
 import contextlib
@@ -19,19 +19,29 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tfds_builder.flags import OF_FLAIR, OF_OWN, SHARD_MB, add_flags
+from tfds_builder.flags import OF_FLAIR, OF_HUB, OF_OWN, SHARD_MB, add_flags
 from tfds_builder.flair import fingerprint
 from tfds_builder.flair import flair_dataset_builder as flair
 from tfds_builder.flair.built import open_built
 from tfds_builder.flair.faults import BuildError, printable, report
 from tfds_builder.flair.patch_builder import SKIPPED, PatchBuilder, Plan
 from tfds_builder.flair.patches import by
+from tfds_builder.flair.reference import NAME, NAME_2
 from tfds_builder.flair.shards import check_format
+from tfds_builder.hub import reference as hub_reference
+from tfds_builder.hub.hub_dataset_builder import FlairHub, HubSource
 from tfds_builder.own.own_dataset_builder import OwnData, OwnSource
 
 DIFFERENCES_SHOWN = 8
 STRIDE = 32  # of the network: the sides of its images are multiples
-BATCH_SIZE = 10  # of the configurations for training
+HUB = FlairHub.BUILDER_CONFIGS[0].name
+# By name of the data set: the configuration to train with, its data_config, its batch size.
+RECIPES = {
+    NAME: ("baseline", flair.Flair.BUILDER_CONFIGS[0].name, 10),
+    NAME_2: ("baseline", flair.Flair.BUILDER_CONFIGS[0].name, 10),
+    hub_reference.NAME: ("hub", HUB, 5),
+}
+OWN_RECIPE = ("own_data", "", 10)
 Log = Callable[[str], None]
 
 
@@ -47,6 +57,8 @@ def build(
     on_error: str = "fail",
     shard_mb: float = SHARD_MB,
     shuffle: bool = False,
+    split: str | None = None,
+    flair1_metadata: str | os.PathLike[str] | None = None,
     file_format: str = "array_record",
     overwrite: bool = False,
     beam_runner: str | None = None,
@@ -58,8 +70,10 @@ def build(
     Args:
       source: the folder of the download, whose zips may be unopened.
       data_dir: where data sets go; None takes TFDS's own, `~/tensorflow_datasets`.
-      config: "published" or "d077"; with lists, any other name, by default "lists".
-      train_csv: a list of image and mask paths, as published; takes just these patches.
+      config: "published" or "d077"; with lists, any other name, by default "lists"; "flair2", with
+        the test split of FLAIR #2; or "hub", FLAIR-HUB.
+      train_csv: a list of image and mask paths, as published; takes just these patches. Of
+        FLAIR-HUB a list with a header and a column `patch_id`, in place of that in the source.
       val_csv: the same for val.
       test_csv: the same for test.
       num_workers: how many processes write; None takes one for each CPU.
@@ -67,6 +81,8 @@ def build(
       shard_mb: the size of a shard's pixels, in MiB.
       shuffle: whether patches are stored in a random order, always the same, so that a part such
         as `train[:10%]` is from all domains; without it, in the order of their domains.
+      split: of FLAIR-HUB: "hub" (None), by its lists; or "flair1", FLAIR #1's own patches.
+      flair1_metadata: FLAIR #1's metadata, for "flair1", by which its patches are found.
       file_format: one of TFDS's; training reads array_record.
       overwrite: whether to replace a data set that is already built, once the new one is complete.
       beam_runner: writes with this runner of Apache Beam, in place of processes of this machine.
@@ -74,7 +90,8 @@ def build(
       progress: whether to log to stdout, with a progress bar on stderr.
 
     Returns:
-      The folder of the data set, `<data_dir>/flair/<config>/1.1.0`.
+      The folder of the data set, `<data_dir>/flair/<config>/1.1.0`, or
+      `<data_dir>/flair_hub/hub/1.0.0`.
 
     Raises:
       BuildError: if it cannot be built, or is built from another source or with other options;
@@ -84,15 +101,35 @@ def build(
         raise BuildError(
             f"source must be a folder of this machine, not {source}: copy, or mount the bucket"
         )
-    builder_config = _config(config, {"train": train_csv, "val": val_csv, "test": test_csv})
+    lists = {
+        name: os.path.abspath(os.path.expanduser(path))
+        for name, path in (("train", train_csv), ("val", val_csv), ("test", test_csv))
+        if path
+    }
+    common: dict[str, Any] = {
+        "data_dir": data_dir, "num_workers": num_workers, "on_error": on_error,
+        "shard_mb": shard_mb, "file_format": file_format, "overwrite": overwrite,
+        "beam": _beam(beam_runner, beam_options, num_workers), "progress": progress,
+    }  # fmt: skip
+    root = os.path.abspath(source)
+    if config == HUB:
+        hub = HubSource(
+            root, lists, split or "hub",
+            os.path.abspath(os.path.expanduser(flair1_metadata)) if flair1_metadata else None,
+            shuffle,
+        )  # fmt: skip
+        _check_hub(hub)
+        subfolder = f"{FlairHub.name}/{HUB}/{FlairHub.VERSION}"
+        return _build(functools.partial(FlairHub, config=HUB), subfolder, hub, root, **common)
+    for flag, value in (("split", split), ("flair1_metadata", flair1_metadata)):
+        if value:
+            raise BuildError(f"--{flag} is for FLAIR-HUB, --config={HUB}")
+    builder_config = _config(config, lists)
     name = builder_config if isinstance(builder_config, str) else builder_config.name
     make_builder = functools.partial(flair.Flair, config=builder_config, shuffle=shuffle)
     return _build(
-        make_builder, f"{flair.Flair.name}/{name}/{flair.Flair.VERSION}", os.path.abspath(source),
-        os.path.abspath(source), data_dir=data_dir, num_workers=num_workers, on_error=on_error,
-        shard_mb=shard_mb, file_format=file_format, overwrite=overwrite,
-        beam=_beam(beam_runner, beam_options, num_workers), progress=progress,
-    )  # fmt: skip
+        make_builder, f"{flair.Flair.name}/{name}/{flair.Flair.VERSION}", root, root, **common
+    )
 
 
 def build_own(
@@ -149,9 +186,29 @@ def build_own(
     )  # fmt: skip
 
 
+def _check_hub(source: HubSource) -> None:
+    """Raises a BuildError for options that contradict each other."""
+    if source.split not in ("hub", "flair1"):
+        raise BuildError(f"split is {source.split!r}; expected hub or flair1")
+    if source.split == "hub" and source.flair1_metadata:
+        raise BuildError("--flair1_metadata is for --split=flair1")
+    if source.split == "flair1" and not source.flair1_metadata:
+        raise BuildError(
+            "--split=flair1 finds FLAIR #1's patches by their position: give"
+            " --flair1_metadata=flair-1_metadata_aerial.json, or the zip of it"
+        )
+    if source.split == "flair1" and source.lists:
+        raise BuildError(
+            f"--split=flair1 is split as FLAIR #1: leave --{min(source.lists)}_csv out"
+        )
+
+
 def _check_own(source: OwnSource, name: str) -> None:
     """Raises a BuildError for options that contradict each other."""
-    taken = (*(config.name for config in flair.Flair.BUILDER_CONFIGS), "baseline", "full", "data")
+    taken = (
+        *(config.name for config in flair.Flair.BUILDER_CONFIGS), HUB,
+        "baseline", "full", "cosia", "data",
+    )  # fmt: skip
     if not name.replace("_", "").replace("-", "").isalnum() or name in taken:
         raise BuildError(
             f"--name={name} names a folder and a set of classes: use letters, digits, _ and -, but"
@@ -273,17 +330,14 @@ def _no_log(line: str) -> None:
     pass
 
 
-def _config(name: str | None, lists: dict[str, Any]) -> str | flair.FlairConfig:
+def _config(name: str | None, lists: dict[str, str]) -> str | flair.FlairConfig:
     """Returns the name of one of the builder's configurations, or a new one with lists."""
     known = [config.name for config in flair.Flair.BUILDER_CONFIGS]
-    given = {
-        split: os.path.abspath(os.path.expanduser(path)) for split, path in lists.items() if path
-    }
-    if not given:
+    if not lists:
         name = name or known[0]
         if name not in known:
             raise BuildError(
-                f"no config {name!r}: there are {', '.join(known)}; or give lists with"
+                f"no config {name!r}: there are {', '.join((*known, HUB))}; or give lists with"
                 " --train_csv, --val_csv, --test_csv"
             )
         return name
@@ -295,7 +349,7 @@ def _config(name: str | None, lists: dict[str, Any]) -> str | flair.FlairConfig:
     if not name.replace("_", "").replace("-", "").isalnum():
         raise BuildError(f"config {name!r} names a folder: use letters, digits, _ and -")
     return flair.FlairConfig(
-        name=name, lists=given, description="Split by lists given by the user."
+        name=name, lists=lists, description="Split by lists given by the user."
     )
 
 
@@ -508,16 +562,16 @@ def _next_step(info: tfds.core.DatasetInfo, folder: pathlib.Path) -> Iterator[st
         return
     if info.metadata["synthetic"]:
         yield "these data are synthetic: a model of them says so, and is of no use on real images"
-    is_flairs = info.metadata["name"] == flair.NAME
+    recipe, data_config, batch_size = RECIPES.get(info.metadata["name"], OWN_RECIPE)
     flags = {
-        "config": "baseline" if is_flairs else "own_data",
+        "config": recipe,
         "config.data_dir": str(folder.parents[2]),
         "config.data_config": folder.parent.name,
         "config.batch_size": str(counts["train"]),
     }
-    if folder.parent.name == flair.Flair.BUILDER_CONFIGS[0].name:
+    if folder.parent.name == data_config:
         del flags["config.data_config"]
-    if counts["train"] >= BATCH_SIZE:
+    if counts["train"] >= batch_size:
         del flags["config.batch_size"]
     yield "train with:"
     yield "  flair-jax train " + " ".join(f"--{k}={shlex.quote(v)}" for k, v in flags.items())
@@ -547,13 +601,13 @@ def run(args: argparse.Namespace) -> int:
         if not own:
             if not args.source:
                 raise BuildError(
-                    "give --source=DIR, FLAIR #1's download, or --images=DIR --masks=DIR"
+                    "give --source=DIR, a download of FLAIR, or --images=DIR --masks=DIR"
                     " --classes=classes.csv --name=NAME, your own images"
                 )
             build(**flags)
             return 0
-        if both := [name for name in OF_FLAIR if flags.pop(name)]:
-            raise BuildError(f"--{both[0]} is for FLAIR #1, and --{min(own)} for your own images")
+        if both := [name for name in (*OF_FLAIR, *OF_HUB) if flags.pop(name)]:
+            raise BuildError(f"--{both[0]} is for FLAIR, and --{min(own)} for your own images")
         if "name" not in own:
             raise BuildError("your own images need a --name=NAME for the data set")
         build_own(**_parsed(own), **flags)

@@ -8,6 +8,7 @@ OF_OWN = (
     "stretch", "unlisted", "masks_by", "split_by", "block_size", "val_groups", "test_groups",
     "val_share", "test_share", "seed",
 )  # fmt: skip
+OF_HUB = ("split", "flair1_metadata")
 OF_FLAIR = (
     "source", "config", "train_csv", "val_csv", "test_csv", "shuffle", "beam_runner",
     "beam_options",
@@ -17,11 +18,15 @@ FORMATS = ("array_record", "tfrecord", "parquet", "riegeli")  # of TFDS
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Defines the flags, which are the arguments of `tfds_builder.build.build`."""
-    parser.add_argument("--source", help="folder of FLAIR #1's download; zips need not be unpacked")
+    parser.add_argument("--source", help="folder of the download; zips need not be unpacked")
     parser.add_argument("--data_dir", help="where data sets go (default: TFDS's own)")
-    parser.add_argument("--config", help="published (default), d077, or a name for your lists")
+    parser.add_argument(
+        "--config",
+        help="FLAIR #1: published (default), d077, or a name for your lists; flair2: FLAIR #2's"
+        " test split; hub: FLAIR-HUB",
+    )
     for split in ("train", "val", "test"):
-        parser.add_argument(f"--{split}_csv", help=f"image and mask paths of {split}, as published")
+        parser.add_argument(f"--{split}_csv", help=f"list of the patches of {split}, as published")
     parser.add_argument("--num_workers", type=int, help="processes (default: one for each CPU)")
     parser.add_argument(
         "--on_error", choices=("fail", "skip"), default="fail",
@@ -42,6 +47,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--beam_runner", help="a runner of Apache Beam, such as DirectRunner")
     parser.add_argument("--beam_options", help="key=value,... for the runner")
+    hub = parser.add_argument_group("FLAIR-HUB, with --config=hub")
+    hub.add_argument(
+        "--split", choices=("hub", "flair1"),
+        help="by FLAIR-HUB's lists (hub, the default); or FLAIR #1's own patches, split as there",
+    )  # fmt: skip
+    hub.add_argument(
+        "--flair1_metadata", metavar="FILE", help="of FLAIR #1, for --split=flair1; JSON or zip"
+    )
     own = parser.add_argument_group("your own images, in place of --source")
     own.add_argument(
         "--images", metavar="DIR", help="GeoTIFF, PNG or JPEG; several folders as 'a/*/images'"

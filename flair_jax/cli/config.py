@@ -47,7 +47,8 @@ def all_keys() -> str:
     lines = [
         "Keys of a configuration, with their defaults (the published baseline's).",
         "Change one with --config.KEY=VALUE. Those with a * may be changed when a run",
-        f"resumes. Configurations by name: {', '.join(config.shipped())}.",
+        "resumes. Configurations by name:",
+        f"{', '.join(config.shipped())}.",
     ]
     for section, keys in SECTIONS.items():
         lines += ["", section]

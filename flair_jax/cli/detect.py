@@ -111,6 +111,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace what an earlier detection wrote")
     add("--resume", action="store_true", help="resume an interrupted detection, if there is one")
     add(
+        "--adapt", action="store_true",
+        help="re-estimate the batch statistics from the raster, without labels (AdaBN): for images "
+        "unlike the training's",
+    )  # fmt: skip
+    add(
         "--ema", action=argparse.BooleanOptionalAction, default=None,
         help="use the exponential moving average of the weights (config.ema_decay), or not; by "
         "default what config.monitor watches",

@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluates the best checkpoint, into evaluation/<split>/; returns the exit status."""
     huge_pages.use()
     return runs.run(
-        runs.evaluate(args.split, args.ema, args.adapt),
+        runs.evaluate(args.split, args.ema, args.adapt or ""),
         config=args.config, changes=args.changes, workdir=args.workdir, trained=True,
         hosts={name: getattr(args, name) for name in runs.HOSTS},
     )  # fmt: skip

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """Predicts with the best checkpoint, into predictions/; returns the exit status."""
     huge_pages.use()
     return runs.run(
-        runs.predict(args.split, args.ema, args.adapt, args.overlays, args.submission),
+        runs.predict(args.split, args.ema, args.adapt or "", args.overlays, args.submission),
         config=args.config, changes=args.changes, workdir=args.workdir, trained=True,
         hosts={name: getattr(args, name) for name in runs.HOSTS},
     )  # fmt: skip

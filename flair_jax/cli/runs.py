@@ -64,7 +64,7 @@ def add_evaluation_flags(parser: argparse.ArgumentParser) -> None:
         "default what config.monitor watches",
     )  # fmt: skip
     parser.add_argument(
-        "--adapt", type=one_of("domain"), default="", metavar="domain",
+        "--adapt", type=one_of("domain"), metavar="domain",
         help="re-estimate the batch statistics from the images of each domain, without labels "
         "(AdaBN)",
     )  # fmt: skip

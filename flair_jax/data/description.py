@@ -6,8 +6,8 @@ from typing import Any
 
 from flair_jax.data.bands import BANDS
 from flair_jax.data.nomenclature import FULL, LandCover, Nomenclature
-
-FLAIR_NAME = "FLAIR #1"
+from tfds_builder.flair.reference import NAME as FLAIR_NAME
+from tfds_builder.flair.reference import NAME_2 as FLAIR_2_NAME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,8 @@ class DataDescription:
 
     @property
     def is_flairs(self) -> bool:
-        """Whether it is FLAIR #1, in FLAIR's file layout."""
-        return self.name == FLAIR_NAME
+        """Whether it is FLAIR #1 or #2, with FLAIR's metadata."""
+        return self.name in (FLAIR_NAME, FLAIR_2_NAME)
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> "DataDescription":

@@ -28,7 +28,8 @@ from tfds_builder.flair.faults import BuildError
 from tfds_builder.flair.workers import available_cpus
 
 Batch = dict[str, np.ndarray]
-BUILDERS = ("flair", "own_data")  # folders of TFDS's builders: FLAIR #1, and users' own images
+# Folders of TFDS's builders: FLAIR #1 and #2, users' own images, FLAIR-HUB.
+BUILDERS = ("flair", "own_data", "flair_hub")
 PADDING = -1  # the index that stands for no sample
 PREFETCH_MB = 256
 PREFETCH_BATCHES = 8  # at most, but for more threads
@@ -121,7 +122,7 @@ def dataset_directory(data_dir: str, data_config: str) -> epath.Path:
     root = epath.Path(data_dir or tfds.core.constants.DATA_DIR).expanduser()
     if any((root / name).exists() for name in ("dataset_info.json", "features.json")):
         return root
-    parent = root / "flair" / data_config
+    parent = root / ("flair_hub" if data_config == "hub" else "flair") / data_config
     found = [newest for name in BUILDERS if (newest := _newest(root / name / data_config))]
     if len(found) > 1:
         raise UserError(

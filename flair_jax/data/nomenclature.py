@@ -8,6 +8,8 @@ import numpy as np
 
 from flair_jax.errors import UserError
 from tfds_builder.flair.reference import CLASSES as FLAIR  # by mask value: name and colour
+from tfds_builder.hub.reference import CLASSES as HUB_CLASSES  # the same of FLAIR-HUB's masks
+from tfds_builder.hub.reference import FLAIR_VALUES, WEIGHTS
 
 IGNORED = 255  # label of mask values that map to no class: they count in no loss and no score
 
@@ -74,20 +76,50 @@ BASELINE = Nomenclature(
 )
 # Each of the 19 values is a class.
 FULL = Nomenclature("full", _flair(20, {}))
-# FLAIR-HUB's 19 in the order of its values 0 to 18 ("COSIA"), by the FLAIR value of the same class.
-# The last four have weight 0.
-_COSIA = (1, 18, 13, 3, 2, 4, 5, 14, 10, 11, 12, 9, 7, 6, 8, 15, 17, 16, 19)
-COSIA = Nomenclature(
-    "cosia",
-    tuple(
-        LandCover(name if value < 19 else "undefined", colour, float(label < 15), (value,))
-        for label, value in enumerate(_COSIA)
-        for name, colour in (FLAIR[value],)
-    ),
+# FLAIR-HUB's classes in their order, 15 and 4 of weight 0: by the mask values of FLAIR, and by
+# those of FLAIR-HUB.
+COSIA, HUB = (
+    Nomenclature(
+        "cosia",
+        tuple(
+            LandCover(*HUB_CLASSES[value], weight=WEIGHTS[value], values=(stored[value],))
+            for value in HUB_CLASSES
+        ),
+    )
+    for stored in (FLAIR_VALUES, tuple(HUB_CLASSES))
 )
 
 NOMENCLATURES = {n.name: n for n in (BASELINE, FULL, COSIA)}
 OF_DATA = "data"  # names the data set's own classes
+
+
+def in_values_of(
+    chosen: Nomenclature, meant: Sequence[tuple[int, str]], wanted: Sequence[tuple[int, str]]
+) -> Nomenclature:
+    """A nomenclature of FLAIR's mask values by FLAIR-HUB's, or the other way round.
+
+    Args:
+        chosen: the nomenclature.
+        meant: (value, name) of the masks that its values are of, see `names_of_values`.
+        wanted: the same of the masks to map to its classes.
+
+    Returns:
+        Its classes with the values of those masks; unchanged if one of them is neither FLAIR's nor
+        FLAIR-HUB's.
+    """
+    flairs, hubs = FULL.names_of_values, HUB.names_of_values
+    tables = {
+        (flairs, hubs): dict(zip(FLAIR_VALUES, HUB_CLASSES, strict=True)),
+        (hubs, flairs): dict(zip(HUB_CLASSES, FLAIR_VALUES, strict=True)),
+    }
+    table = tables.get((tuple(meant), tuple(wanted)))
+    if table is None:
+        return chosen
+    classes = (
+        dataclasses.replace(c, values=tuple(sorted(table[value] for value in c.values)))
+        for c in chosen.classes
+    )
+    return Nomenclature(chosen.name, tuple(classes))
 
 
 def nomenclature(
@@ -99,8 +131,8 @@ def nomenclature(
     """The nomenclature of this name, or a custom one.
 
     Args:
-        name: "baseline", "full" or "cosia", FLAIR's; or "data", the data set's own; with
-            `classes`, any other name.
+        name: "baseline", "full" or "cosia" (FLAIR-HUB's), for the masks of FLAIR and FLAIR-HUB;
+            or "data", the data set's own; with `classes`, any other name.
         classes: (name, colour, weight, mask values) of each class of a custom nomenclature, in the
             order of their labels: `(("built", "#db0e9a", 1.0, (1, 18)), ...)`.
         disabled: names of classes that get weight 0: they count neither in the loss nor in the
@@ -121,7 +153,10 @@ def nomenclature(
         chosen = Nomenclature(name, tuple(_checked(*entry) for entry in classes))
     elif name in NOMENCLATURES:
         chosen = NOMENCLATURES[name]
-        if of_data is not None and of_data.names_of_values != FULL.names_of_values:
+        values = FULL.names_of_values if of_data is None else of_data.names_of_values
+        if values == HUB.names_of_values:
+            chosen = in_values_of(chosen, FULL.names_of_values, values)
+        elif of_data is not None and values != FULL.names_of_values:
             raise UserError(
                 f"config.nomenclature={name!r} are FLAIR's classes, and the data set "
                 f"{of_data.name!r} has its own: {', '.join(of_data.names)}. Train with "
@@ -141,12 +176,12 @@ def nomenclature(
             "of the data set; for others, give config.classes"
         )
     if classes and of_data is not None:
-        values = {value for value, _ in of_data.names_of_values}
+        known = {value for value, _ in of_data.names_of_values}
         for c in chosen.classes:
-            if not values.issuperset(c.values):
+            if not known.issuperset(c.values):
                 raise UserError(
                     f"config.classes, {c.name!r}: the mask values are {c.values!r}; those of the "
-                    f"data set {of_data.name!r} are {_ranges(values)}"
+                    f"data set {of_data.name!r} are {_ranges(known)}"
                 )
     unknown = [n for n in disabled if n not in chosen.names]
     if unknown:

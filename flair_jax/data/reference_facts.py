@@ -1,26 +1,54 @@
-"""Published figures of FLAIR #1 and of its PyTorch baseline (Garioud et al. 2022)."""
+"""Published figures of FLAIR and of its PyTorch baseline (Garioud et al. 2022, 2023)."""
 
 import dataclasses
+from collections.abc import Mapping
 
-from tfds_builder.flair.reference import TEST_PATCHES as TEST_PATCHES  # of which the scores are
+from tfds_builder.flair.reference import NAME, NAME_2, TEST_PATCHES, TEST_PATCHES_2
 
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """Published test mIoU by the challenge's definition: mean and standard deviation of 5 runs."""
+    """Published test mIoU by the challenge's definition: mean and standard deviation of 5 runs.
+
+    `std` is None where one number is published.
+    """
 
     mean: float
-    std: float
+    std: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.mean:.4f}" + (f" +- {self.std:.4f}" if self.std is not None else "")
 
 
-# By (metadata as configured here, augmentation).
-MIOU = {
-    ("none", False): Score(0.5443, 0.0014),
-    ("reference, rows", True): Score(0.5570, 0.0027),
-}
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A test split with published scores of the U-Net.
+
+    Attributes:
+        name: of the data set.
+        patches: number of patches of the test split.
+        miou: by (metadata as configured here, augmentation).
+        recall: the baseline's by class; empty where it is not published.
+    """
+
+    name: str
+    patches: int
+    miou: Mapping[tuple[str, bool], Score]
+    recall: Mapping[str, float]
+
+    @property
+    def plain(self) -> Score:
+        """Without metadata and augmentation."""
+        return self.miou["none", False]
+
+    @property
+    def with_metadata(self) -> Score:
+        """With the reference's metadata, and augmentation."""
+        return self.miou["reference, rows", True]
+
 
 # The baseline's recall by class, read off the published confusion matrix: two digits.
-RECALL = {
+_RECALL = {
     "building": 0.89,
     "pervious surface": 0.68,
     "impervious surface": 0.81,
@@ -35,7 +63,30 @@ RECALL = {
     "plowed land": 0.44,
 }
 
-# By mask value: percentage of the pixels of train and val together, and of test; 0: none.
+# By name of the data set.
+BENCHMARKS = {
+    benchmark.name: benchmark
+    for benchmark in (
+        Benchmark(
+            NAME,
+            TEST_PATCHES,
+            {
+                ("none", False): Score(0.5443, 0.0014),
+                ("reference, rows", True): Score(0.5570, 0.0027),
+            },
+            _RECALL,
+        ),
+        Benchmark(
+            NAME_2,
+            TEST_PATCHES_2,
+            {("none", False): Score(0.5470), ("reference, rows", True): Score(0.5593)},
+            {},
+        ),
+    )
+}
+
+# By mask value: percentage of the pixels of train and val together, and of FLAIR #1's test; 0:
+# none.
 CLASS_PERCENT = {
     1: (8.14, 8.60),
     2: (8.25, 7.34),

@@ -15,8 +15,12 @@ from tfds_builder.flair.reference import (
     BANDS,
     DOMAIN_PATCHES,
     DOMAINS,
+    DOMAINS_2,
+    NAME,
+    NAME_2,
     TEST_DOMAINS,
     TEST_PATCHES,
+    TEST_PATCHES_2,
     TRAIN_DOMAINS,
     TRAIN_PATCHES,
     VAL_DOMAINS,
@@ -207,7 +211,8 @@ def _layout(scan: Scan) -> Iterator[Finding]:
 
 
 def _splits(scan: Scan) -> Iterator[Finding]:
-    published = {"train": TRAIN_PATCHES, "val": VAL_PATCHES, "test": TEST_PATCHES}
+    test = TEST_PATCHES_2 if scan.data.name == NAME_2 else TEST_PATCHES
+    published = {"train": TRAIN_PATCHES, "val": VAL_PATCHES, "test": test}
     counts = {split: scan.total.get(split, 0) for split in published}
     shown = ", ".join(f"{split} {n:,} of {published[split]:,}" for split, n in counts.items())
     if scan.num_patches:
@@ -218,12 +223,16 @@ def _splits(scan: Scan) -> Iterator[Finding]:
 
 
 def _domains(scan: Scan) -> Iterator[Finding]:
-    here = sum(scan.domains.values(), collections.Counter())
+    is_2 = scan.data.name == NAME_2  # whose test domains are not known here
+    of_splits = [of_split for s, of_split in scan.domains.items() if not is_2 or s != "test"]
+    here = sum(of_splits, collections.Counter())
+    domains, name = (DOMAINS_2, NAME_2) if is_2 else (DOMAINS, NAME)
     is_toy = scan.layouts.most_common(1)[0][0].startswith("toy")
     is_part = is_toy or scan.built
     remedy = "" if is_toy else "if all of FLAIR #1 is meant, download what is absent"
-    absent = sorted(DOMAINS - here.keys())
-    seen = f"{len(DOMAINS) - len(absent)} of FLAIR #1's {len(DOMAINS)} domains"
+    absent = sorted(domains - here.keys())
+    seen = f"{len(domains) - len(absent)} of {name}'s {len(domains)} domains"
+    seen += " of train and val" if is_2 else ""
     if scan.built and not scan.all_opened:
         yield Finding("domains", "note" if absent else "ok", f"{seen} in the sample")
     elif absent:
@@ -234,9 +243,9 @@ def _domains(scan: Scan) -> Iterator[Finding]:
         yield Finding("domains", severity, message, remedy, len(absent))
     else:
         yield Finding("domains", "ok", seen)
-    if strange := sorted(here.keys() - DOMAINS):
+    if strange := sorted(here.keys() - domains):
         names = ", ".join(strange[:NAMED])
-        message = f"domains that FLAIR #1 does not have, taken as train: {names}"
+        message = f"domains that {name} does not have, taken as train: {names}"
         yield listed("domains", "note", message, "", strange)
     incomplete = [
         f"{domain}: {here[domain]:,} of {count:,} patches"

@@ -71,14 +71,14 @@ def _class_table(scan: Scan) -> str:
     shares = statistics.class_percent(scan)
     if not shares:
         return "no mask could be read"
+    published = statistics.published_percent(scan)
     lines = ["class                     train and val %  published      test %  published"]
     for value, (name, _) in FLAIR.items():
         line = f"{value:>2} {name:<23}"
-        for (split, width), known in zip(
-            (("train and val", 15), ("test", 12)), reference_facts.CLASS_PERCENT[value], strict=True
-        ):
-            share = f"{shares[split][value - 1]:.2f}" if split in shares else "-"
-            line += f"{share:>{width}}{known:>11.2f}"
+        for split, width in (("train and val", 15), ("test", 12)):
+            for known, columns in ((shares, width), (published, 11)):
+                share = f"{known[split][value - 1]:.2f}" if split in known else "-"
+                line += f"{share:>{columns}}"
         lines.append(line)
     return "\n".join(lines)
 
@@ -136,8 +136,8 @@ def as_json(scan: Scan, findings: Sequence[Finding]) -> dict[str, Any]:
             for split, of_split in shares.items()
         },
         "published_class_percent": {
-            split: {FLAIR[value][0]: p[i] for value, p in reference_facts.CLASS_PERCENT.items()}
-            for i, split in enumerate(statistics.SPLITS)
+            split: {FLAIR[i + 1][0]: float(p) for i, p in enumerate(known)}
+            for split, known in statistics.published_percent(scan).items()
         },
     }
 

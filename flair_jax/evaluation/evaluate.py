@@ -243,6 +243,7 @@ def evaluate_checkpoint(
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
     ema = watches_ema(checkpoint) if ema is None else ema
     spec, params, batch_stats, step = load(checkpoint, mesh, ema=ema)
+    spec = spec.for_masks_of(split.data)
     spec.check_data(split.data, split.directory, scored=True)
     of = provenance.of_result(
         spec, params, batch_stats, step, split, folder=checkpoint, ema=ema,

@@ -23,7 +23,7 @@ from flair_jax.data.input_pipeline import (
     open_split,
     split_batches,
 )
-from flair_jax.data.reference_facts import TEST_PATCHES
+from flair_jax.data.reference_facts import BENCHMARKS
 from flair_jax.errors import UserError
 from flair_jax.evaluation import provenance
 from flair_jax.evaluation.adaptation import parts, suffix
@@ -280,9 +280,10 @@ def predict_run(
     directory = dataset_directory(config.data_dir, config.data_config)
     ema = watches_ema(workdir) if ema is None else ema
     output, mesh = output_folder(workdir, ema, adapt), make_mesh()
+    split = open_split(directory, name)
     count = predict_checkpoint(
         workdir,
-        open_split(directory, name),
+        split,
         mesh,
         batch_size=eval_batch_size(config, mesh.size),
         output=output,
@@ -298,8 +299,10 @@ def predict_run(
         console.log(f"overlays of them in {overlay_folder(output)}")
     if submission is not None:
         console.log(f"submission in {submission}: {count} files, checked")
-        if count != TEST_PATCHES:
+        benchmark = BENCHMARKS.get(split.data.name)
+        if benchmark and count != benchmark.patches:
             console.log(
-                f"note: FLAIR #1's test split has {TEST_PATCHES:,} patches, this one {count:,}"
+                f"note: {benchmark.name}'s test split has {benchmark.patches:,} patches, this one "
+                f"{count:,}"
             )
     return count

@@ -41,9 +41,9 @@ class Experiment:
     metrics: list[dict[str, Any]]
 
     @property
-    def is_flairs(self) -> bool:
-        """Whether the scores are of FLAIR's images, or of synthetic ones in their place."""
-        return self.metrics[0].get("data", FLAIR_NAME) == FLAIR_NAME
+    def benchmark(self) -> reference_facts.Benchmark | None:
+        """What is published of the data set, or of the one that synthetic data stand in for."""
+        return reference_facts.BENCHMARKS.get(_data(self.metrics[0]))
 
     def values(self, *keys: str) -> np.ndarray:
         """(runs,) float64: one number of each run's metrics, NaN where a run has none."""
@@ -70,6 +70,11 @@ def read_experiments(workdirs: Sequence[epath.PathLike], split: str) -> list[Exp
         config = configuration.load(workdir)
         metrics = _read_metrics(config, epath.Path(workdir), split)
         first = first or (workdir, metrics)
+        if _data(metrics) != _data(first[1]):
+            raise UserError(
+                f"the runs were not scored on the same data: {_data(metrics)} in {workdir} and "
+                f"{_data(first[1])} in {first[0]}"
+            )
         for key in ("num_patches", "classes"):
             if metrics[key] != first[1][key]:
                 raise UserError(
@@ -86,6 +91,11 @@ def read_experiments(workdirs: Sequence[epath.PathLike], split: str) -> list[Exp
         groups.setdefault(name, []).append((configuration.flat(config), metrics))
     varying = _varying([json.loads(name) for name in groups])
     return [_experiment(runs, varying) for runs in groups.values()]
+
+
+def _data(metrics: dict[str, Any]) -> str:
+    """Name of the data set that was scored, which early versions did not record."""
+    return metrics.get("data", FLAIR_NAME)
 
 
 def _read_metrics(
@@ -149,7 +159,7 @@ def overall_table(experiments: Sequence[Experiment]) -> list[list[str]]:
     further = any(e.settings for e in experiments)
     rows = [header + ["settings"] * further + ["published mIoU"]]
     for number, e in enumerate(experiments, start=1):
-        score = reference_facts.MIOU.get((e.metadata, e.augmentation)) if e.is_flairs else None
+        score = e.benchmark and e.benchmark.miou.get((e.metadata, e.augmentation))
         rows.append(
             [
                 str(number),
@@ -161,7 +171,7 @@ def overall_table(experiments: Sequence[Experiment]) -> list[list[str]]:
                 mean_and_std(e.values("open_vocabulary", "miou")),
                 mean_and_std(e.values("main", "accuracy")),
                 *([e.settings] if further else []),
-                f"{score.mean:.4f} +- {score.std:.4f}" if score else "-",
+                str(score or "-"),
             ]
         )
     return rows
@@ -171,8 +181,9 @@ def class_table(experiments: Sequence[Experiment]) -> list[list[str]]:
     """IoU by class of every experiment, and the first one's recall beside the published one."""
     rows = [["class", *(f"IoU ({n})" for n in range(1, len(experiments) + 1))]]
     rows[0] += ["recall (1)", "published recall"]
+    benchmark = experiments[0].benchmark
     for name in experiments[0].metrics[0]["classes"]:
-        recall = reference_facts.RECALL.get(name) if experiments[0].is_flairs else None
+        recall = benchmark.recall.get(name) if benchmark else None
         rows.append(
             [
                 name,
@@ -213,10 +224,11 @@ def summarize(
     ]
     if any(metrics.get("synthetic") for e in experiments for metrics in e.metrics):
         notes.append(SYNTHETIC)
-    if experiments[0].is_flairs and (split, patches) != ("test", reference_facts.TEST_PATCHES):
+    benchmark = experiments[0].benchmark
+    if benchmark and (split, patches) != ("test", benchmark.patches):
         notes.append(
-            f"The published scores are of FLAIR #1's {reference_facts.TEST_PATCHES:,} test "
-            "patches and cannot be compared with these."
+            f"The published scores are of {benchmark.name}'s {benchmark.patches:,} test patches "
+            "and cannot be compared with these."
         )
     tables = [as_text(table(experiments), markdown) for table in (overall_table, class_table)]
     return "\n\n".join([*tables, "\n".join(notes)])

@@ -8,6 +8,7 @@ each batch's mean and unbiased variance. All batches have `BATCH` patches, whate
 that the result does not depend on these, but for the rounding of float32.
 """
 
+import functools
 from collections.abc import Iterable
 
 import jax
@@ -15,6 +16,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from flair_jax.inference.fill import fill_invalid
+from flair_jax.inference.predictor import Model
+from flair_jax.inference.raster_source import Source
+from flair_jax.inference.tiles import Grid
 from flair_jax.models.functional import Arrays, merge_model, model_batch_stats
 from flair_jax.models.ops import for_mesh
 from flair_jax.models.preprocess import normalise
@@ -27,7 +32,10 @@ from flair_jax.runtime.sharding import (
     to_global,
 )
 
-BATCH = 16  # patches
+BATCH = 8  # patches
+WINDOWS = 128  # of a raster, at most
+WINDOW = 512  # pixels, where the size of the training patches is not known
+VALID = 0.9  # share of the pixels of a window
 
 
 def adaptation_order(count: int) -> np.ndarray:
@@ -63,24 +71,7 @@ def adapted_statistics(
     Returns:
         `batch_stats` with other values, on all devices.
     """
-    shared = BATCH % mesh.size == 0
-    whole = replicated(mesh)
-    graphdef, ops = nnx.split(spec.abstract_model())[0], for_mesh(mesh)
-
-    def of_batch(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> Arrays:
-        model = merge_model(graphdef, params, batch_stats, ops)
-        # The statistics recorded are those of this batch alone, and nothing is dropped out.
-        model.set_attributes(momentum=1.0)
-        model.set_attributes(dropout=0.0, raise_if_not_found=False)
-        metadata = batch["metadata"] if spec.takes_metadata else None
-        model(normalise(batch["image"], spec), metadata, train=True, dropout_key=jax.random.key(0))
-        return model_batch_stats(model)
-
-    step = jax.jit(
-        of_batch,
-        in_shardings=(whole, whole, batch_sharding(mesh) if shared else whole),
-        out_shardings=whole,
-    )
+    shared, step = BATCH % mesh.size == 0, _statistics_of_batch(spec, mesh)
     sums = {name: np.zeros(value.shape) for name, value in batch_stats.items()}
     count = 0
     for batch in data:
@@ -92,3 +83,70 @@ def adapted_statistics(
             sums[name] += value
         count += 1
     return replicate({k: (total / count).astype(np.float32) for k, total in sums.items()}, mesh)
+
+
+@functools.lru_cache(maxsize=8)  # so that many domains and rasters need one compilation
+def _statistics_of_batch(spec: ModelSpec, mesh: Mesh) -> jax.stages.Wrapped:
+    """A jitted function: parameters, statistics, batch -> the statistics of the batch alone."""
+    whole = replicated(mesh)
+    shared = BATCH % mesh.size == 0
+    graphdef, ops = nnx.split(spec.abstract_model())[0], for_mesh(mesh)
+
+    def of_batch(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> Arrays:
+        model = merge_model(graphdef, params, batch_stats, ops)
+        # The statistics recorded are those of this batch alone, and nothing is dropped out.
+        model.set_attributes(momentum=1.0)
+        model.set_attributes(dropout=0.0, raise_if_not_found=False)
+        metadata = batch["metadata"] if spec.takes_metadata else None
+        model(normalise(batch["image"], spec), metadata, train=True, dropout_key=jax.random.key(0))
+        return model_batch_stats(model)
+
+    return jax.jit(
+        of_batch,
+        in_shardings=(whole, whole, batch_sharding(mesh) if shared else whole),
+        out_shardings=whole,
+    )
+
+
+def adapt_to_raster(model: Model, source: Source, mesh: Mesh) -> tuple[Model, str]:
+    """The model with statistics of a raster, and a note of what they were estimated from.
+
+    They are of at most `WINDOWS` windows of the size of the training patches, taken at random,
+    always the same, from those that are nearly all valid; if there are none, of the window with the
+    most valid pixels.
+
+    Args:
+        model: to adapt; it is not changed.
+        source: the raster.
+        mesh: the devices.
+    """
+    side = max(model.spec.patch_size) or WINDOW
+    grid = Grid.over(source.height, source.width, side, margin=0, blended=False)
+    count = grid.vertical.count * grid.horizontal.count
+    windows: list[np.ndarray] = []
+    best, most = None, 0.0
+    for number in np.random.default_rng(0).permutation(count):
+        row, column = divmod(int(number), grid.horizontal.count)
+        image, valid = source.read(grid.vertical.pixels(row), grid.horizontal.pixels(column))
+        share = float(valid.mean())
+        if image is None or share <= most < VALID:
+            continue
+        if share >= VALID:
+            windows.append(fill_invalid(image, valid))
+        elif not windows:
+            best, most = fill_invalid(image, valid), share
+        if len(windows) == WINDOWS:
+            break
+    if not windows and best is not None:
+        windows = [best]
+    if not windows:
+        return model, "not at all: no pixel is valid"
+    rows = adaptation_rows(mesh)
+    data = (
+        {"image": np.stack([windows[i] for i in batch[rows]])}
+        for batch in adaptation_order(len(windows))
+    )
+    spec, params = model.spec, model.params
+    batch_stats = adapted_statistics(spec, params, model.batch_stats, data, mesh)
+    adapted = Model(model.path, mesh, spec, params, batch_stats, model.step)
+    return adapted, f"batch statistics of {len(windows)} of {count} windows of {side} pixels"

@@ -18,6 +18,7 @@ from etils import epath
 import flair_jax
 from flair_jax.errors import UserError
 from flair_jax.inference import geotiff, qgis_style
+from flair_jax.inference.adaptation import adapt_to_raster
 from flair_jax.inference.band_selection import Scaling
 from flair_jax.inference.class_areas import class_areas
 from flair_jax.inference.input_files import UnreadableError, expand, is_remote
@@ -88,6 +89,7 @@ class _Job:
     ) -> None:
         self.started = time.monotonic()
         self.checkpoint, self.options = checkpoint, options
+        self.adapted = ""
         self.output = _local(output)
         self.products = _products(self.output, options)
         self.sidecars = _sidecars(self.products)
@@ -129,6 +131,8 @@ class _Job:
             model = self.checkpoint
             if not isinstance(model, Model):
                 model = load_model(model, ema=self.options.ema)
+            if self.options.adapt:
+                model, self.adapted = adapt_to_raster(model, self.source, self.mesh)
             tags = self._tags(model)
             settings = self._settings(tags)
             tags["SETTINGS_SHA256"] = hashlib.sha256(
@@ -285,6 +289,7 @@ class _Job:
             "MODEL_CHECKPOINT": model.path,
             "MODEL_STEP": str(model.step),
             "MODEL_WEIGHTS_SHA256": _weights_digest({**model.params, **model.batch_stats}),
+            **({"MODEL_ADAPTED": self.adapted} if self.adapted else {}),
             "MODEL_BANDS": ",".join(self.spec.bands),
             "MODEL_TRAINED_ON": self.spec.data_name
             + (", synthetic: not for real images" if self.spec.synthetic else ""),
@@ -335,6 +340,8 @@ class _Job:
             f"{self.options.blend}, {self.batch_size} at a time on {self.mesh.size} x "
             f"{jax.devices()[0].device_kind}",
         ]
+        if self.adapted:
+            lines.append(f"adapted  {self.adapted}")
         if self.spec.synthetic:
             lines.append(
                 "warning  this model was trained on synthetic data: what it finds in real images "

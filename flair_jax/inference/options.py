@@ -34,6 +34,7 @@ class Options:
         confidence: also write the margin between the two most probable classes, and the entropy.
         overwrite: replace existing output files and partial results.
         resume: continue an interrupted detection.
+        adapt: re-estimate the batch statistics from the raster, see `adaptation`.
         ema: use the exponential moving average (EMA) of the weights; None: see `load_model`.
     """
 
@@ -50,6 +51,7 @@ class Options:
     confidence: bool = False
     overwrite: bool = False
     resume: bool = False
+    adapt: bool = False
     ema: bool | None = None
 
     def check(self) -> None:

@@ -17,12 +17,11 @@ from flair_jax.interop import torch_files, torch_weights
 from flair_jax.interop.architectures import check_network
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
+from tfds_builder.hub import reference as hub_reference
 
 # FLAIR-INC_rgbie_15cl_resnet34-unet_weights.pth
 _FLAIR_INC = re.compile(r"FLAIR-INC_(rgbie|rgbi|rgb)_(12|15)cl_", re.IGNORECASE)
 _FLAIR_INC_BANDS = {"rgb": BANDS[:3], "rgbi": BANDS[:4], "rgbie": BANDS}
-# FLAIR-HUB's names of its aerial images, in its order of bands, and of its masks.
-_HUB_IMAGES, _HUB_LABELS = "AERIAL_RGBI", "AERIAL_LABEL-COSIA"
 
 
 def spec_for(
@@ -58,13 +57,13 @@ def spec_for(
     if nomenclature is not None:
         chosen = named(nomenclature)
     if hub:
-        if hub[0] != _HUB_IMAGES:
+        if hub[0] != hub_reference.IMAGE:
             raise UserError(
-                f"{weights} takes FLAIR-HUB's {hub[0]}; only models of {_HUB_IMAGES} can be loaded"
+                f"{weights} takes FLAIR-HUB's {hub[0]}; only models of {hub_reference.IMAGE} can be loaded"
             )
         if channels == 4:
             bands = bands or BANDS[:4]
-        if hub[1] == _HUB_LABELS and outputs == len(COSIA):
+        if hub[1] == hub_reference.MASK and outputs == len(COSIA):
             chosen = chosen or COSIA
     elif known:
         bands = bands or _FLAIR_INC_BANDS[known[1].lower()]
@@ -106,7 +105,7 @@ def spec_for(
         stds=tuple(published[band][1] for band in bands),
         metadata_encoding="reference" if takes_metadata else "",
         metadata_fusion="rows" if takes_metadata else "",
-        data_name="FLAIR-HUB" if hub else FLAIR_NAME,
+        data_name=hub_reference.NAME if hub else FLAIR_NAME,
     )
 
 

@@ -15,7 +15,13 @@ import flair_jax
 from flair_jax.data import metadata, reference_facts
 from flair_jax.data.bands import band_indices
 from flair_jax.data.description import FLAIR_DATA, DataDescription
-from flair_jax.data.nomenclature import IGNORED, LandCover, Nomenclature, nomenclature
+from flair_jax.data.nomenclature import (
+    IGNORED,
+    LandCover,
+    Nomenclature,
+    in_values_of,
+    nomenclature,
+)
 from flair_jax.errors import UserError
 from flair_jax.models.unet import UNet
 from flair_jax.runtime import checksums
@@ -226,6 +232,14 @@ class ModelSpec:
                 + "\n  ".join(differences)
                 + "\nUse the configuration it was trained with, or another --workdir."
             )
+
+    def for_masks_of(self, data: DataDescription) -> "ModelSpec":
+        """The spec to score the model by a data set's masks: FLAIR's and FLAIR-HUB's are mapped."""
+        values = data.nomenclature.names_of_values
+        classes = in_values_of(self.nomenclature, self.mask_values, values)
+        if classes is self.nomenclature:
+            return self
+        return dataclasses.replace(self, nomenclature=classes, mask_values=values)
 
     def check_data(self, data: DataDescription, where: str, *, scored: bool) -> None:
         """Raises a UserError unless the model takes the images of a data set.

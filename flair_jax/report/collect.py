@@ -11,9 +11,12 @@ import ml_collections
 from etils import epath
 
 from flair_jax import config as configuration
+from flair_jax.data.description import FLAIR_NAME
 from flair_jax.data.nomenclature import Nomenclature, nomenclature
+from flair_jax.data.reference_facts import BENCHMARKS, Benchmark
 from flair_jax.evaluation.evaluate import output_folder
 from flair_jax.models.spec import FILE, ModelSpec
+from flair_jax.training.schedules import Monitor
 
 
 @dataclasses.dataclass
@@ -55,8 +58,14 @@ class RunFacts:
 
     @property
     def is_flairs(self) -> bool:
-        """Whether it is of FLAIR's classes, so that published figures are of the same ones."""
+        """Whether it is of FLAIR's classes, or of groups of them."""
         return self.spec is None or self.spec.is_flairs
+
+    @property
+    def benchmark(self) -> Benchmark | None:
+        """What is published of the data set that it is scored on, or trained on."""
+        trained = self.spec.data_name if self.spec else FLAIR_NAME
+        return BENCHMARKS.get((self.metrics or {}).get("data", trained))
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -67,11 +76,15 @@ class RunFacts:
     @property
     def state(self) -> str:
         """The state of the training in words."""
-        done, best = len(self.epochs), self.best
-        if done >= self.config.num_epochs:
+        if len(self.epochs) >= self.config.num_epochs:
             return "finished"
+        monitor = Monitor(self.config.monitor)
+        watched = [e for e in self.epochs if is_number(e.get(monitor.name))]
+        choose = max if monitor.higher_is_better else min
+        best = choose(watched, key=lambda epoch: epoch[monitor.name], default=None)
         if best and self.epochs[-1]["epoch"] - best["epoch"] >= self.config.early_stop_patience:
-            return f"stopped: {self.config.early_stop_patience} epochs without a lower loss"
+            better = "a higher mIoU" if monitor.higher_is_better else "a lower loss"
+            return f"stopped: {self.config.early_stop_patience} epochs without {better}"
         return f"not finished: {self.config.num_epochs} epochs asked for"
 
     @property

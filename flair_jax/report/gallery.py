@@ -185,7 +185,8 @@ def _predict(split: Split, index: int, model: Any) -> tuple[np.ndarray, np.ndarr
     probabilities = model(
         image[..., band_indices(spec.bands, split.data.bands)], batch.get("metadata")
     )
-    return image[0], spec.nomenclature.labels[batch["mask"][0]], np.asarray(probabilities[0])
+    labels = spec.for_masks_of(split.data).nomenclature.labels
+    return image[0], labels[batch["mask"][0]], np.asarray(probabilities[0])
 
 
 def gallery_patch(

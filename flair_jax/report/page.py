@@ -8,7 +8,6 @@ import jinja2
 from etils import epath
 
 import flair_jax
-from flair_jax.data import reference_facts
 from flair_jax.errors import UserError
 from flair_jax.report import figures, tables
 from flair_jax.report.collect import RunFacts, read_runs, setting_rows
@@ -106,7 +105,6 @@ def render(runs: list[RunFacts], galleries: Sequence[Gallery | None]) -> str:
                 figures.BOTTOM),
         tables=tables,
         setting_rows=setting_rows,
-        published=reference_facts,
         generator=GENERATOR,
         version=flair_jax.__version__,
         now=datetime.datetime.now(datetime.UTC),

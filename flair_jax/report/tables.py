@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from flair_jax.config import is_of_ema
-from flair_jax.data import reference_facts
 from flair_jax.report.collect import RunFacts, setting_rows
 
 # Share of a row from which a cell is so strong in colour that its text colour must be inverted.
@@ -77,7 +76,7 @@ def confusion_rows(run: RunFacts) -> list[dict[str, Any]]:
                     )
                 ],
                 "recall": float(shares[i]) if total else None,
-                "published": reference_facts.RECALL.get(land_cover.name) if run.is_flairs else None,
+                "published": run.benchmark.recall.get(land_cover.name) if run.benchmark else None,
             }
         )
     return rows
@@ -105,10 +104,9 @@ def part_tables(run: RunFacts) -> dict[str, list[dict[str, Any]]]:
 def is_published_split(run: RunFacts) -> bool:
     """Whether the scores are of the patches that the published ones are of."""
     metrics = run.metrics or {}
-    real = run.is_flairs and not metrics.get("synthetic", False)
-    return real and (run.split, metrics.get("num_patches")) == (
-        "test", reference_facts.TEST_PATCHES,
-    )  # fmt: skip
+    if run.benchmark is None or metrics.get("synthetic", False):
+        return False
+    return (run.split, metrics.get("num_patches")) == ("test", run.benchmark.patches)
 
 
 def facts(run: RunFacts) -> list[tuple[str, str]]:

@@ -89,7 +89,7 @@ def test_the_command_tells_how_to_train(tmp_path, capfd):
     assert main([*flags, "--overlap=32"]) == 1
     assert "overlap is 32, was 0" in capfd.readouterr().err
     assert main([*flags, "--config=published"]) == 1
-    assert "--config is for FLAIR #1, and --classes for your own" in capfd.readouterr().err
+    assert "--config is for FLAIR, and --classes for your own" in capfd.readouterr().err
 
 
 def test_the_lists_that_are_written_build_the_same(tmp_path):

@@ -14,7 +14,7 @@ from tfds_builder.flair.reference import (
     VAL_DOMAINS,
     VAL_DOMAINS_D077,
 )
-from tfds_builder.flair.selection import check_masks, select
+from tfds_builder.flair.selection import check_domains_2, check_masks, select
 from tfds_builder.flair.source import Key, check_buildable, scan
 
 # Four patches of each kind of domain; scanning reads no pixels, so the files are empty.
@@ -501,3 +501,40 @@ def test_truncated_list(tmp_path):
     (tmp_path / "a.csv.gz").write_bytes(content[:-20])
     with pytest.raises(BuildError, match=r"cannot read the list .*a\.csv\.gz: "):
         select(scan(tmp_path), lists={"train": str(tmp_path / "a.csv.gz")})
+
+
+FLAIR_2 = [Key("D022_2021", "Z1_NN", "080000"), Key("D015_2020", "Z2_FF", "080001")]
+
+
+def test_another_test_set(tmp_path):
+    """Of the mirror's folders, whose test domains are partly FLAIR #1's."""
+    mirror_zips(tmp_path)
+    (tmp_path / "data/flair#2-test/D022_2021.zip").unlink()
+    for key in FLAIR_2:
+        put_zip(tmp_path / "data/flair#2-test" / f"{key.domain}.zip", *mirror_names(key))
+    put(tmp_path, "flair-2_metadata_aerial.json", text=json.dumps(entries(FLAIR_2)))
+    source = scan(tmp_path, flair_2=True)
+    splits, faults = select(source)
+    assert faults == []
+    assert keys_of(splits) == BY_DOMAIN | {"test": sorted(FLAIR_2)}
+    assert source.notes == ["left out 2 files of the test set of FLAIR #1"]
+    assert all(patch.metadata for patches in splits.values() for patch in patches)
+    check_domains_2(source)
+    assert keys_of(select(scan(tmp_path))[0]) == BY_DOMAIN
+
+
+def test_images_of_unknown_domains(tmp_path):
+    """Outside its folder they would be trained on."""
+    put_patches(tmp_path, [*KEYS, FLAIR_2[1]])
+    source = scan(tmp_path, flair_2=True)
+    first = f"{tmp_path}/aerial/{image_name(FLAIR_2[1])}"
+    with pytest.raises(BuildError, match=f"1 images are of no domain of train .* first: {first}"):
+        check_domains_2(source)
+
+
+def test_another_test_set_zipped(tmp_path):
+    put_patches(tmp_path, KEYS)
+    put_zip(tmp_path / "flair_2_aerial_test.zip", f"flair_2_aerial_test/{image_name(FLAIR_2[0])}")
+    source = scan(tmp_path, flair_2=True)
+    assert keys_of(select(source)[0])["test"] == FLAIR_2[:1]
+    assert source.notes == ["left out 2 files of the test set of FLAIR #1"]

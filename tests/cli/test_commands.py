@@ -138,10 +138,10 @@ def test_choices_in_the_helps_are_those_there_are():
          "--config.batch_size needs a value: --config.batch_size=VALUE"),
         (["config", "--config=baselin"],
          "there is no configuration file baselin (--config): give the path of a file, or one of "
-         "the names baseline, metadata_augmentation, own_data, toy; did you mean baseline?"),
+         "the names baseline, hub, metadata_augmentation, own_data, toy; did you mean baseline?"),
         (["train"],
          "--config=NAME or --config=FILE is needed, such as --config=baseline; there are "
-         "baseline, metadata_augmentation, own_data, toy"),
+         "baseline, hub, metadata_augmentation, own_data, toy"),
         (["export-torch"], "the following arguments are required: --checkpoint, --out"),
         (["train", "toy"], "unrecognized arguments: toy"),
         (["synthetic", "--out=x", "--seed=one"], "argument --seed: invalid int value: 'one'"),

@@ -89,8 +89,11 @@ def test_every_kind_of_fault_of_the_builder_has_a_remedy():
         + (DOCTOR / "scan.py").read_text()
     )
     kinds = re.findall(r'(?:fault\(|Fault\(\s*\w+(?:\.\w+)?, )f?"([^"]+)"', text)
-    kinds += re.findall(r'return "([^"]+)", ', text)
-    kinds = {kind.replace("{len(BANDS)}", "5").replace("{max(CLASSES)}", "19") for kind in kinds}
+    kinds += re.findall(r'return f?"([^"]+)", ', text)
+    of_flair = {"{bands}": "5", "{values[0]}": "1", "{values[-1]}": "19", "{what}": "mask"}
+    for name, text in of_flair.items():
+        kinds = [kind.replace(name, text) for kind in kinds]
+    kinds = set(kinds)
     of_lists_and_warnings = {
         kind for kind in kinds if kind.startswith(("listed", "date", "centroid"))
     }

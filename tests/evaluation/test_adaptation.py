@@ -48,7 +48,7 @@ def images(seed):
 
 
 def test_every_patch_is_in_the_order_as_often_as_another():
-    for count in (1, 5, 16, 17, 100):
+    for count in (1, 5, 8, 9, 100):
         order = adaptation_order(count)
         times = np.bincount(order.ravel(), minlength=count)
         assert order.shape == (-(-count // BATCH), BATCH)

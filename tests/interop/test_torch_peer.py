@@ -20,12 +20,14 @@ from flair_jax.data.bands import BANDS
 from flair_jax.data.metadata import encode_reference
 from flair_jax.errors import UserError
 from flair_jax.inference import loading
+from flair_jax.inference.adaptation import BATCH, adapted_statistics
 from flair_jax.interop.architectures import architecture
 from flair_jax.interop.export_torch import export_weights
 from flair_jax.interop.import_torch import import_weights
 from flair_jax.interop.torch_files import read
-from flair_jax.interop.torch_weights import network_tensors
+from flair_jax.interop.torch_weights import load_state_dict, network_tensors
 from flair_jax.models.functional import forward, split_model
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
 from flair_jax.training.checkpoints import Checkpoints
 from flair_jax.training.optimizer import make_optimizer
@@ -236,6 +238,37 @@ def train_a_little(case, source, workdir):
     spec.save(workdir / "checkpoints")
     checkpoints.save(state, Progress(epoch=1, best=Best(2, 1, 1.0)))
     checkpoints.close()
+
+
+def test_adapted_statistics_are_pytorchs_of_one_pass_in_training_mode():
+    """torch.nn.BatchNorm2d with `momentum=None`, which averages over the batches."""
+    config = configuration.default()
+    config.bands = ("red", "green", "blue")
+    spec = ModelSpec.from_config(config, (64, 64))
+
+    def arrays():
+        model = spec.build_model()
+        load_state_dict(model, {k: v.numpy() for k, v in peer.state_dict().items()})
+        return split_model(model)[1:]
+
+    peer = Case(bands=3, outputs=13, metadata=False).model()
+    params, batch_stats = arrays()
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, BATCH, 64, 64, 3), dtype=np.uint8)
+    data = [{"image": batch} for batch in images]
+    new = adapted_statistics(spec, params, batch_stats, data, make_mesh())
+    for module in peer.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    peer.train()
+    with torch.no_grad():
+        for batch in images:
+            peer(torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255)
+    _, expected = arrays()
+    assert new.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(new[name], value, rtol=1e-3, atol=1e-4)
 
 
 class Calls:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from damage import KINDS, damage, files
+from damage import KINDS, damage, files, flip_in_the_middle, halve, largest_file
 from etils import epath
 
 from flair_jax.errors import UserError
@@ -158,13 +158,9 @@ def test_damage_is_seen_in_each_kind_of_file(copied, state, mesh, kind):
     assert_is_step(restored, state, 6)
 
 
-def largest_file(folder):
-    return max(files(folder), key=lambda path: path.stat().st_size)
-
-
 def test_orbax_alone_does_not_see_a_flipped_bit(copied, state):
     """The reason for the checksums; if this fails, Orbax has its own."""
-    damage(largest_file(copied / "6" / "model"), "flipped_bit")
+    flip_in_the_middle(largest_file(copied / "6" / "model"))
     item = loading.model_item(state.params, state.batch_stats)
     loading.read_arrays(copied / "6", "model", item, checksum=None)
     with pytest.raises(DamagedError, match="their CRC differs"):
@@ -173,7 +169,7 @@ def test_orbax_alone_does_not_see_a_flipped_bit(copied, state):
 
 def test_a_damaged_step_is_quarantined(copied, state, mesh):
     for again in ("", "-1"):
-        damage(largest_file(copied / "6"), "cut")
+        halve(largest_file(copied / "6" / "model"))
         checkpoints = Checkpoints(copied)
         restored = checkpoints.restore_newest(state, mesh)
         checkpoints.quarantine(restored.damaged)
@@ -186,7 +182,7 @@ def test_a_damaged_step_is_quarantined(copied, state, mesh):
 
 def test_nothing_intact_is_not_a_fresh_start(copied, state, mesh):
     for step in (2, 5, 6):
-        damage(largest_file(copied / str(step)), "cut")
+        halve(largest_file(copied / str(step) / "model"))
     with pytest.raises(UserError, match="No checkpoint of this run can be restored") as caught:
         restore(copied, state, mesh)
     assert str(caught.value).count("is damaged") == 3
@@ -195,7 +191,7 @@ def test_nothing_intact_is_not_a_fresh_start(copied, state, mesh):
 def test_a_damaged_best_step_that_is_the_newest_is_made_again(tmp_path, state, mesh):
     best = Best(6, 3, 0.25)
     folder = save_steps(tmp_path / "checkpoints", state, best=best)
-    damage(largest_file(folder / "6"), "flipped_bit")
+    flip_in_the_middle(largest_file(folder / "6" / "model"))
     restored = restore(folder, state, mesh)
     assert_is_step(restored, state, 5, best)
     assert restored.progress.best is None
@@ -206,7 +202,7 @@ def test_a_damaged_best_step_is_made_again_from_one_before_it(tmp_path, state, m
     best = Best(4, 2, 0.25)
     folder = save_steps(tmp_path / "checkpoints", state, best=best, max_to_keep=4)
     assert saved(folder) == [3, 4, 5, 6]
-    damage(largest_file(folder / "4"), "cut")
+    halve(largest_file(folder / "4" / "model"))
     if kind == "missing":
         shutil.rmtree(folder / "4")
     restored = restore(folder, state, mesh)
@@ -217,9 +213,10 @@ def test_a_damaged_best_step_is_made_again_from_one_before_it(tmp_path, state, m
 
 @pytest.mark.parametrize("kind", ["flipped_bit", "missing"])
 def test_a_best_step_that_cannot_be_made_again_is_told(copied, state, mesh, kind):
-    damage(largest_file(copied / "2"), kind)
     if kind == "missing":
         shutil.rmtree(copied / "2")
+    else:
+        flip_in_the_middle(largest_file(copied / "2" / "model"))
     restored = restore(copied, state, mesh)
     assert_is_step(restored, state, 6)
     assert "no older one is left: it cannot be made again" in restored.messages[-1]
@@ -289,7 +286,7 @@ def test_a_file_that_cannot_be_read_is_not_damage(copied, state, mesh, monkeypat
 
 def test_a_folder_named_like_an_error_is_still_damaged(tmp_path, state, mesh):
     folder = save_steps(tmp_path / "connection timed out" / "checkpoints", state, (1, 2), None)
-    damage(largest_file(folder / "2"), "cut")
+    halve(largest_file(folder / "2" / "model"))
     assert_is_step(restore(folder, state, mesh), state, 1, None)
 
 
@@ -300,7 +297,7 @@ def test_a_folder_named_like_an_error_is_still_damaged(tmp_path, state, mesh):
 def test_processes_agree(copied, state, mesh, monkeypatch, own, largest, expected):
     """What one process cannot read, none resumes from."""
     if own:
-        damage(largest_file(copied / "6"), "cut")
+        halve(largest_file(copied / "6" / "model"))
     verdicts = iter([largest, 0, 0])
     monkeypatch.setattr(module, "largest", lambda verdict: next(verdicts))
     if expected is None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from damage import damage, files
+from damage import halve, largest_file
 from tensorboard_events import images
 
 from flair_jax import config as configuration
@@ -196,7 +196,7 @@ def test_a_damaged_latest_checkpoint_costs_an_epoch_and_nothing_else(
     config, workdir, metrics, tmp_path, capsys
 ):
     run = shutil.copytree(workdir, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
-    damage(max(files(run / "checkpoints" / "8"), key=lambda path: path.stat().st_size), "cut")
+    halve(largest_file(run / "checkpoints" / "8"))
     assert scores(loop.train_and_evaluate(config, run)) == scores(metrics)
     output = capsys.readouterr().out
     assert "checkpoints/8 is damaged: OUT_OF_RANGE" in output

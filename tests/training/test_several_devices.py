@@ -129,3 +129,36 @@ def test_statistics_of_each_device_need_no_collective_in_the_forward_pass():
     # One for each of 46 normalisations; the shortcuts' three may go together with their blocks'.
     assert sync["all-reduce"] >= 43
     assert per_device == {}
+
+
+# 3 devices do not share a batch of 8 evenly: each computes all of it.
+ADAPTED = """
+import json, jax, numpy as np
+from flair_jax import config as configuration
+from flair_jax.inference.adaptation import BATCH, adapted_statistics
+from flair_jax.models.functional import split_model
+from flair_jax.models.spec import ModelSpec
+from flair_jax.runtime.sharding import make_mesh, replicate
+
+spec = ModelSpec.from_config(configuration.default(), (64, 64))
+_, params, batch_stats = split_model(spec.build_model())
+rng = np.random.default_rng(0)
+data = [{"image": rng.integers(0, 256, (BATCH, 64, 64, 5), dtype=np.uint8)} for _ in range(3)]
+for devices in (1, 3, 8):
+    mesh = make_mesh(jax.devices()[:devices])
+    new = adapted_statistics(spec, params, replicate(batch_stats, mesh), data, mesh)
+    print(json.dumps([np.asarray(new[name]).tolist() for name in sorted(new)]), flush=True)
+"""
+
+
+def test_statistics_of_new_images_on_any_number_of_devices():
+    done = subprocess.run(
+        [sys.executable, "-c", ADAPTED], capture_output=True, text=True, check=False, cwd=ROOT,
+        timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, three, eight = map(json.loads, done.stdout.splitlines())
+    assert len(one) == 2 * 46
+    for other in (three, eight):
+        for expected, found in zip(one, other, strict=True):
+            assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)

@@ -167,7 +167,7 @@ def write_shards_with_beam(
             written,
             [Fault(*fault) for fault in faults],
             [Fault(*warning) for warning in warnings],
-            [(image, mask) for image, mask in crcs],
+            [tuple(of_patch) for of_patch in crcs],
             skipped,
             [(low, high) for low, high in ranges],
         )

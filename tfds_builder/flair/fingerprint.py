@@ -25,9 +25,9 @@ class Fingerprint:
     Attributes:
       options: those of the build that change the data set.
       patches: {split: {"domain/zone/number": [image, mask, entry]}} in stored order, with those
-        that were left out. Image and mask are [bytes, CRC-32, time of modification in ns], with 0
-        for the time in a zip, None for the CRC of an unreadable file, and None for no mask; the
-        entry is the CRC-32 of the patch's metadata.
+        that were left out; in FLAIR-HUB [image, mask, entry, elevation]. Files are [bytes, CRC-32,
+        time of modification in ns], with 0 for the time in a zip, None for the CRC of an unreadable
+        file, and None for no mask; the entry is the CRC-32 of the patch's metadata.
       skipped: {split: keys of the patches that were left out for faults}.
       shards: {split: {file name: [number of records, bytes]}}.
     """
@@ -43,18 +43,21 @@ class Fingerprint:
         It depends neither on how the source was packed nor on file format and shards.
         """
         stored = [
-            [split, key, image[1], mask and mask[1], entry]
+            [split, key, image[1], mask and mask[1], entry, *(file[1] for file in more)]
             for split, of_split in sorted(self.patches.items())
-            for key, (image, mask, entry) in of_split.items()
+            for key, (image, mask, entry, *more) in of_split.items()
             if key not in self.skipped.get(split, ())
         ]
         return hashlib.sha256(json.dumps([FORMAT, stored]).encode()).hexdigest()
 
 
-def entry_of(patch: Patch, crcs: tuple[int | None, int | None]) -> list[Any]:
-    """Returns a patch's value in `Fingerprint.patches`, given the CRC-32 of image and mask."""
-    files = zip((patch.image, patch.mask), crcs, strict=True)
-    return [*(file and [file.size, crc, file.time] for file, crc in files), _metadata_crc(patch)]
+def entry_of(patch: Patch, crcs: Sequence[int | None]) -> list[Any]:
+    """Returns a patch's value in `Fingerprint.patches`, given the CRC-32 of its files."""
+    files = [patch.image, patch.mask, *([patch.elevation] if patch.elevation else [])]
+    image, mask, *more = (
+        file and [file.size, crc, file.time] for file, crc in zip(files, crcs, strict=True)
+    )
+    return [image, mask, _metadata_crc(patch), *more]
 
 
 def _metadata_crc(patch: Patch) -> int:
@@ -135,7 +138,7 @@ def differences(
             continue
         if was[key] != patch.split:
             kinds[f"patches moved from {was[key]} to {patch.split}"].append(str(patch.image))
-        image, mask, entry = stored.patches[was[key]][key]
+        image, mask, entry, *more = stored.patches[was[key]][key]
         if _changed(image, patch.image):
             kinds["changed images"].append(str(patch.image))
         if not mask or not patch.mask:
@@ -143,8 +146,11 @@ def differences(
                 kinds["masks added" if patch.mask else "masks removed"].append(str(patch.image))
         elif _changed(mask, patch.mask):
             kinds["changed masks"].append(str(patch.mask))
+        if patch.elevation and (not more or _changed(more[0], patch.elevation)):
+            kinds["changed elevations"].append(str(patch.elevation))
         if entry != _metadata_crc(patch):
-            kinds["changed metadata entries"].append(f"IMG_{patch.key.number}")
+            name = patch.key.number if patch.elevation else f"IMG_{patch.key.number}"
+            kinds["changed metadata entries"].append(name)
     for key in was.keys() - now.keys():
         kinds[f"patches of {was[key]} that are gone"].append(key)
     return lines + [

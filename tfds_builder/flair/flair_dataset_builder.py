@@ -20,13 +20,15 @@ from tfds_builder.flair.reference import (
     CLASSES,
     DOMAIN_PATCHES,
     DOMAINS,
+    DOMAINS_2,
+    NAME,
+    NAME_2,
     VAL_DOMAINS,
     VAL_DOMAINS_D077,
 )
-from tfds_builder.flair.selection import SPLITS, Patch, check_masks, select
+from tfds_builder.flair.selection import SPLITS, Patch, check_domains_2, check_masks, select
 from tfds_builder.flair.shards import PatchFormat
 
-NAME = "FLAIR #1"
 SHUFFLE_SEED = 0
 DOMAINS_NAMED = 5
 
@@ -37,10 +39,12 @@ class FlairConfig(tfds.core.BuilderConfig):
 
     Attributes:
       val_domains: the domains of the validation split; those of test are fixed, train is the rest.
+      flair_2: whether the test split is FLAIR #2's.
       lists: {"train" | "val" | "test": CSV file of image and mask paths}, instead of the domains.
     """
 
     val_domains: Iterable[str] = VAL_DOMAINS
+    flair_2: bool = False
     lists: Mapping[str, str] | None = None
 
 
@@ -66,6 +70,9 @@ class Flair(PatchBuilder):
             name="d077",
             description="Validates on D077_2021 in place of D070_2020, as some code bases do.",
             val_domains=VAL_DOMAINS_D077,
+        ),
+        FlairConfig(
+            name="flair2", description="Tests on the test split of FLAIR #2.", flair_2=True
         ),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = """\
@@ -104,10 +111,12 @@ class Flair(PatchBuilder):
     def _make_plan(self, source: str) -> Plan:
         config = self.builder_config
         lists = config.lists or {}
-        scanned = source_lib.scan(source)
+        scanned = source_lib.scan(source, config.flair_2)
         source_lib.check_buildable(scanned, skip_damaged=self._skip)
         splits, faults = select(scanned, config.val_domains, lists)
         check_masks(scanned, splits)
+        if config.flair_2:
+            check_domains_2(scanned)
         if not splits and not faults:
             raise BuildError("no patch is left to build: the lists are empty")
         if self._shuffle:
@@ -125,11 +134,11 @@ class Flair(PatchBuilder):
             folders=[scanned.root, *(str(pathlib.Path(path).parent) for path in lists.values())],
             splits=splits,
             faults=faults,
-            notes=[printable(note) for note in (*scanned.notes, *_notes(splits, lists))],
+            notes=[printable(note) for note in (*scanned.notes, *_notes(splits, config))],
             format=PatchFormat(common_size([p for patches in splits.values() for p in patches])),
             options=options,
             facts={
-                "name": NAME,
+                "name": NAME_2 if config.flair_2 else NAME,
                 "synthetic": scanned.synthetic,
                 "grouped_by": "domain",
                 "bands": list(BANDS),
@@ -141,8 +150,9 @@ class Flair(PatchBuilder):
         )
 
 
-def _notes(splits: Mapping[str, Sequence[Patch]], lists: Mapping[str, str] | None) -> Iterable[str]:
+def _notes(splits: Mapping[str, Sequence[Patch]], config: FlairConfig) -> Iterable[str]:
     """Yields what is missing of the splits and of the published data set."""
+    lists = config.lists
     for split in SPLITS:
         if lists and split not in lists:
             yield f"no list was given for {split}: it is not built"
@@ -153,19 +163,24 @@ def _notes(splits: Mapping[str, Sequence[Patch]], lists: Mapping[str, str] | Non
         yield f"{unlabelled:,} test patches have no mask; has_mask is false"
     if lists:
         return
+    known = ("train", "val") if config.flair_2 else SPLITS  # of FLAIR #2's test only the sum is
     here = collections.Counter(
-        patch.key.domain for of_split in splits.values() for patch in of_split
+        patch.key.domain for split in known for patch in splits.get(split, ())
     )
-    if absent := sorted(DOMAINS - here.keys()):
-        yield f"absent domains of FLAIR #1, {len(absent)} of {len(DOMAINS)}: {_some(absent)}"
+    domains = DOMAINS_2 if config.flair_2 else DOMAINS
+    if absent := sorted(domains - here.keys()):
+        name = f"{NAME_2}'s train and val" if config.flair_2 else NAME
+        yield f"absent domains of {name}, {len(absent)} of {len(domains)}: {_some(absent)}"
     incomplete = [
         f"{domain} ({here[domain]:,} of {count:,} patches)"
-        for of_split in DOMAIN_PATCHES.values()
+        for split, of_split in DOMAIN_PATCHES.items()
+        if split in known
         for domain, count in of_split.items()
         if 0 < here[domain] < count
     ]
     if incomplete:
-        yield f"incomplete domains of val and test, {len(incomplete)}: {_some(incomplete)}"
+        which = "val" if config.flair_2 else "val and test"
+        yield f"incomplete domains of {which}, {len(incomplete)}: {_some(incomplete)}"
 
 
 def _some(names: Sequence[str]) -> str:

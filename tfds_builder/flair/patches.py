@@ -25,6 +25,7 @@ from tfds_builder.flair.selection import Patch
 
 Size = tuple[int, int]  # rows, columns
 LAMBERT_93 = "EPSG:2154"
+SYNTHETIC = "SYNTHETIC"  # a tag of images that are not real: YES
 _NAME = "patch.tif"  # in memory; left out of GDAL's messages
 
 
@@ -46,7 +47,7 @@ def gdal() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(content: bytes) -> Iterator[rasterio.DatasetReader]:
+def opened(content: bytes) -> Iterator[rasterio.DatasetReader]:
     """Opens a GeoTIFF, given as its content; raises Unreadable where it is damaged.
 
     The content comes from Python, as GDAL reads zips without checking them and takes only names
@@ -74,7 +75,7 @@ def common_size(patches: Sequence[Patch], sample: int = 24) -> Size | None:
         for patch in [*patches[::step], *patches]:
             if sizes.total() >= sample:
                 break
-            with contextlib.suppress(Unreadable), _opened(patch.image.read()) as src:
+            with contextlib.suppress(Unreadable), opened(patch.image.read()) as src:
                 sizes[src.shape] += 1
     return max(sizes, key=lambda size: (sizes[size], size)) if sizes else None
 
@@ -113,21 +114,21 @@ class Read(NamedTuple):
     crcs: tuple[int | None, int | None]
 
 
-def read_files(patch: Patch, size: Size | None) -> Read:
-    """Reads and checks the files of a patch, within `gdal()`, without its metadata.
+def read_files(
+    patch: Patch, size: Size | None, bands: int = len(BANDS), values: Sequence[int] = tuple(CLASSES)
+) -> Read:
+    """Reads and checks image and mask of a patch, within `gdal()`, without its metadata.
 
     Args:
       patch: what to read.
       size: the rows and columns that all patches of the data set have; None takes any.
+      bands: how many an image has.
+      values: those that a mask may have, without a gap, in order.
     """
     faults: list[Fault] = []
 
     def fault(kind: str, file: File, detail: str) -> None:
         faults.append(Fault(patch.split, kind, str(file), detail))
-
-    def open_(file: File) -> tuple[bytes, int]:
-        content = file.read()
-        return content, zlib.crc32(content) if file.crc is None else file.crc
 
     header: Header | None = None
     image: np.ndarray | None = None
@@ -136,26 +137,26 @@ def read_files(patch: Patch, size: Size | None) -> Read:
     mask_crc: int | None = None
     shape = size
     try:
-        content, image_crc = open_(patch.image)
-        with _opened(content) as src:
+        content, image_crc = read_with_crc(patch.image)
+        with opened(content) as src:
             header = header_of(src)
             shape, dtypes = header.shape, set(header.dtypes)
-            if header.bands != len(BANDS):
-                fault(f"image without {len(BANDS)} bands", patch.image, f"{header.bands} bands")
+            if header.bands != bands:
+                fault(f"image without {bands} bands", patch.image, f"{header.bands} bands")
             if dtypes != {"uint8"}:
                 fault("image not uint8", patch.image, ", ".join(sorted(dtypes)))
             if size is not None and shape != size:
                 detail = f"{by(shape)}, where the others are {by(size)}"
                 fault("size not the data set's", patch.image, detail)
-            if header.bands == len(BANDS) and dtypes == {"uint8"} and size in (None, shape):
+            if header.bands == bands and dtypes == {"uint8"} and size in (None, shape):
                 image = np.moveaxis(src.read(), 0, -1)
     except Unreadable as error:
         fault("image unreadable", patch.image, str(error))
 
     if patch.mask is not None:
         try:
-            content, mask_crc = open_(patch.mask)
-            with _opened(content) as src:
+            content, mask_crc = read_with_crc(patch.mask)
+            with opened(content) as src:
                 of_mask = header_of(src)
                 if of_mask.bands != 1 or of_mask.dtypes[0] != "uint8":
                     detail = f"{of_mask.bands} bands of {of_mask.dtypes[0]}"
@@ -169,11 +170,21 @@ def read_files(patch: Patch, size: Size | None) -> Read:
                         fault(found[0], patch.mask, found[1])
         except Unreadable as error:
             fault("mask unreadable", patch.mask, str(error))
-        if mask is not None and (mask.min() not in CLASSES or mask.max() not in CLASSES):
-            wrong = sorted(set(np.unique(mask).tolist()) - set(CLASSES))
+        if mask is not None and (mask.min() < values[0] or mask.max() > values[-1]):
+            wrong = sorted(set(np.unique(mask).tolist()) - set(values))
             detail = "found " + ", ".join(map(str, wrong))
-            fault(f"mask value outside 1..{max(CLASSES)}", patch.mask, detail)
+            fault(f"mask value outside {values[0]}..{values[-1]}", patch.mask, detail)
     return Read(header, image, mask, faults, (image_crc, mask_crc))
+
+
+def read_with_crc(file: File) -> tuple[bytes, int]:
+    """Returns the content of a file, and its CRC-32.
+
+    Raises:
+      Unreadable: if it is damaged or gone.
+    """
+    content = file.read()
+    return content, zlib.crc32(content) if file.crc is None else file.crc
 
 
 def header_of(src: rasterio.DatasetReader) -> Header:
@@ -182,15 +193,15 @@ def header_of(src: rasterio.DatasetReader) -> Header:
     return Header(src.shape, src.count, src.dtypes, src.transform, crs)
 
 
-def displacement(image: Header, mask: Header) -> tuple[str, str] | None:
-    """Returns the kind and detail of a fault where a mask does not cover its image.
+def displacement(image: Header, mask: Header, what: str = "mask") -> tuple[str, str] | None:
+    """Returns the kind and detail of a fault where a mask, or `what`, does not cover its image.
 
     Many files of FLAIR have an unnamed local CRS, or none: such files are not compared by it.
     """
     systems = [crs_name(header.crs) for header in (image, mask)]
     if not {UNNAMED, NONE} & set(systems) and systems[0] != systems[1]:
         detail = f"{systems[1]}, where the image has {systems[0]}"
-        return "mask in another CRS than the image", detail
+        return f"{what} in another CRS than the image", detail
     if not (image.has_position and mask.has_position):
         return None
     rows, columns = image.shape
@@ -201,7 +212,7 @@ def displacement(image: Header, mask: Header) -> tuple[str, str] | None:
     if offset <= pixel_width(image.transform) / 2:
         return None
     upper_left = "{:.10g}, {:.10g}"
-    return "mask at another position than the image", (
+    return f"{what} at another position than the image", (
         f"upper left corner at {upper_left.format(*of_mask[0])}, where the image has"
         f" {upper_left.format(*of_image[0])}"
     )
@@ -214,14 +225,14 @@ class Outcome(NamedTuple):
       example: for `features.features`, or None with faults.
       faults: everything wrong with it.
       warnings: what is implausible of a patch that is stored.
-      crcs: see `Read`.
+      crcs: see `Read`; and that of the elevation, if it is a file of its own.
       ranges: the lowest and the highest value of each band; empty with faults.
     """
 
     example: dict[str, Any] | None
     faults: list[Fault]
     warnings: list[Fault]
-    crcs: tuple[int | None, int | None]
+    crcs: tuple[int | None, ...]
     ranges: Sequence[tuple[int, int]] = ()
 
 

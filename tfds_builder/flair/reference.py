@@ -1,5 +1,6 @@
-"""Published facts of FLAIR #1: bands, classes, domains and numbers of patches."""
+"""Published facts of FLAIR #1 and #2: bands, classes, domains and numbers of patches."""
 
+NAME, NAME_2 = "FLAIR #1", "FLAIR #2"
 BANDS = ("red", "green", "blue", "nir", "height")
 
 # The 19 values of the masks: name and colour (FLAIR #1 data paper, table 1).
@@ -52,6 +53,9 @@ TEST_PATCHES = sum(DOMAIN_PATCHES["test"].values())
 VAL_DOMAINS = frozenset(DOMAIN_PATCHES["val"])
 TEST_DOMAINS = frozenset(DOMAIN_PATCHES["test"])
 DOMAINS = TRAIN_DOMAINS | VAL_DOMAINS | TEST_DOMAINS
+# FLAIR #2 has the domains of train and val, and another test split.
+DOMAINS_2 = TRAIN_DOMAINS | VAL_DOMAINS
+TEST_PATCHES_2 = 16_050
 PATCHES = TRAIN_PATCHES + sum(sum(domains.values()) for domains in DOMAIN_PATCHES.values())
 # Several public code bases validate on D077_2021 in place of D070_2020.
 VAL_DOMAINS_D077 = VAL_DOMAINS - {"D070_2020"} | {"D077_2021"}

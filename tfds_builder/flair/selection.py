@@ -2,13 +2,13 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from tfds_builder.flair.faults import BuildError, Fault
 from tfds_builder.flair.files import File
 from tfds_builder.flair.lists import read_list
-from tfds_builder.flair.reference import TEST_DOMAINS, VAL_DOMAINS
+from tfds_builder.flair.reference import DOMAINS_2, NAME_2, TEST_DOMAINS, VAL_DOMAINS
 from tfds_builder.flair.source import Key, Location, Source, locate
 
 SPLITS = ("train", "val", "test")
@@ -16,13 +16,17 @@ SPLITS = ("train", "val", "test")
 
 @dataclasses.dataclass(frozen=True)
 class Patch:
-    """One patch of a split: its files, and its entry in the metadata file."""
+    """One patch of a split: its files, and its entry in the metadata file.
+
+    The elevation is a file of its own in FLAIR-HUB only; in FLAIR it is a band of the image.
+    """
 
     split: str
     key: Key
     image: File
     mask: File | None
     metadata: Any
+    elevation: File | None = None
 
 
 def select(
@@ -75,13 +79,34 @@ def check_masks(source: Source, splits: Mapping[str, Sequence[Patch]]) -> None:
             )
 
 
-def _by_domain(source: Source, val_domains: frozenset[str]) -> dict[Key, str]:
-    def split_of(key: Key) -> str:
-        if key.domain in TEST_DOMAINS:
-            return "test"
-        return "val" if key.domain in val_domains else "train"
+def split_of(domain: str, val_domains: Collection[str] = VAL_DOMAINS) -> str:
+    """Returns the split of a domain."""
+    if domain in TEST_DOMAINS:
+        return "test"
+    return "val" if domain in val_domains else "train"
 
-    return {key: split_of(key) for key in source.images.keys() | source.masks.keys()}
+
+def _by_domain(source: Source, val_domains: frozenset[str]) -> dict[Key, str]:
+    return {
+        key: "test" if key in source.test_2 else split_of(key.domain, val_domains)
+        for key in source.images.keys() | source.masks.keys()
+    }
+
+
+def check_domains_2(source: Source) -> None:
+    """Raises a BuildError for images of which it is not known if they are FLAIR #2's test set."""
+    strange = [
+        str(files[0])
+        for key, files in sorted(source.images.items())
+        if key not in source.test_2 and key.domain not in DOMAINS_2
+    ]
+    if strange:
+        raise BuildError(
+            f"{len(strange):,} images are of no domain of train or val, and in no folder or zip"
+            f" that names the test set of {NAME_2}, such as 'flair#2-test' or"
+            f" 'flair_2_aerial_test'; the first: {strange[0]}. Move them into one if they are of"
+            " it, or else remove them"
+        )
 
 
 def _pair(source: Source, split: str, key: Key, same_number: Sequence[File]) -> Patch | Fault:
@@ -95,7 +120,7 @@ def _pair(source: Source, split: str, key: Key, same_number: Sequence[File]) -> 
     """
     images, masks = source.images.get(key, []), source.masks.get(key, [])
     entries = source.metadata.get(f"IMG_{key.number}", [])
-    image, mask = _the_one(images), _the_one(masks)
+    image, mask = the_one(images), the_one(masks)
     if not images:
         return Fault(split, "mask without image", str(masks[0]), "no image was found")
     if not image or same_number:
@@ -110,7 +135,7 @@ def _pair(source: Source, split: str, key: Key, same_number: Sequence[File]) -> 
     return Patch(split, key, image, mask, entries[0][1] if entries else None)
 
 
-def _the_one(files: Sequence[File]) -> File | None:
+def the_one(files: Sequence[File]) -> File | None:
     """Returns the only file, or the only unpacked one, or None."""
     for candidates in (files, [file for file in files if not file.archive]):
         if len(candidates) == 1:

@@ -82,7 +82,7 @@ class ShardResult(NamedTuple):
       written: number of examples.
       faults: of patches that were not written.
       warnings: of patches that were written.
-      crcs: of image and mask of each patch, see `patches.Read`.
+      crcs: of the files of each patch, see `patches.Outcome`.
       skipped: indices of the patches that were not written.
       ranges: the lowest and the highest value of each band, of the patches that were read.
     """
@@ -90,7 +90,7 @@ class ShardResult(NamedTuple):
     written: int
     faults: list[Fault]
     warnings: list[Fault]
-    crcs: list[tuple[int | None, int | None]]
+    crcs: list[tuple[int | None, ...]]
     skipped: list[int]
     ranges: list[tuple[int, int]]
 

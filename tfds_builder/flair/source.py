@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from tfds_builder.flair.faults import BuildError
 from tfds_builder.flair.files import Damage, File, Listing, Unreadable
+from tfds_builder.flair.reference import NAME, NAME_2, TEST_DOMAINS
 
 _TIFF = re.compile(r"(IMG|MSK)_(\d+)\.tiff?", re.IGNORECASE | re.ASCII)
 _DOMAIN = re.compile(r"D\d{3}_\d{4}", re.ASCII)
@@ -40,6 +41,7 @@ class Source:
       images: by patch; more than one file is a fault, or an unpacked file beside a zipped one.
       masks: by patch.
       metadata: `IMG_000717` -> its different entries, each with its file.
+      test_2: the patches of FLAIR #2's test set, if it was asked for.
       synthetic: whether a metadata file states that the images are synthetic.
       damage: zips and metadata files that cannot be read.
       notes: what was left out and why.
@@ -51,6 +53,7 @@ class Source:
     images: dict[Key, list[File]] = dataclasses.field(default_factory=dict)
     masks: dict[Key, list[File]] = dataclasses.field(default_factory=dict)
     metadata: dict[str, list[tuple[File, Any]]] = dataclasses.field(default_factory=dict)
+    test_2: set[Key] = dataclasses.field(default_factory=set)
     synthetic: bool = False
     damage: list[Damage] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -91,11 +94,12 @@ def _place(archive: str, folder: str) -> tuple[str, str, bool]:
     return domain, zone, any(map(_FLAIR_2_TEST.search, parts))
 
 
-def scan(root: str | os.PathLike[str]) -> Source:
+def scan(root: str | os.PathLike[str], flair_2: bool = False) -> Source:
     """Finds all files of patches in a folder and its zips, and reads the metadata.
 
     Args:
       root: the folder. Links are followed, hidden files are ignored.
+      flair_2: whether to take FLAIR #2's test set in place of FLAIR #1's.
 
     Raises:
       BuildError: if there is no such folder. All other faults are in the result.
@@ -105,7 +109,7 @@ def scan(root: str | os.PathLike[str]) -> Source:
         problem = "is not a folder" if os.path.exists(source.root) else "does not exist"
         raise BuildError(f"the source {source.root} {problem}; give the folder of the download")
     listing = Listing(source.root)
-    flair_2 = 0
+    other_test = 0
     unplaced: list[File] = []
     tiffs: list[File] = []
     for file in listing:
@@ -115,26 +119,30 @@ def scan(root: str | os.PathLike[str]) -> Source:
         if len(examples) < FILES_SHOWN:
             examples.append(file)
         where = locate(file.archive, file.path)
-        is_metadata = _METADATA.fullmatch(os.path.basename(file.path)) is not None
-        if not where.kind and not is_metadata:
+        has_metadata = is_metadata(file.path)
+        if not where.kind and not has_metadata:
             continue
-        if where.is_flair_2:
-            flair_2 += 1
-        elif is_metadata:
+        if where.is_flair_2 and not flair_2:
+            other_test += 1
+        elif has_metadata:
             try:
-                _add_metadata(source, file)
+                add_metadata(source, file)
             except Unreadable as error:
                 source.damage.append(Damage(str(file), f"cannot read the metadata: {error}"))
         elif not where.domain or not where.zone:
             unplaced.append(file)
+        elif flair_2 and not where.is_flair_2 and where.domain in TEST_DOMAINS:
+            other_test += 1
         else:
             files = source.images if where.kind == "IMG" else source.masks
             key = Key(where.domain, where.zone, where.number)
+            if where.is_flair_2:
+                source.test_2.add(key)
             files.setdefault(key, []).append(file)
     source.damage += listing.damage
     source.first = (tiffs or source.first)[:FILES_SHOWN]
     for what, left_out in (
-        ("files of the test set of FLAIR #2", range(flair_2)),
+        (f"files of the test set of {NAME if flair_2 else NAME_2}", range(other_test)),
         ("files outside any domain and zone folder", unplaced),
         ("zips inside zips, which must be unpacked", listing.nested),
         ("pipes, sockets and devices", listing.special),
@@ -145,7 +153,17 @@ def scan(root: str | os.PathLike[str]) -> Source:
     return source
 
 
-def _add_metadata(source: Source, file: File) -> None:
+def is_metadata(path: str) -> bool:
+    """Returns whether a path is that of a metadata file."""
+    return _METADATA.fullmatch(os.path.basename(path)) is not None
+
+
+def add_metadata(source: Source, file: File) -> None:
+    """Adds the entries of a metadata file.
+
+    Raises:
+      Unreadable: if it is damaged.
+    """
     try:
         entries = json.loads(file.read(), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
@@ -205,6 +223,6 @@ def _nothing_found(source: Source) -> str:
         "  expected: images named like D004_2021/Z10_AU/img/IMG_000826.tif, in folders and zips\n"
         f"  found: {found}{', the first:' if first else ''}{first}{masks}{notes}\n"
         "  give the folder of the FLAIR #1 download (flair_aerial_train.zip,"
-        " flair_labels_train.zip, ..., or the toy data set), zipped or unpacked; images of your own"
-        " are built with --images"
+        " flair_labels_train.zip, ..., or the toy data set), zipped or unpacked; FLAIR-HUB is built"
+        " with --config=hub, images of your own with --images"
     )

@@ -19,13 +19,21 @@ from rasterio.windows import Window
 from tfds_builder import bands
 from tfds_builder.flair.faults import Fault
 from tfds_builder.flair.files import File, Unreadable
-from tfds_builder.flair.patches import Header, Outcome, Size, by, crs_name, displacement, header_of
+from tfds_builder.flair.patches import (
+    SYNTHETIC,
+    Header,
+    Outcome,
+    Size,
+    by,
+    crs_name,
+    displacement,
+    header_of,
+)
 from tfds_builder.flair.selection import Patch
 from tfds_builder.own.classes import UNLISTED, Classes
 
 DRIVERS = ("GTiff", "PNG", "JPEG")
 LEFT_OUT, ALPHA = "-", "alpha"  # in place of the names of bands
-SYNTHETIC = "SYNTHETIC"  # a tag
 VALUES_NAMED = 8
 
 

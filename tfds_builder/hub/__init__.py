@@ -1,0 +1,1 @@
+"""The FLAIR-HUB data set builder."""
