@@ -59,7 +59,8 @@ def spec_for(
     if hub:
         if hub[0] != hub_reference.IMAGE:
             raise UserError(
-                f"{weights} takes FLAIR-HUB's {hub[0]}; only models of {hub_reference.IMAGE} can be loaded"
+                f"{weights} takes FLAIR-HUB's {hub[0]}; only models of {hub_reference.IMAGE} can "
+                "be loaded"
             )
         if channels == 4:
             bands = bands or BANDS[:4]
