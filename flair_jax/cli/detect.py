@@ -4,7 +4,7 @@ import argparse
 import signal
 import sys
 
-from flair_jax.cli.parser import numbers, one_of
+from flair_jax.cli.parser import numbers, one_of, value_range
 from flair_jax.runtime import huge_pages
 from flair_jax.runtime.preemption import Preempted
 
@@ -39,6 +39,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=(),
         metavar="4,1,2",
         help="numbers of the raster's bands from 1, in the order of the model's",
+    )
+    add(
+        "--stretch",
+        type=value_range,
+        nargs="+",
+        default=(),
+        metavar="MIN,MAX",
+        help="the values that become 0 and 255, one for all of the model's bands or one for each; "
+        "the model's own, if the raster is of the type that it was trained on",
     )
     add(
         "--resolution",
@@ -117,6 +126,7 @@ def run(args: argparse.Namespace) -> int:
     """Detects; returns the exit status."""
     huge_pages.use()
     options = vars(args)
+    options["stretch"] = tuple(options["stretch"])
     checkpoint, inputs, output = (options.pop(name) for name in ("checkpoint", "input", "output"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

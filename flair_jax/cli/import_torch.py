@@ -20,7 +20,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--weights",
         required=True,
         metavar="FILE",
-        help="of a segmentation-models-pytorch U-Net: .safetensors, .pth, .ckpt or hf://...",
+        help="of a segmentation-models-pytorch U-Net with a ResNet34 encoder, FLAIR-INC's or "
+        "FLAIR-HUB's among them: .safetensors, .pth, .ckpt or hf://...",
     )
     add("--out", required=True, metavar="DIR", help="folder to make")
     add(
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     enabled = [c.name for c in spec.nomenclature.classes if c.weight]
     print(f"written to {args.out}/checkpoints")
     print(f"  bands          {', '.join(spec.bands)}")
+    print(f"  nomenclature   {spec.nomenclature.name}")
     print(f"  classes        {len(spec.nomenclature)} outputs, {len(enabled)} enabled")
     print(f"  normalization  {spec.normalization}")
     print(f"  metadata       {spec.metadata_encoding or 'none'}")

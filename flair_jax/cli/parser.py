@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
@@ -27,6 +28,7 @@ class Parser(argparse.ArgumentParser):
             formatter_class=_Formatter,
             allow_abbrev=False,
         )
+        self._negative_number_matcher = re.compile(r"-\.?\d")  # so that -1,2550 is no flag
 
     def error(self, message: str) -> NoReturn:
         """Raises what argparse would print with the usage."""
@@ -80,6 +82,15 @@ def one_of(*choices: str) -> Callable[[str], str]:
         return text
 
     return choose
+
+
+def value_range(text: str) -> tuple[float, float]:
+    """An argparse type: two numbers with a comma between them."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range such as 0,3000") from error
+    return low, high
 
 
 def numbers(text: str) -> tuple[int, ...]:

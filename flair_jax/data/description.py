@@ -22,6 +22,9 @@ class DataDescription:
         synthetic: whether it is generated, not real.
         grouped_by: what the `domain` of a patch is: "domain" as in FLAIR, or "group".
         has_crs: whether the unit of its coordinates is known.
+        stretch: (lowest, highest) value of each band in the source images, which became 0 and 255;
+            empty where they are uint8 as they were.
+        image_types: the types of the source images' pixels, as far as they are known.
     """
 
     name: str
@@ -30,6 +33,8 @@ class DataDescription:
     synthetic: bool = False
     grouped_by: str = "domain"
     has_crs: bool = True
+    stretch: tuple[tuple[float, float], ...] = ()
+    image_types: tuple[str, ...] = ("uint8",)
 
     @property
     def is_flairs(self) -> bool:
@@ -47,6 +52,8 @@ class DataDescription:
             return FLAIR_DATA
         name = str(metadata.get("name", FLAIR_NAME))
         try:
+            bands = tuple(map(str, metadata["bands"]))
+            stretch = metadata.get("stretch") or {}
             classes: dict[str, LandCover] = {}
             for entry in metadata["classes"]:
                 same = classes.get(entry["name"])
@@ -58,11 +65,17 @@ class DataDescription:
                 )
             return cls(
                 name=name,
-                bands=tuple(map(str, metadata["bands"])),
+                bands=bands,
                 nomenclature=Nomenclature(name, tuple(classes.values())),
                 synthetic=bool(metadata.get("synthetic", False)),
                 grouped_by=str(metadata.get("grouped_by", "domain")),
                 has_crs="none" not in metadata.get("crs", ()),
+                stretch=tuple((float(a), float(b)) for a, b in (stretch[n] for n in bands))
+                if stretch
+                else (),
+                image_types=tuple(
+                    map(str, metadata.get("image_types", () if stretch else ("uint8",)))
+                ),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it does not describe bands and classes: {error!r}") from error

@@ -121,3 +121,11 @@ BANDS = {
 # computed from its images and normalised with. The published 53.26 +- 79.3 can only be of heights
 # that were stretched about fivefold and clipped at 255.
 HEIGHT_IN_STEPS_OF_20_CM = (17.5, 30.3)
+
+# The same of FLAIR-HUB's aerial images (Garioud et al. 2025).
+HUB_BANDS = {
+    "red": (105.66, 52.23),
+    "green": (111.35, 45.62),
+    "blue": (102.18, 44.30),
+    "nir": (106.59, 39.78),
+}

@@ -92,7 +92,7 @@ class Evaluation:
         return challenge_scores(self.confusion, nomenclature.weights)["miou"]
 
     def scores(self, nomenclature: Nomenclature) -> dict[str, Any]:
-        """Both definitions of the scores, as plain numbers."""
+        """All definitions of the scores, as plain numbers."""
         return summary(self.confusion, nomenclature.names, nomenclature.weights)
 
 
@@ -234,10 +234,11 @@ def evaluate_checkpoint(
         reuse: keep what is in `output`, if it is of the same weights, data and versions.
 
     Returns:
-        What `metrics.json` holds: `definitions`, `challenge`, `main`, `intervals`, `by_domain`,
-        `by_camera`, `by_month` (see `grouped_metrics.grouped_scores`), `confusion_matrix` (rows
-        are the truth), `loss`, `num_patches`, `split`, `data` (name of the data set), `synthetic`,
-        `step`, `classes`, `adapt`, and `provenance` (see `provenance.of_result`).
+        What `metrics.json` holds: `definitions`, `challenge`, `main`, `open_vocabulary`,
+        `intervals`, `by_domain`, `by_camera`, `by_month` (see `grouped_metrics.grouped_scores`),
+        `confusion_matrix` (rows are the truth), `loss`, `num_patches`, `split`, `data` (name of the
+        data set), `synthetic`, `step`, `classes`, `adapt`, and `provenance` (see
+        `provenance.of_result`).
     """
     check_batch_size(batch_size, mesh, "config.eval_batch_size")
     ema = watches_ema(checkpoint) if ema is None else ema

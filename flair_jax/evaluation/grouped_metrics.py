@@ -55,7 +55,7 @@ def grouped_scores(
     Returns:
         `intervals` (see `intervals`), and `by_domain`, `by_camera`, `by_month`, as far as there
         are such groups: for each name that is not empty
-        `num_patches`, `num_zones`, both definitions' scores as in `metrics.summary`, and
+        `num_patches`, `num_zones`, all definitions' scores as in `metrics.summary`, and
         `challenge_miou_interval`, [low, high], or None for a single zone.
     """
     scores: dict[str, Any] = {"intervals": intervals(confusions, groups["zone"], nomenclature)}

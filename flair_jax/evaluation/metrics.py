@@ -13,6 +13,9 @@ DEFINITIONS = {
     "and columns; the mean is over the other classes, those that never occur left out",
     "main": "the reference's later code: rows and columns of the classes of weight 0 are deleted "
     "first; a class that never occurs counts as 0",
+    "open_vocabulary": "papers on open-vocabulary segmentation: pixels whose truth is of a class "
+    "of weight 0 are ignored; predictions of such a class on other pixels are misses; the mean is "
+    "over the other classes, those that never occur left out",
 }
 
 
@@ -115,8 +118,29 @@ def main_scores(confusion: np.ndarray, weights: np.ndarray) -> dict:
     return scores
 
 
+def open_vocabulary_scores(confusion: np.ndarray, weights: np.ndarray) -> dict:
+    """Scores of the pixels whose truth is of a class of non-zero weight, all others ignored.
+
+    The rows of the zero-weight classes are deleted, their columns are not: a pixel that is
+    predicted as one of them is a false negative of its true class, and a false positive of none.
+
+    Args:
+        confusion: (classes, classes) counts, rows are the truth.
+        weights: (classes,) weights of the classes in the loss.
+
+    Returns:
+        `miou` float, the mean over the classes of non-zero weight, those that neither occur nor are
+        predicted on these pixels left out; `iou` (classes,) float64, NaN for these and for the
+        ignored ones.
+    """
+    scored = np.asarray(weights) > 0
+    kept = np.where(scored[:, None], confusion, 0)
+    scores = challenge_scores(kept, weights)
+    return scores | {"iou": np.where(scored, scores["iou"], np.nan)}
+
+
 def summary(confusion: np.ndarray, names: Sequence[str], weights: np.ndarray) -> dict:
-    """Both definitions as plain numbers by class name, ready for JSON; NaN becomes None."""
+    """All definitions as plain numbers by class name, ready for JSON; NaN becomes None."""
 
     def plain(scores: dict) -> dict:
         return {
@@ -129,6 +153,7 @@ def summary(confusion: np.ndarray, names: Sequence[str], weights: np.ndarray) ->
     return {
         "challenge": plain(challenge_scores(confusion, weights)),
         "main": plain(main_scores(confusion, weights)),
+        "open_vocabulary": plain(open_vocabulary_scores(confusion, weights)),
     }
 
 

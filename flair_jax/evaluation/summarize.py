@@ -48,9 +48,10 @@ class Experiment:
     def values(self, *keys: str) -> np.ndarray:
         """(runs,) float64: one number of each run's metrics, NaN where a run has none."""
         values = []
-        for value in self.metrics:
+        for metrics in self.metrics:
+            value: Any = metrics
             for key in keys:
-                value = value[key]
+                value = value.get(key) if value else None  # earlier versions wrote fewer scores
             values.append(np.nan if value is None else value)
         return np.array(values, np.float64)
 
@@ -153,7 +154,8 @@ def mean_and_std(values: np.ndarray, digits: int = 4) -> str:
 
 def overall_table(experiments: Sequence[Experiment]) -> list[list[str]]:
     """The published table's form: a row an experiment, the published score in the last column."""
-    header = ["", "metadata", "augmentation", "runs", "mIoU", "mIoU (main)", "accuracy"]
+    header = ["", "metadata", "augmentation", "runs", "mIoU", "mIoU (main)", "mIoU (o.-v.)"]
+    header.append("accuracy")
     further = any(e.settings for e in experiments)
     rows = [header + ["settings"] * further + ["published mIoU"]]
     for number, e in enumerate(experiments, start=1):
@@ -166,6 +168,7 @@ def overall_table(experiments: Sequence[Experiment]) -> list[list[str]]:
                 str(len(e.seeds)),
                 mean_and_std(e.values("challenge", "miou")),
                 mean_and_std(e.values("main", "miou")),
+                mean_and_std(e.values("open_vocabulary", "miou")),
                 mean_and_std(e.values("main", "accuracy")),
                 *([e.settings] if further else []),
                 str(score or "-"),
@@ -216,7 +219,8 @@ def summarize(
     patches = experiments[0].metrics[0]["num_patches"]
     notes = [
         f"{patches:,} patches of {split!r}. Mean +- standard deviation (n - 1) over the runs; mIoU "
-        "and IoU by the challenge's definition, \"main\" and recall by the later code's."
+        "and IoU by the challenge's definition, \"main\", accuracy and recall by the later code's, "
+        '"o.-v." by that of open-vocabulary papers: pixels of classes of weight 0 ignored.'
     ]
     if any(metrics.get("synthetic") for e in experiments for metrics in e.metrics):
         notes.append(SYNTHETIC)

@@ -6,18 +6,21 @@ SYNTHETIC = "These data are synthetic: the scores say nothing of real images."
 
 
 def score_table(metrics: dict[str, Any]) -> str:
-    """IoU by class and the means, by both definitions, as text.
+    """IoU by class and the means, by all definitions, as text.
 
     Args:
         metrics: what `evaluate.evaluate_checkpoint` returns.
     """
     challenge, main = metrics["challenge"], metrics["main"]
+    ignoring = metrics["open_vocabulary"]
     width = max(len(name) for name in challenge["iou"])
-    lines = [f"{'class':<{width}}  IoU challenge  IoU main   precision     recall"]
+    lines = [f"{'class':<{width}}  IoU challenge  IoU main   IoU o.-v.  precision     recall"]
     for name, value in challenge["iou"].items():
-        cells = [value, main["iou"][name], main["precision"][name], main["recall"][name]]
+        cells = [value, main["iou"][name], ignoring["iou"][name]]
+        cells += [main["precision"][name], main["recall"][name]]
         lines.append(f"{name:<{width}}" + "".join(f"{_percent(c):>11}" for c in cells))
-    means = [challenge["miou"], main["miou"], main["mean_precision"], main["mean_recall"]]
+    means = [challenge["miou"], main["miou"], ignoring["miou"]]
+    means += [main["mean_precision"], main["mean_recall"]]
     lines.append("-" * len(lines[1]))
     lines.append(f"{'mean':<{width}}" + "".join(f"{_percent(m):>11}" for m in means))
     lines.append(

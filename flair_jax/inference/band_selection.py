@@ -5,7 +5,6 @@ band of any uint8 file so by default, although it is near infrared in most aeria
 """
 
 import dataclasses
-import re
 import shlex
 from collections.abc import Callable, Sequence
 
@@ -14,35 +13,41 @@ import rasterio
 from rasterio.enums import ColorInterp
 
 from flair_jax.errors import UserError
+from flair_jax.models.spec import stretch_text
+from tfds_builder import bands
 
-_ALIASES = {
-    "red": ("red", "r", "rouge", "rot", "rojo", "rosso"),
-    "green": ("green", "g", "vert", "grün", "gruen", "verde"),
-    "blue": ("blue", "b", "bleu", "blau", "azul", "blu"),
-    "nir": (
-        "nir", "near infrared", "nearinfrared", "infrared", "pir", "infrarouge",
-        "proche infrarouge",
-    ),
-}  # fmt: skip
-_WORD = re.compile(r"[^\W\d_]+")
-_MEANINGLESS = {"b", "band", "bande", "channel", "canal", "nm"}  # beside the name of a colour
-# Bands that no model is fed with unless they are asked for by number.
-_OTHER_BANDS = {
-    "pan", "panchromatic", "coastal", "coastal blue", "yellow", "cirrus", "swir", "swir1", "swir2",
-    "mwir", "lwir", "tir", "thermal", "rededge", "red edge", "ndvi", "ndwi", "alpha",
-    "mask", "cyan", "magenta", "black", "hue", "saturation", "lightness", "y", "cb", "cr",
-    "other_ir",
-}  # fmt: skip
 _UNSPECIFIC = {ColorInterp.undefined, ColorInterp.gray, ColorInterp.alpha, ColorInterp.palette}
 _LISTED = 10  # bands of a message
-_EXTREME_SHARE = 0.9  # of an alpha band's values that are 0 or 255, at least
+_EXTREME_SHARE = 0.9  # of an alpha band's values that are lowest or highest, at least
 _FEW_VALUES = 3  # distinct values up to which a band may be alpha whatever they are
 _FEW_PIXELS = 16  # of an alpha band; fewer samples say nothing
 _MANY_PIXELS = 1000  # for correlations
 _RESEMBLANCE = 0.02  # difference of mean correlation that tells red and near infrared apart,
 _NOISE = 3.0  # beside so many standard deviations of a correlation of noise
 
+_ALPHA_TYPES = ("uint8", "uint16")  # of bands that GDAL tags alpha although they are data
+
 Sampler = Callable[[Sequence[int]], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scaling:
+    """How pixels of other types than uint8 become a model's uint8.
+
+    Attributes:
+        by_user: (lowest, highest) value of each of the model's bands, or one for all (--stretch);
+            it applies to every raster.
+        of_model: the same of the images that the model was trained on; () if they were not
+            stretched. It applies to rasters of the types `trained_on`.
+        trained_on: the types of those images.
+    """
+
+    by_user: tuple[tuple[float, float], ...] = ()
+    of_model: tuple[tuple[float, float], ...] = ()
+    trained_on: tuple[str, ...] = ("uint8",)
+
+
+UNSCALED = Scaling()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +60,9 @@ class BandSelection:
         data: numbers of all bands that hold data, that is, all but alpha.
         alpha: number of the band that holds transparency; 0 if there is none.
         notes: decisions to report.
+        stretch: (lowest, highest) of each of these bands, which become 0 and 255; () where they are
+            fed as they are.
+        scaling: the stretch in words, or "".
     """
 
     numbers: tuple[int, ...]
@@ -62,15 +70,19 @@ class BandSelection:
     data: tuple[int, ...]
     alpha: int
     notes: tuple[str, ...]
+    stretch: tuple[tuple[float, float], ...] = ()
+    scaling: str = ""
 
     def describe(self, wanted: Sequence[str]) -> str:
         """Which band feeds which input, such as "red 3, green 2, blue 1 (description)"."""
         pairs = [f"{name} {number}" for name, number in zip(wanted, self.numbers, strict=True)]
         if len(set(self.reasons)) == 1:
-            return f"{', '.join(pairs)} ({self.reasons[0]})"
-        return ", ".join(
-            f"{pair} ({reason})" for pair, reason in zip(pairs, self.reasons, strict=True)
-        )
+            text = f"{', '.join(pairs)} ({self.reasons[0]})"
+        else:
+            text = ", ".join(
+                f"{pair} ({reason})" for pair, reason in zip(pairs, self.reasons, strict=True)
+            )
+        return f"{text}, {self.scaling}" if self.scaling else text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,20 +117,8 @@ class BandLayout:
         return range(1, len(self.dtypes) + 1)
 
     def described(self, number: int) -> str:
-        """The model's name for a band by its description, the description itself, or ""."""
-        text = self.descriptions[number - 1]
-        words = [word for word in _WORD.findall(text) if word not in _MEANINGLESS]
-        plain = " ".join(words)  # of "Band 3: Blue", "near-infrared", "nir1"
-        for name, aliases in _ALIASES.items():
-            if text in aliases or (len(plain) > 1 and plain in aliases):
-                return name
-        return plain if plain in _OTHER_BANDS else text
-
-    def mentions(self, number: int) -> set[str]:
-        """The bands that occur among the words of a description."""
-        words = {word for word in _WORD.findall(self.descriptions[number - 1]) if len(word) > 1}
-        names = {name for name, aliases in _ALIASES.items() if not words.isdisjoint(aliases)}
-        return names | (words & _OTHER_BANDS)
+        """The name of a band by its description, as the builder of data sets reads it, or ""."""
+        return bands.name_of(self.descriptions[number - 1])
 
     def interpreted(self, number: int) -> str:
         """The name of a band by its colour interpretation, or ""."""
@@ -140,7 +140,12 @@ class BandLayout:
 
 
 def select_bands(
-    path: str, layout: BandLayout, wanted: Sequence[str], numbers: Sequence[int], sample: Sampler
+    path: str,
+    layout: BandLayout,
+    wanted: Sequence[str],
+    numbers: Sequence[int],
+    sample: Sampler,
+    scaling: Scaling = UNSCALED,
 ) -> BandSelection:
     """Selects the bands of a raster for a model.
 
@@ -150,11 +155,13 @@ def select_bands(
         wanted: names of the model's bands.
         numbers: the user's choice (--bands), or empty.
         sample: called with band numbers, gives their values at pixels all over the raster,
-            (N, bands) uint8; called only if needed.
+            (N, bands) of their type; called only if needed.
+        scaling: how other types than uint8 are scaled.
 
     Raises:
         UserError: the bands do not fit the model, or which of them to use is ambiguous.
     """
+    wanted = bands.names_of(wanted)
     if numbers:
         _check_numbers(path, layout, wanted, numbers)
         named = set(numbers)
@@ -169,10 +176,11 @@ def select_bands(
         chosen = _by_metadata(path, layout, wanted, data, sample)
     selected = tuple(i for i, _ in chosen)
     _check_palette(path, layout, selected, len(wanted))
-    _check_values(path, layout, selected)
+    stretch, text, scaling_notes = _stretch(path, layout, selected, wanted, scaling)
     return BandSelection(
-        selected, tuple(reason for _, reason in chosen), tuple(data), alpha, tuple(notes)
-    )
+        selected, tuple(reason for _, reason in chosen), tuple(data), alpha,
+        (*notes, *scaling_notes), stretch, text,
+    )  # fmt: skip
 
 
 def _check_numbers(
@@ -199,20 +207,22 @@ def _find_alpha(layout: BandLayout, named: set[int], sample: Sampler) -> tuple[i
     for number in layout.indexes:
         if layout.interpretations[number - 1] != ColorInterp.alpha or number in named:
             continue
-        others = [i for i in layout.indexes if i != number and layout.dtypes[i - 1] == "uint8"]
-        if layout.dtypes[number - 1] != "uint8" or not others:
+        dtype = layout.dtypes[number - 1]
+        others = [i for i in layout.indexes if i != number and layout.dtypes[i - 1] == dtype]
+        if dtype not in _ALPHA_TYPES or not others:
             return number, notes
         values, image = np.split(sample([number, *others]), [1], axis=1)
+        highest = np.iinfo(dtype).max
         # Outside the image, near infrared is 0 as well.
-        inside = ~((image == 0).all(1) | (image == 255).all(1))
+        inside = ~((image == 0).all(1) | (image == highest).all(1))
         values = values[inside, 0]
         distinct = len(np.unique(values))
-        share = np.isin(values, (0, 255)).mean() if len(values) else 1.0
+        share = np.isin(values, (0, highest)).mean() if len(values) else 1.0
         if len(values) < _FEW_PIXELS or distinct <= _FEW_VALUES or share >= _EXTREME_SHARE:
             return number, notes
         notes.append(
             f"band {number} is tagged alpha, but {distinct} values occur in it, of which "
-            f"{share:.0%} are 0 or 255: it is taken as image data, not as transparency"
+            f"{share:.0%} are 0 or {highest}: it is taken as image data, not as transparency"
         )
     return 0, notes
 
@@ -226,19 +236,24 @@ def _by_metadata(
         UserError: it is ambiguous.
     """
     described = {i: layout.described(i) for i in data}
-    known = {*wanted, *_ALIASES, *_OTHER_BANDS}
-    names = {i: d if d in known else layout.interpreted(i) for i, d in described.items()}
+    known = {*wanted, *bands.ALIASES}
+    names = {
+        i: name
+        if name in known or bands.is_other(layout.descriptions[i - 1])
+        else layout.interpreted(i)
+        for i, name in described.items()
+    }
     found: dict[str, tuple[int, str]] = {}
     for name in wanted:
         for labels, reason in ((described, "description"), (names, "colour interpretation")):
-            bands = [i for i in data if labels[i] == name]
-            if len(bands) > 1:
-                listed = ", ".join(map(str, bands))
+            of_name = [i for i in data if labels[i] == name]
+            if len(of_name) > 1:
+                listed = ", ".join(map(str, of_name))
                 raise _ambiguous(
                     path, layout, wanted, data, found, f"By {reason}, bands {listed} are {name}."
                 )
-            if bands:
-                found[name] = bands[0], reason
+            if of_name:
+                found[name] = of_name[0], reason
                 break
     missing = [name for name in wanted if name not in found]
     unnamed = [i for i in data if not names[i]]
@@ -248,8 +263,9 @@ def _by_metadata(
         reason = "position" if len(missing) > 1 or not found else "the only band left"
         found |= {name: (i, reason) for name, i in zip(missing, unnamed, strict=True)}
     for name, (i, reason) in found.items():
-        if reason != "description" and layout.mentions(i) - {name}:
-            text = f"By {reason}, band {i} is {name}, but its description is {described[i]!r}."
+        text = layout.descriptions[i - 1]
+        if reason != "description" and bands.mentioned(text) - {name}:
+            text = f"By {reason}, band {i} is {name}, but its description is {text!r}."
             raise _ambiguous(path, layout, wanted, data, found, text)
     roles = {name: (i, "colour interpretation") for i, name in names.items() if name} | found
     if len(data) == 4 and len(unnamed) in (1, 4) and {"red", "green", "blue"} <= roles.keys():
@@ -271,6 +287,7 @@ def _check_order(
     red, green, blue = (roles[name][0] for name in ("red", "green", "blue"))
     (fourth,) = set(data) - {red, green, blue}
     values = sample([red, green, blue, fourth]).astype(float)
+    values = values[np.isfinite(values).all(1)]
     values = values[~((values == 0).all(1) | (values == 255).all(1))]
     if len(values) < _MANY_PIXELS or not values.std(0).all():
         return
@@ -327,22 +344,60 @@ def _check_palette(path: str, layout: BandLayout, bands: Sequence[int], wanted: 
         )
 
 
-def _check_values(path: str, layout: BandLayout, bands: Sequence[int]) -> None:
-    quoted = shlex.quote(path)
-    for number in bands:
-        dtype, bits = layout.dtypes[number - 1], layout.bits[number - 1]
-        if dtype != "uint8":
+def _stretch(
+    path: str, layout: BandLayout, numbers: Sequence[int], wanted: Sequence[str], scaling: Scaling
+) -> tuple[tuple[tuple[float, float], ...], str, list[str]]:
+    """The stretch of the selected bands, () for none; in words; and what to report.
+
+    Raises:
+        UserError: their values are not those that the model was trained on, and no stretch is
+            known that makes them so.
+    """
+    types = {layout.dtypes[number - 1] for number in numbers}
+    if len(types) > 1:
+        raise UserError(f"{path} has bands of {' and '.join(sorted(types))}: convert them to one")
+    (dtype,) = types
+    if np.issubdtype(np.dtype(dtype), np.complexfloating):
+        raise UserError(f"{path} has complex pixels, which are no images")
+    if scaling.by_user:
+        if len(scaling.by_user) not in (1, len(wanted)):
             raise UserError(
-                f"{path} has pixels of {dtype}, and the model was trained on uint8. Scale them to "
-                "0..255 with the stretch of the training images, such as\n  gdal_translate -ot "
-                f"Byte -scale LOW HIGH 0 255 {quoted} bytes.tif"
+                f"--stretch has {len(scaling.by_user)} ranges, and the model takes {len(wanted)} "
+                f"bands ({', '.join(wanted)}): give one for all, or one for each"
             )
+        stretch = scaling.by_user * (len(wanted) if len(scaling.by_user) == 1 else 1)
+        text = stretch_text(dict(zip(wanted, stretch, strict=True)))
+        return stretch, f"{dtype} {text} by --stretch", []
+    of_model = stretch_text(dict(zip(wanted, scaling.of_model, strict=False)))
+    trained_on = " and ".join(scaling.trained_on) or "images of an unknown type"
+    if scaling.of_model and dtype in scaling.trained_on:
+        return scaling.of_model, f"{dtype} {of_model} as in the model's training", []
+    if dtype == "uint8":
+        notes = []
+        if scaling.of_model:
+            notes.append(
+                f"warning: its pixels are uint8, and the model was trained on {trained_on} "
+                f"{of_model}: they are taken as stretched so already; if not, give --stretch"
+            )
+        bits = min(layout.bits[number - 1] for number in numbers)
         if bits < 8:
             raise UserError(
                 f"{path} has pixels of {bits} bit{'s' * (bits > 1)}, 0 to {2**bits - 1}, and the "
-                "model was trained on 0 to 255. If they are image values, scale them, such as\n"
-                f"  gdal_translate -co NBITS=8 -scale 0 {2**bits - 1} 0 255 {quoted} bytes.tif"
+                "model was trained on 0 to 255. If they are image values, give "
+                f"--stretch=0,{2**bits - 1}"
             )
+        return (), "", notes
+    if scaling.of_model:
+        raise UserError(
+            f"{path} has pixels of {dtype}, and the model was trained on {trained_on} {of_model}: "
+            "give the values that become 0 and 255 as --stretch=MIN,MAX, for all of the model's "
+            "bands, or one for each: --stretch MIN,MAX MIN,MAX ..."
+        )
+    raise UserError(
+        f"{path} has pixels of {dtype}, and the model was trained on uint8: give the values that "
+        "become 0 and 255, by the stretch of the training images, as --stretch=MIN,MAX, for all of "
+        "the model's bands, or one for each: --stretch MIN,MAX MIN,MAX ..."
+    )
 
 
 def _both(path: str, layout: BandLayout, wanted: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ import flair_jax
 from flair_jax.errors import UserError
 from flair_jax.inference import geotiff, qgis_style
 from flair_jax.inference.adaptation import adapt_to_raster
+from flair_jax.inference.band_selection import Scaling
 from flair_jax.inference.class_areas import class_areas
 from flair_jax.inference.input_files import UnreadableError, expand, is_remote
 from flair_jax.inference.job_lock import job_lock
@@ -56,8 +57,9 @@ def detect_raster(
     Args:
         checkpoint: a workdir (its best checkpoint is used), a folder of checkpoints, or the folder
             of one step; or a model from `load_model`, to load it once for many rasters.
-        inputs: uint8 rasters that GDAL can open: a path, a URL, a glob, a comma-separated list, or
-            several of these; several rasters are mosaicked.
+        inputs: rasters that GDAL can open, of uint8 or of the type of the model's training images,
+            or of any type with the option `stretch`: a path, a URL, a glob, a comma-separated list,
+            or several of these; several rasters are mosaicked.
         output: a path ending in .tif.
         options: the attributes of `Options`, by name.
 
@@ -112,6 +114,7 @@ class _Job:
             options.bands,
             options.resolution,
             self.spec.pixel_size,
+            Scaling(options.stretch, self.spec.stretch, self.spec.image_types),
         )
         _check_not_read(self.products, self.source.files)
         height, width = self.source.height, self.source.width

@@ -33,7 +33,7 @@ from jax.sharding import Mesh
 
 from flair_jax.config import is_of_ema
 from flair_jax.errors import UserError
-from flair_jax.models.functional import Arrays, split_model
+from flair_jax.models.functional import Arrays, split_model, value_fault
 from flair_jax.models.spec import FILE, ModelSpec
 from flair_jax.runtime import checksums
 from flair_jax.runtime.sharding import replicate
@@ -319,6 +319,8 @@ def find(path: epath.PathLike) -> tuple[epath.Path, int | None]:
     Raises:
         UserError: there is no checkpoint.
     """
+    if os.fspath(path).startswith("hf:"):
+        _refuse_file(os.fspath(path))
     path = epath.Path(path).expanduser()
     for directory, step in (
         (path / "checkpoints", None),
@@ -327,9 +329,18 @@ def find(path: epath.PathLike) -> tuple[epath.Path, int | None]:
     ):
         if (directory / FILE).exists() and (step is None or path.exists()):
             return directory, step
+    if path.is_file():
+        _refuse_file(os.fspath(path))
     raise UserError(
         f"there is no checkpoint at {path}: expected a workdir with checkpoints/{FILE} in it, "
         "a folder of checkpoints, or the folder of one step"
+    )
+
+
+def _refuse_file(path: str) -> NoReturn:
+    raise UserError(
+        f"{path} is a file, and a checkpoint is a folder: make one of a file of PyTorch weights "
+        f"with flair-jax import-torch --weights={path} --out=DIR, and give DIR"
     )
 
 
@@ -382,10 +393,17 @@ def _load_step(
     known = record.get("checksums", {})
     if not ema:
         model = read_arrays(folder, "model", model_item(params, batch_stats), known.get("model"))
-        return model["params"], model["stats"]
-    if not (folder / "average").exists() and "average" not in known:
+        both = {**model["params"], **model["stats"]}
+    elif (folder / "average").exists() or "average" in known:
+        both = read_arrays(folder, "average", {**params, **batch_stats}, known.get("average"))
+    else:
         raise UserError(
             f"{folder} has no moving average of the weights: the run had config.ema_decay=0"
         )
-    both = read_arrays(folder, "average", {**params, **batch_stats}, known.get("average"))
+    faults = [f"{name}: {fault}" for name in both if (fault := value_fault(name, both[name]))]
+    if faults:
+        raise DamagedError(
+            f"{folder} holds no weights of a network, in {len(faults)} arrays:\n  "
+            + "\n  ".join(faults[:20])
+        )
     return {k: both[k] for k in params}, {k: both[k] for k in batch_stats}

@@ -11,6 +11,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from flair_jax.errors import UserError
+from flair_jax.inference.band_selection import UNSCALED, Scaling
 from flair_jax.inference.georeference import short_name
 from flair_jax.inference.input_files import open_raster, reading
 from flair_jax.inference.raster_input import RasterInput, select_for_all
@@ -29,6 +30,7 @@ class Mosaic:
         paths: of the inputs.
         wanted: names of the model's bands.
         numbers: the user's choice of bands, or empty.
+        scaling: how other types than uint8 are scaled.
 
     Attributes:
         inputs: the rasters.
@@ -42,11 +44,17 @@ class Mosaic:
             the message names it.
     """
 
-    def __init__(self, paths: Sequence[str], wanted: Sequence[str], numbers: Sequence[int]) -> None:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        wanted: Sequence[str],
+        numbers: Sequence[int],
+        scaling: Scaling = UNSCALED,
+    ) -> None:
         self.inputs = [RasterInput.open(path) for path in paths]
         # A dataset that is dropped from the cache is closed as nothing else refers to it.
         self._open = functools.lru_cache(_OPEN_FILES)(open_raster)
-        self.selections = select_for_all(self.inputs, wanted, numbers, self._open)
+        self.selections = select_for_all(self.inputs, wanted, numbers, self._open, scaling)
         self._bands = len(wanted)
         first = self.inputs[0]
         self.georeference = first.georeference

@@ -18,6 +18,8 @@ class Options:
     Attributes:
         bands: band numbers of the raster, from 1, in the order of the model's bands; empty: chosen
             by description, or all bands in order.
+        stretch: (lowest, highest) value of each of the model's bands, or one for all, which become
+            0 and 255; empty: the model's own for rasters of the type that it was trained on.
         resolution: ground sample distance in metres to resample to (bilinear); 0: no resampling.
         tile: side of a tile in pixels, a multiple of 32; 0: 1024, or less for a small raster.
         margin: pixels of context at each side of a tile; -1: 128, or a quarter of a tile smaller
@@ -37,6 +39,7 @@ class Options:
     """
 
     bands: tuple[int, ...] = ()
+    stretch: tuple[tuple[float, float], ...] = ()
     resolution: float = 0.0
     tile: int = 0
     margin: int = -1
@@ -58,6 +61,12 @@ class Options:
             raise UserError(
                 f"--tile={self.tile} is not a multiple of {STRIDE}: set it to {near}, for example"
             )
+        for low, high in self.stretch:
+            if not -math.inf < low < high < math.inf:
+                raise UserError(
+                    f"--stretch={low:g},{high:g}: expected a lower and a higher value, such as "
+                    "0,3000"
+                )
         if self.blend not in BLENDS:
             raise UserError(f"--blend={self.blend!r} is unknown: {' or '.join(BLENDS)}")
         if self.first_class not in (0, 1):

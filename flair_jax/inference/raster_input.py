@@ -14,9 +14,16 @@ from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
 from flair_jax.errors import UserError
-from flair_jax.inference.band_selection import BandLayout, BandSelection, select_bands
+from flair_jax.inference.band_selection import (
+    UNSCALED,
+    BandLayout,
+    BandSelection,
+    Scaling,
+    select_bands,
+)
 from flair_jax.inference.georeference import Georeference
 from flair_jax.inference.input_files import open_raster, reading
+from tfds_builder.bands import stretched
 
 _SAMPLED_FILES = 16  # of one layout
 _SAMPLES = 64  # windows over all of them
@@ -87,6 +94,14 @@ class RasterInput:
         self, raster: rasterio.DatasetReader, selection: BandSelection, window: Window
     ) -> np.ndarray:
         """The valid pixels of a window, (H, W) bool."""
+        valid = self._unmasked(raster, selection, window)
+        if any("float" in self.layout.dtypes[number - 1] for number in selection.numbers):
+            valid &= np.isfinite(raster.read(list(selection.numbers), window=window)).all(0)
+        return valid
+
+    def _unmasked(
+        self, raster: rasterio.DatasetReader, selection: BandSelection, window: Window
+    ) -> np.ndarray:
         if self.mask != "mask" and selection.alpha:
             return raster.read(selection.alpha, window=window) > 0
         if not self.mask:
@@ -102,6 +117,8 @@ class RasterInput:
     ) -> np.ndarray:
         """The model's bands of a window, (H, W, bands) uint8."""
         image = raster.read(list(selection.numbers), window=window)
+        if selection.stretch:
+            image = stretched(image, selection.stretch, np.isfinite(image).all(0))
         return np.ascontiguousarray(np.moveaxis(image, 0, -1))
 
 
@@ -115,7 +132,11 @@ def _mask(raster: rasterio.DatasetReader) -> str:
 
 
 def select_for_all(
-    inputs: Sequence[RasterInput], wanted: Sequence[str], numbers: Sequence[int], open_: Open
+    inputs: Sequence[RasterInput],
+    wanted: Sequence[str],
+    numbers: Sequence[int],
+    open_: Open,
+    scaling: Scaling = UNSCALED,
 ) -> dict[BandLayout, BandSelection]:
     """The bands for a model, for each layout of bands among some inputs.
 
@@ -123,6 +144,7 @@ def select_for_all(
         inputs: the rasters.
         wanted, numbers: see `select_bands`.
         open_: opens a raster.
+        scaling: see `select_bands`.
 
     Raises:
         UserError: see `select_bands`.
@@ -132,14 +154,19 @@ def select_for_all(
         groups.setdefault(item.layout, []).append(item)
     return {
         layout: select_bands(
-            members[0].path, layout, wanted, numbers, functools.partial(_sample, members, open_)
+            members[0].path,
+            layout,
+            wanted,
+            numbers,
+            functools.partial(_sample, members, open_),
+            scaling,
         )
         for layout, members in groups.items()
     }
 
 
 def _sample(members: Sequence[RasterInput], open_: Open, bands: Sequence[int]) -> np.ndarray:
-    """(N, bands) uint8: pixels spread over some rasters."""
+    """(N, bands) of their type: pixels spread over some rasters."""
     chosen = np.unique(np.linspace(0, len(members) - 1, _SAMPLED_FILES).astype(int))
     each = int(np.ceil(np.sqrt(_SAMPLES / len(chosen))))
     samples = []

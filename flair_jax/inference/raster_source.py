@@ -7,6 +7,7 @@ import numpy as np
 
 from flair_jax.errors import UserError
 from flair_jax.inference import resampling
+from flair_jax.inference.band_selection import UNSCALED, Scaling
 from flair_jax.inference.input_files import is_remote, with_sources
 from flair_jax.inference.mosaic import Mosaic
 from flair_jax.inference.raster_input import RasterInput
@@ -27,6 +28,7 @@ class Source:
         bands: see `Options.bands`.
         resolution: see `Options.resolution`.
         trained_at: ground sample distance in metres that the model was trained at; 0 if unknown.
+        scaling: how other types than uint8 are scaled.
 
     Attributes:
         paths: the inputs.
@@ -45,11 +47,12 @@ class Source:
         bands: Sequence[int] = (),
         resolution: float = 0.0,
         trained_at: float = 0.0,
+        scaling: Scaling = UNSCALED,
     ) -> None:
         self.paths = list(paths)
         self.remote = any(map(is_remote, paths))
         self._wanted, self._trained_at = tuple(wanted), trained_at
-        self._mosaic = Mosaic(paths, wanted, bands)
+        self._mosaic = Mosaic(paths, wanted, bands, scaling)
         self.width, self.height = self._mosaic.width, self._mosaic.height
         self.georeference = self._mosaic.georeference
         self._vertical: resampling.Axis | None = None

@@ -6,15 +6,18 @@ import re
 
 import numpy as np
 
-from flair_jax import config as configuration
+from flair_jax.data import reference_facts
 from flair_jax.data.bands import BANDS, band_indices
-from flair_jax.data.nomenclature import FULL, Nomenclature
+from flair_jax.data.description import FLAIR_NAME
+from flair_jax.data.nomenclature import COSIA, FULL, Nomenclature
 from flair_jax.data.nomenclature import nomenclature as named
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import save_model
-from flair_jax.interop import torch_weights
+from flair_jax.interop import torch_files, torch_weights
+from flair_jax.interop.architectures import check_network
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
+from tfds_builder.hub import reference as hub_reference
 
 # FLAIR-INC_rgbie_15cl_resnet34-unet_weights.pth
 _FLAIR_INC = re.compile(r"FLAIR-INC_(rgbie|rgbi|rgb)_(12|15)cl_", re.IGNORECASE)
@@ -28,7 +31,10 @@ def spec_for(
     nomenclature: str | None = None,
     normalization: str | None = None,
 ) -> ModelSpec:
-    """The spec of a file of weights: from the arguments, else from a FLAIR-INC file's name.
+    """The spec of a file of weights: from the arguments, else from what the file shows.
+
+    A FLAIR-INC file shows it by its name; a model of FLAIR-HUB's code by its tensors' names, but
+    for the normalisation.
 
     Args:
         weights: the file's path.
@@ -38,66 +44,95 @@ def spec_for(
         normalization: "scaling" or "custom".
 
     Raises:
-        UserError: something is neither given nor known, or does not fit the tensors.
+        UserError: it is of another architecture, something is neither given nor known, or does not
+            fit the tensors.
     """
-    tensors = torch_weights.network_tensors(state_dict)
-    try:
-        channels = tensors["encoder.conv1.weight"].shape[1]
-        outputs = tensors["segmentation_head.0.weight"].shape[0]
-    except KeyError as error:
-        if "layer1.0.conv1.weight" in tensors:
-            raise UserError(
-                f"{weights} is a bare ResNet, which predicts no land cover: train from it with "
-                f"--config.encoder_weights={weights}"
-            ) from error
-        raise UserError(
-            f"{weights} has no {error}: it is not a segmentation-models-pytorch U-Net"
-        ) from error
+    tensors = torch_weights.network_tensors(state_dict, weights)
+    check_network(tensors, weights)
+    channels = _size(tensors, "encoder.conv1.weight", weights)
+    outputs = _size(tensors, "segmentation_head.0.weight", weights)
     known = _FLAIR_INC.search(pathlib.PurePath(weights).name)
-    if known:
+    hub = torch_weights.hub_source(state_dict, weights)
+    chosen: Nomenclature | None = None
+    if nomenclature is not None:
+        chosen = named(nomenclature)
+    if hub:
+        if hub[0] != hub_reference.IMAGE:
+            raise UserError(
+                f"{weights} takes FLAIR-HUB's {hub[0]}; only models of {hub_reference.IMAGE} can "
+                "be loaded"
+            )
+        if channels == 4:
+            bands = bands or BANDS[:4]
+        if hub[1] == hub_reference.MASK and outputs == len(COSIA):
+            chosen = chosen or COSIA
+    elif known:
         bands = bands or _FLAIR_INC_BANDS[known[1].lower()]
         normalization = normalization or "custom"
+        chosen = chosen or _flair_inc_classes(state_dict, outputs, known[2])
     unknown = [
         flag
-        for flag, value in (("--bands", bands), ("--normalization", normalization))
+        for flag, value in (
+            ("--bands", bands), ("--normalization", normalization), ("--nomenclature", chosen),
+        )
         if value is None
-    ]
-    if nomenclature is None and not known:
-        unknown.append("--nomenclature")
-    if bands is None or normalization is None or unknown:
+    ]  # fmt: skip
+    if bands is None or normalization is None or chosen is None:
+        kind = "of FLAIR-HUB's code" if hub else "not named like a FLAIR-INC file"
+        hint = "; the default of FLAIR-HUB's code is custom" if hub and not normalization else ""
         raise UserError(
-            f"{weights} is not named like a FLAIR-INC file, so {' and '.join(unknown)} must be "
-            f"given: the weights have {channels} input bands and {outputs} classes"
+            f"{weights} is {kind}, so {' and '.join(unknown)} must be "
+            f"given: the weights have {channels} input bands and {outputs} classes{hint}"
         )
     if len(bands) != channels:
         raise UserError(
             f"{len(bands)} bands ({', '.join(bands)}), but the weights have {channels} (--bands)"
         )
-    indices = band_indices(bands)
-    if nomenclature is not None:
-        chosen = named(nomenclature)
-    else:
-        chosen = _flair_inc_classes(state_dict, outputs, known[2] if known else "")
+    band_indices(bands)
     if len(chosen) != outputs:
         raise UserError(
             f"the nomenclature {chosen.name!r} has {len(chosen)} classes, but the weights have "
             f"{outputs} (--nomenclature)"
         )
-    defaults = configuration.default()
+    published = reference_facts.HUB_BANDS if hub else reference_facts.BANDS
+    if missing := [band for band in bands if band not in published]:
+        raise UserError(f"FLAIR-HUB's aerial images have no band {missing[0]} (--bands)")
     takes_metadata = any(key.startswith("enc.enc_mlp") for key in tensors)
     return ModelSpec(
         bands=bands,
         nomenclature=chosen,
         normalization=normalization,
-        means=tuple(defaults.normalization_means[i] for i in indices),
-        stds=tuple(defaults.normalization_stds[i] for i in indices),
+        means=tuple(published[band][0] for band in bands),
+        stds=tuple(published[band][1] for band in bands),
         metadata_encoding="reference" if takes_metadata else "",
         metadata_fusion="rows" if takes_metadata else "",
+        data_name=hub_reference.NAME if hub else FLAIR_NAME,
     )
 
 
-def published_spec(weights: str, state_dict: dict[str, np.ndarray]) -> ModelSpec | None:
-    """The spec of a FLAIR-INC file by its name; None for any other file."""
+def _size(tensors: dict[str, np.ndarray], name: str, weights: str) -> int:
+    """The input channels of the stem, or the outputs of the head."""
+    tensor = tensors.get(name)
+    axis = torch_weights.RESIZED[name]
+    if tensor is None:
+        raise UserError(f"{weights} has no {name}: it is not complete")
+    if tensor.ndim != 4 or not tensor.shape[axis]:
+        raise UserError(f"{weights} has {name} in the shape {tensor.shape}, expected 4 dimensions")
+    return tensor.shape[axis]
+
+
+def known_spec(weights: str, state_dict: dict[str, np.ndarray]) -> ModelSpec | None:
+    """The spec of a FLAIR-INC file by its name; None for a file that shows nothing of it.
+
+    Raises:
+        UserError: it is of FLAIR-HUB's code, whose classes are known, and the rest is not.
+    """
+    if torch_weights.hub_source(state_dict, weights):
+        check_network(torch_weights.network_tensors(state_dict, weights), weights)
+        raise UserError(
+            f"{weights} is of FLAIR-HUB's code: make a checkpoint of it with flair-jax "
+            f"import-torch --weights={weights} --out=DIR --normalization=NAME, and start from DIR"
+        )
     if not _FLAIR_INC.search(pathlib.PurePath(weights).name):
         return None
     return spec_for(weights, state_dict)
@@ -123,7 +158,7 @@ def import_weights(weights: str, out: str, **choices: object) -> ModelSpec:
     """Converts a file of PyTorch weights into a checkpoint with its spec.
 
     Args:
-        weights: see `torch_weights.read`.
+        weights: see `torch_files.read`.
         out: folder to create; `checkpoints/` in it gets the checkpoint, as step 0.
         choices: `bands`, `nomenclature`, `normalization`, see `spec_for`.
 
@@ -136,10 +171,10 @@ def import_weights(weights: str, out: str, **choices: object) -> ModelSpec:
     target = pathlib.Path(out).expanduser() / "checkpoints"
     if target.exists():
         raise UserError(f"{target} exists: give another --out, or remove it")
-    state_dict = torch_weights.read(weights)
+    state_dict = torch_files.read(weights)
     spec = spec_for(weights, state_dict, **choices)  # type: ignore[arg-type]
     model = spec.build_model()
-    torch_weights.load_state_dict(model, state_dict)
+    torch_weights.load_state_dict(model, state_dict, weights)
     _, params, batch_stats = split_model(model)
     save_model(target, spec, params, batch_stats)
     return spec

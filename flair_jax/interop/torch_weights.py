@@ -1,10 +1,9 @@
-"""Conversion between PyTorch state dicts and this model: names, layouts, files.
+"""Conversion between PyTorch state dicts and this model: names, layouts, checks.
 
 Names are those of segmentation-models-pytorch's U-Net with a ResNet34 encoder
 (`encoder.layer1.0.conv1.weight`) and of the baseline's metadata MLP (`enc.enc_mlp.0.weight`).
 """
 
-import pathlib
 from collections.abc import Mapping
 
 import jax
@@ -13,12 +12,23 @@ import numpy as np
 from flax import nnx
 
 from flair_jax.errors import UserError
-from flair_jax.models.functional import Arrays, split_model
+from flair_jax.interop.architectures import check_network
+from flair_jax.models.functional import Arrays, split_model, value_fault
 from flair_jax.models.unet import UNet
 
 _SUFFIXES = {"scale": "weight", "mean": "running_mean", "var": "running_var", "kernel": "weight"}
-# What wraps the network's own names, longest first: Lightning, FLAIR-INC, the metadata model.
-_PREFIXES = ("model.seg_model.", "seg_model.", "model.")
+# Attributes of modules that wrap a network: DataParallel's, torch.compile's, Lightning's, FLAIR's.
+_WRAPPERS = {"module", "_orig_mod", "model", "net", "network", "seg_model"}
+# Of training only: losses, FLAIR-HUB's auxiliary decoders, the count of torch's AveragedModel.
+_OF_TRAINING = ("criterion.", "aux_decoders.")
+_COUNTERS = ("num_batches_tracked", "n_averaged")
+# PyTorch's names of the tensors whose size depends on bands and classes, and on which axis.
+RESIZED = {
+    "encoder.conv1.weight": 1,
+    "segmentation_head.0.weight": 0,
+    "segmentation_head.0.bias": 0,
+}
+_OF_METADATA = ("enc.", "enc_channels.")
 CLASS_WEIGHTS = "criterion.weight"  # FLAIR-INC's: 0 for the classes it was not trained on
 
 
@@ -47,71 +57,159 @@ def to_torch_layout(name: str, array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def network_tensors(state_dict: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The network's tensors under its own names: without prefixes, loss weights and counters."""
-    tensors = {}
+def _own_parts(key: str) -> list[str]:
+    """The parts of a dotted name without those of wrappers."""
+    return [part for part in key.split(".") if part not in _WRAPPERS]
+
+
+def hub_source(
+    state_dict: Mapping[str, np.ndarray], source: str = "the state dict"
+) -> tuple[str, str] | None:
+    """Modality and labels of a model of FLAIR-HUB's code; None for another.
+
+    Raises:
+        UserError: it has several of them, which no model here has.
+    """
+    keys = [parts for parts in map(_own_parts, state_dict) if len(parts) > 2]
+    modalities = sorted({parts[1] for parts in keys if parts[0] == "encoders"})
+    labels = sorted({parts[1] for parts in keys if parts[0] == "main_decoders"})
+    if not modalities and not labels:
+        return None
+    for what, names in (("modalities", modalities), ("sets of labels", labels)):
+        if len(names) != 1:
+            raise UserError(
+                f"{source} is a model of FLAIR-HUB's code with {len(names)} {what} "
+                f"({', '.join(names) or 'none'}); one can be loaded"
+            )
+    return modalities[0], labels[0]
+
+
+def network_tensors(
+    state_dict: Mapping[str, np.ndarray], source: str = "the state dict"
+) -> dict[str, np.ndarray]:
+    """The network's tensors under its own names.
+
+    Without the names of modules that wrap it, as `module.`, `net.`, `_orig_mod.`, `model.` and
+    `seg_model.`; without what is of the training only; of FLAIR-HUB's models the encoder and the
+    decoder, without the fusion that a single modality does not use.
+
+    Raises:
+        UserError: two tensors have one name, or it is of several modalities.
+    """
+    hub = hub_source(state_dict, source)
+    tensors: dict[str, np.ndarray] = {}
+    origin: dict[str, str] = {}
     for key, value in state_dict.items():
-        if key.startswith("criterion.") or key.endswith("num_batches_tracked"):
+        parts = _own_parts(key)
+        if hub and parts[:1] == ["fusion_handler"]:
             continue
-        prefix = next((p for p in _PREFIXES if key.startswith(p)), "")
-        tensors[key.removeprefix(prefix)] = np.asarray(value)
+        if hub and len(parts) > 2 and parts[0] in ("encoders", "main_decoders"):
+            of_encoder = parts[0] == "encoders" and parts[2] != "encoder"
+            parts = ["encoder", *parts[2:]] if of_encoder else parts[2:]
+        name = ".".join(parts)
+        if name.startswith(_OF_TRAINING) or name.endswith(_COUNTERS):
+            continue
+        if name in origin:
+            raise UserError(
+                f"{source} has two tensors of the name {name}, {origin[name]} and {key}: it holds "
+                "more than one network, of which one has to be saved alone"
+            )
+        origin[name], tensors[name] = key, np.asarray(value)
     return tensors
 
 
-def load_state_dict(model: UNet, state_dict: Mapping[str, np.ndarray]) -> None:
+def load_state_dict(
+    model: UNet, state_dict: Mapping[str, np.ndarray], source: str = "the state dict"
+) -> None:
     """Fills a model with the arrays of a PyTorch state dict, in place.
 
     Args:
         model: a `UNet`, with or without metadata.
-        state_dict: PyTorch names -> arrays in PyTorch's layout. The prefixes `model.`,
-            `seg_model.` and `model.seg_model.`, `criterion...` and `...num_batches_tracked` are
-            passed over.
+        state_dict: PyTorch names -> arrays in PyTorch's layout, see `network_tensors`.
+        source: where it is from, for messages.
 
     Raises:
-        UserError: a tensor is missing, surplus or of another shape; the message names each.
+        UserError: it is of another architecture, or a tensor is missing, surplus, of another shape
+            or type, or has values that no network has; the message names each.
     """
     _, params, batch_stats = split_model(model)
-    arrays, problems = match(state_dict, {**params, **batch_stats})
-    refuse(problems, "the state dict")
+    arrays = match(state_dict, {**params, **batch_stats}, source)
     for path, variable in nnx.to_flat_state(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         variable[...] = arrays[".".join(map(str, path))]
 
 
 def match(
-    state_dict: Mapping[str, np.ndarray], like: Mapping[str, jax.Array]
-) -> tuple[Arrays, list[str]]:
-    """The tensors of a PyTorch state dict that fit a model, by our names, and what does not fit.
+    state_dict: Mapping[str, np.ndarray],
+    like: Mapping[str, jax.Array],
+    source: str,
+    *,
+    partial: bool = False,
+) -> Arrays:
+    """The tensors of a PyTorch state dict that fit a model, by our names.
+
+    All weights come in by this function, whatever file they are from.
 
     Args:
         state_dict: as of `load_state_dict`.
-        like: our names -> arrays of the shapes wanted.
+        like: our names -> arrays of the shapes wanted, of a network or of its encoder.
+        source: where the state dict is from, for messages.
+        partial: allows other numbers of bands and classes, whose tensors (`RESIZED`) are given as
+            they are, and with or without metadata.
 
     Returns:
-        Our names -> float32 arrays in our layout, and a line for every tensor that is missing,
-        surplus or misshapen.
+        Our names -> float32 arrays in our layout.
+
+    Raises:
+        UserError: see `load_state_dict`.
     """
-    given = network_tensors(state_dict)
+    bare = not any(name.startswith("decoder.") for name in like)
+    given = network_tensors(state_dict, source)
+    check_network(given, source, bare=bare)
+    if bare:
+        given = {f"encoder.{k.removeprefix('encoder.')}": given[k] for k in given if k[:3] != "fc."}
     wanted = {torch_name(name): name for name in like}
-    problems = [f"missing: {key}" for key in wanted if key not in given]
-    problems += [f"surplus: {key} {given[key].shape}" for key in given if key not in wanted]
-    arrays = {}
+    optional = (*RESIZED, *_OF_METADATA) if partial else ("\0",)
+    problems = [
+        f"missing: {key}" for key in wanted if key not in given and not key.startswith(optional)
+    ]
+    problems += [
+        f"surplus: {key} {given[key].shape}"
+        for key in given
+        if key not in wanted and not key.startswith(optional)
+    ]
+    fitting = {}
     for key in wanted.keys() & given.keys():
         name, value = wanted[key], given[key]
         expected = to_torch_shape(name, like[name].shape)
-        if value.shape == expected:
-            arrays[name] = jnp.asarray(from_torch_layout(name, value), jnp.float32)
-        else:
-            problems.append(f"misshapen: {key} has shape {value.shape}, expected {expected}")
-    return arrays, problems
-
-
-def refuse(problems: list[str], source: str) -> None:
-    """Raises a UserError that names the tensors of a source which do not fit, if there are any."""
+        if value.shape != expected:
+            if partial and key.startswith(_OF_METADATA):
+                continue
+            if not (partial and _is_resized(key, value.shape, expected)):
+                problems.append(f"misshapen: {key} has shape {value.shape}, expected {expected}")
+                continue
+        if not jnp.issubdtype(value.dtype, jnp.floating) or value.dtype.itemsize < 2:
+            problems.append(f"not of floating-point numbers: {key} is of type {value.dtype}")
+            continue
+        with np.errstate(over="ignore"):
+            value = np.asarray(value, np.float32)
+        if fault := value_fault(name, value):
+            problems.append(f"{fault}: {key}")
+            continue
+        fitting[name] = value
     if problems:
         raise UserError(
-            f"{source} does not fit the model in {len(problems)} tensors:\n  "
-            + "\n  ".join(sorted(problems)[:20])
+            f"{source} does not fit the model, or is damaged, in {len(problems)} "
+            f"tensor{'s' * (len(problems) > 1)}:\n  " + "\n  ".join(sorted(problems)[:20])
         )
+    return {k: jnp.asarray(from_torch_layout(k, value)) for k, value in fitting.items()}
+
+
+def _is_resized(key: str, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    """Whether a tensor differs in the number of bands or classes alone."""
+    axis = RESIZED.get(key)
+    if axis is None or len(shape) != len(expected) or not shape[axis]:
+        return False
+    return shape[:axis] + shape[axis + 1 :] == expected[:axis] + expected[axis + 1 :]
 
 
 def to_torch_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -140,69 +238,3 @@ def state_dict_of(params: Arrays, batch_stats: Arrays) -> dict[str, np.ndarray]:
         key if key.startswith("enc.") else f"seg_model.{key}": value
         for key, value in tensors.items()
     }
-
-
-def read(path: str) -> dict[str, np.ndarray]:
-    """Reads a file of PyTorch weights.
-
-    Args:
-        path: a `.safetensors` file, which needs no PyTorch; a pickled `.pth`, `.pt`, `.bin` or
-            Lightning's `.ckpt`; or `hf://organisation/repository/file` of the Hugging Face hub.
-
-    Returns:
-        PyTorch names -> arrays.
-
-    Raises:
-        UserError: it is not there, is no such file, or a package is missing to read it.
-    """
-    file = pathlib.Path(_from_hub(path) if path.startswith("hf://") else path).expanduser()
-    if not file.is_file():
-        raise UserError(f"there is no file of weights {file}")
-    if file.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            return load_file(file)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file} is not a complete .safetensors file: {error}") from error
-    return _read_pickled(file)
-
-
-def _read_pickled(file: pathlib.Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            f"{file} is a pickled PyTorch file, and reading it needs PyTorch: "
-            "pip install 'flair-jax[torch]', or convert it to .safetensors elsewhere"
-        ) from error
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds
-        first = str(error).splitlines()[0] if str(error) else repr(error)
-        raise UserError(
-            f"{file} cannot be read as PyTorch weights (weights_only=True, so that nothing in it "
-            f"is executed): {first}"
-        ) from error
-    state_dict = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not state_dict or not all(isinstance(v, torch.Tensor) for v in state_dict.values()):
-        raise UserError(f"{file} holds no state dict, but a {type(content).__name__}")
-    return {key: value.float().numpy() for key, value in state_dict.items()}
-
-
-def _from_hub(path: str) -> str:
-    parts = path.removeprefix("hf://").split("/", 2)
-    if len(parts) != 3:
-        raise UserError(f"{path} is not of the form hf://organisation/repository/file")
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise UserError(f"{path} needs huggingface_hub: pip install 'flair-jax[hub]'") from error
-    try:
-        return hf_hub_download(repo_id=f"{parts[0]}/{parts[1]}", filename=parts[2])
-    except Exception as error:  # the hub raises many kinds when it cannot be reached
-        raise UserError(
-            f"{path} cannot be fetched from the Hugging Face hub ({type(error).__name__}): "
-            "without a network, download the file elsewhere and give its path"
-        ) from error

@@ -1,6 +1,7 @@
 """A model as a pure function: its structure, and its arrays by dotted name."""
 
 import jax
+import numpy as np
 from flax import nnx, traverse_util
 
 from flair_jax.models.ops import FeatureMap, Ops, plain
@@ -66,6 +67,20 @@ def forward(
     model = merge_model(graphdef, params, batch_stats, ops)
     image = normalise(batch["image"], spec)
     return model(image, batch["metadata"] if spec.takes_metadata else None)
+
+
+def value_fault(name: str, array: np.ndarray) -> str:
+    """What is wrong with the values of a weight or statistic, "" if nothing is.
+
+    Args:
+        name: its dotted name, which tells whether it is a running variance.
+        array: its values.
+    """
+    if not (finite := np.isfinite(array)).all():
+        return f"not finite in {np.size(array) - int(finite.sum()):,} of {np.size(array):,} values"
+    if name.endswith(".var") and (lowest := float(np.min(array, initial=0))) < 0:
+        return f"variances below 0, down to {lowest:.3g}"
+    return ""
 
 
 def _by_name(state: nnx.State) -> Arrays:

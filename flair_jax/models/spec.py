@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -48,6 +49,9 @@ class ModelSpec:
         mask_values: what the values of the masks of that data set stand for: (value, name).
         synthetic: whether that data set is synthetic, so that the model is of no use on real
             images.
+        stretch: (lowest, highest) value of each band in the images of that data set, which became 0
+            and 255; empty where they were uint8 as they are.
+        image_types: the types of those images' pixels.
     """
 
     bands: tuple[str, ...]
@@ -64,6 +68,8 @@ class ModelSpec:
     data_name: str = FLAIR_DATA.name
     mask_values: tuple[tuple[int, str], ...] = FLAIR_DATA.nomenclature.names_of_values
     synthetic: bool = False
+    stretch: tuple[tuple[float, float], ...] = ()
+    image_types: tuple[str, ...] = ("uint8",)
 
     @classmethod
     def from_config(
@@ -118,6 +124,8 @@ class ModelSpec:
             data_name=data.name,
             mask_values=data.nomenclature.names_of_values,
             synthetic=data.synthetic,
+            stretch=tuple(data.stretch[i] for i in indices) if data.stretch else (),
+            image_types=data.image_types,
         )
 
     @property
@@ -190,6 +198,7 @@ class ModelSpec:
                 if field.default is not dataclasses.MISSING:
                     spec.setdefault(field.name, field.default)
             spec["mask_values"] = tuple((int(v), str(name)) for v, name in spec["mask_values"])
+            spec["stretch"] = tuple((float(low), float(high)) for low, high in spec["stretch"])
             values = {f.name: spec[f.name] for f in dataclasses.fields(cls)}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is not a model spec: {error!r}") from error
@@ -246,6 +255,18 @@ class ModelSpec:
                 f"the model takes the bands {', '.join(self.bands)}, and the data set {where} has "
                 f"{', '.join(data.bands)}: it lacks {', '.join(missing)}"
             )
+        stretch = {
+            name: limits
+            for name, limits in zip(data.bands, data.stretch, strict=False)
+            if name in self.bands
+        }
+        of_model = dict(zip(self.bands, self.stretch, strict=False))
+        if data.image_types == self.image_types and stretch != of_model:
+            raise UserError(
+                f"the model was trained on {' and '.join(self.image_types)} images "
+                f"{stretch_text(of_model)}, and the data set {where} is built from such images "
+                f"{stretch_text(stretch)}: build it with the model's --stretch"
+            )
         values = data.nomenclature.names_of_values
         if scored and values != self.mask_values:
             raise UserError(
@@ -253,6 +274,18 @@ class ModelSpec:
                 f"{_listed(self.mask_values)}; in the data set {where} they stand for "
                 f"{_listed(values)}: its masks cannot score this model"
             )
+
+
+def stretch_text(stretch: Mapping[str, tuple[float, float]]) -> str:
+    """A stretch in words: "with red stretched from 0..3000, nir from 0..6000"."""
+    if not stretch:
+        return "as they are"
+    distinct = set(stretch.values())
+    if len(distinct) == 1:
+        ((low, high),) = distinct
+        return f"stretched from {low:g}..{high:g}"
+    listed = (f"{name} from {low:g}..{high:g}" for name, (low, high) in stretch.items())
+    return f"with {', '.join(listed)} stretched"
 
 
 def _listed(values: tuple[tuple[int, str], ...]) -> str:

@@ -12,10 +12,11 @@ STRONG = 0.715
 
 
 def class_rows(run: RunFacts) -> list[dict[str, Any]]:
-    """Scores of each class by the challenge's definition, and its share of the truth."""
+    """Scores of each class by the three definitions, and its share of the truth."""
     metrics = run.metrics or {}
     truth = np.array(metrics["confusion_matrix"], np.float64).sum(1)
     intervals = metrics.get("intervals", {}).get("challenge_iou", {})
+    ignoring = metrics.get("open_vocabulary", {}).get("iou", {})  # earlier versions had none
     return [
         {
             "name": land_cover.name,
@@ -23,12 +24,27 @@ def class_rows(run: RunFacts) -> list[dict[str, Any]]:
             "scored": land_cover.weight > 0,
             "iou": metrics["challenge"]["iou"][land_cover.name],
             "interval": intervals.get(land_cover.name),
+            "main_iou": metrics["main"]["iou"][land_cover.name],
+            "open_vocabulary_iou": ignoring.get(land_cover.name),
             "precision": metrics["main"]["precision"][land_cover.name],
             "recall": metrics["main"]["recall"][land_cover.name],
             "share": count / max(truth.sum(), 1),
         }
         for land_cover, count in zip(run.nomenclature.classes, truth, strict=True)
     ]
+
+
+def mean_row(run: RunFacts) -> dict[str, Any]:
+    """The means over the scored classes, of the columns of `class_rows`."""
+    metrics = run.metrics or {}
+    return {
+        "iou": metrics["challenge"]["miou"],
+        "interval": metrics.get("intervals", {}).get("challenge_miou"),
+        "main_iou": metrics["main"]["miou"],
+        "open_vocabulary_iou": metrics.get("open_vocabulary", {}).get("miou"),
+        "precision": metrics["main"]["mean_precision"],
+        "recall": metrics["main"]["mean_recall"],
+    }
 
 
 def confusion_rows(run: RunFacts) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Initial weights: random, from a checkpoint, from PyTorch weights, or an ImageNet encoder."""
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,8 @@ from jax.sharding import Mesh
 from flair_jax.data.nomenclature import BASELINE, FULL, Nomenclature
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import load
-from flair_jax.interop import torch_weights
-from flair_jax.interop.import_torch import published_spec
+from flair_jax.interop import torch_files, torch_weights
+from flair_jax.interop.import_torch import known_spec
 from flair_jax.models.functional import Arrays, split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import replicated
@@ -22,8 +23,7 @@ IMAGENET = "hf://timm/resnet34.tv_in1k/model.safetensors"
 STEM = "encoder.conv1.kernel"
 HEAD = ("segmentation_head.0.kernel", "segmentation_head.0.bias")
 _FLAIRS = {(c.name, c.values) for n in (BASELINE, FULL) for c in n.classes}
-# What depends on the bands, the classes and the metadata, by PyTorch's names; all else must fit.
-_MAY_DIFFER = (torch_weights.torch_name(STEM), "segmentation_head.", "enc.", "enc_channels.")
+_FLAIRS_ORDERS = [[(c.name, c.values) for c in n.classes] for n in (BASELINE, FULL)]
 
 
 def random_weights(spec: ModelSpec, seed: int, mesh: Mesh) -> tuple[Arrays, Arrays]:
@@ -55,7 +55,7 @@ def initial_weights(
         params, batch_stats: of the model, randomly initialised.
         spec: of the model.
         init_from: "", a checkpoint of this package (see `loading.find`), or a file with PyTorch
-            weights (see `torch_weights.read`) of the complete network.
+            weights (see `torch_files.read`) of the complete network.
         encoder_weights: "", "imagenet", or a file of a bare ResNet34 (torchvision's or timm's).
         mesh: the devices for a checkpoint's arrays.
 
@@ -75,11 +75,10 @@ def initial_weights(
     notes: list[str] = []
     if init_from:
         source = init_from
-        arrays, problems, notes = _whole_network(init_from, initial, spec, mesh)
+        arrays, notes = _whole_network(init_from, initial, spec, mesh)
     else:
         source = IMAGENET if encoder_weights == "imagenet" else encoder_weights
-        arrays, problems = _encoder(source, initial)
-    torch_weights.refuse(problems, source)
+        arrays = _encoder(source, initial)
     kept = [name for name in initial if name not in arrays]
     lines = [f"weights  {len(arrays)} tensors from {source}, {len(kept)} randomly initialised"]
     if init_from:
@@ -90,13 +89,12 @@ def initial_weights(
 
 def _whole_network(
     source: str, initial: Arrays, spec: ModelSpec, mesh: Mesh
-) -> tuple[Arrays, list[str], list[str]]:
-    """The tensors that fit, fully or in part; those that should fit and do not; notes."""
-    given, problems, source_spec = _read_network(source, initial, mesh)
-    arrays = {name: value for name, value in given.items() if _fits(name, value, initial)}
-    problems = [p for p in problems if not p.split(": ", 1)[1].startswith(_MAY_DIFFER)]
+) -> tuple[Arrays, list[str]]:
+    """The tensors that fit, fully or in part, and notes."""
+    given, source_spec = _read_network(source, initial, mesh)
+    arrays = {k: value for k, value in given.items() if value.shape == initial[k].shape}
     if source_spec is None:
-        if is_flairs(spec.nomenclature):
+        if [(c.name, c.values) for c in spec.nomenclature.classes] in _FLAIRS_ORDERS:
             note = (
                 f"  note: {source} does not name its bands and classes; where their numbers agree "
                 "with this model's, the same order is assumed"
@@ -108,7 +106,7 @@ def _whole_network(
                 "those that this model has too, give them names with flair-jax import-torch "
                 "--bands --nomenclature, and start from its checkpoint"
             )
-        return arrays, problems, [note]
+        return arrays, [note]
     bands = _matches(spec.bands, source_spec.bands)
     if STEM in given:
         arrays[STEM] = _copied(initial[STEM], given[STEM], 2, bands)
@@ -126,7 +124,7 @@ def _whole_network(
             f"  note: these weights were trained with config.normalization="
             f"{source_spec.normalization!r}, this run uses {spec.normalization!r}"
         )
-    return arrays, problems, notes
+    return arrays, notes
 
 
 def is_flairs(nomenclature: Nomenclature) -> bool:
@@ -179,45 +177,26 @@ def _mapping(
     )
 
 
-def _read_network(
-    source: str, initial: Arrays, mesh: Mesh
-) -> tuple[Arrays, list[str], ModelSpec | None]:
-    """A source's arrays by our names, problems, and its spec if it has or implies one."""
-    if not _is_file(source):
+def _read_network(source: str, initial: Arrays, mesh: Mesh) -> tuple[Arrays, ModelSpec | None]:
+    """A source's arrays by our names, and its spec if it has or implies one."""
+    if _is_file(source):
+        state_dict = torch_files.read(source)
+        spec = known_spec(source, state_dict)
+    else:
         spec, params, batch_stats, _ = load(source, mesh)
-        given = {**params, **batch_stats}
-        problems = [
-            f"does not fit: {torch_weights.torch_name(name)}"
-            for name in sorted(initial.keys() | given.keys())
-            if name not in given or not _fits(name, given[name], initial)
-        ]
-        return given, problems, spec
-    state_dict = torch_weights.read(source)
-    given, problems = torch_weights.match(state_dict, initial)
-    tensors = torch_weights.network_tensors(state_dict)
-    for name in (STEM, *HEAD):  # parts of these are useful where the tensor as a whole does not fit
-        key = torch_weights.torch_name(name)
-        if name not in given and key in tensors:
-            given[name] = jnp.asarray(torch_weights.from_torch_layout(name, tensors[key]))
-    return given, problems, published_spec(source, state_dict)
+        state_dict = torch_weights.state_dict_of(params, batch_stats)
+    return torch_weights.match(state_dict, initial, source, partial=True), spec
 
 
-def _fits(name: str, value: jax.Array, initial: Arrays) -> bool:
-    return name in initial and initial[name].shape == value.shape
-
-
-def _encoder(source: str, initial: Arrays) -> tuple[Arrays, list[str]]:
-    """A bare ResNet34, its three-band stem spread over the model's bands."""
-    state_dict = {
-        f"encoder.{key.removeprefix('encoder.')}": value
-        for key, value in torch_weights.read(source).items()
-        if not key.startswith("fc.")
-    }
+def _encoder(source: str, initial: Arrays) -> Arrays:
+    """A bare ResNet34, its stem for other bands spread over the model's."""
     encoder = {name: value for name, value in initial.items() if name.startswith("encoder.")}
-    key, bands = torch_weights.torch_name(STEM), encoder[STEM].shape[2]
-    if key in state_dict and state_dict[key].ndim == 4:
-        state_dict[key] = adapt_stem(state_dict[key], bands)
-    return torch_weights.match(state_dict, encoder)
+    arrays = torch_weights.match(torch_files.read(source), encoder, source, partial=True)
+    if STEM in arrays:
+        stem = torch_weights.to_torch_layout(STEM, np.asarray(arrays[STEM]))
+        stem = adapt_stem(stem, encoder[STEM].shape[2])
+        arrays[STEM] = jnp.asarray(torch_weights.from_torch_layout(STEM, stem))
+    return arrays
 
 
 def adapt_stem(kernel: np.ndarray, bands: int) -> np.ndarray:
@@ -235,6 +214,8 @@ def adapt_stem(kernel: np.ndarray, bands: int) -> np.ndarray:
 
 
 def _is_file(source: str) -> bool:
-    return source.startswith("hf://") or source.endswith(
-        (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+    return (
+        source.startswith("hf://")
+        or source.endswith((".safetensors", ".pth", ".pt", ".ckpt", ".bin"))
+        or pathlib.Path(source).expanduser().is_file()
     )

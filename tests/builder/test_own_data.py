@@ -136,7 +136,7 @@ def test_names_of_bands_by_description(tmp_path):
     assert "band 1 has neither a description" in rasters.band_names(rasters.read_header(str(path)))
     with rasterio.open(path, "r+") as raster:
         raster.descriptions = ("Near Infrared", "Height")
-    assert rasters.band_names(rasters.read_header(str(path))) == ("near_infrared", "height")
+    assert rasters.band_names(rasters.read_header(str(path))) == ("nir", "height")
 
 
 def test_other_types_are_stretched(tmp_path):

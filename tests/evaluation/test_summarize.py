@@ -47,6 +47,8 @@ def test_seeds_of_one_configuration_become_one_row(runs):
     pair = np.array([miou[0], miou[2]])
     std = abs(pair[0] - pair[1]) / np.sqrt(2)
     assert first[1:5] == ["none", "none", "2", f"{pair.mean():.4f} +- {std:.4f}"]
+    ignoring = [e["open_vocabulary"]["miou"] for e in experiments[0].metrics]
+    assert first[6].startswith(f"{np.mean(ignoring):.4f} +- ")
     assert first[-1] == "0.5443 +- 0.0014"
     assert second[1:5] == ["reference, rows", "yes", "1", f"{miou[1]:.4f}"]
     assert second[-1] == "0.5570 +- 0.0027"
@@ -60,6 +62,16 @@ def test_class_table_has_the_published_recall_beside_ours(runs):
     assert rows["water"][2] == f"{iou:.3f}"
     assert rows["water"][-1] == "0.90"
     assert rows["other"][-2:] == ["-", "-"]
+
+
+def test_runs_of_a_version_with_fewer_scores(runs):
+    path = runs[1] / "evaluation/test/metrics.json"
+    metrics = json.loads(path.read_text())
+    del metrics["open_vocabulary"]
+    path.write_text(json.dumps(metrics))
+    _, _, second = summarize.overall_table(summarize.read_experiments(runs, "test"))
+    assert second[6] == "-"
+    assert second[5] != "-"
 
 
 def test_what_sets_experiments_apart_is_named(tmp_path):
@@ -77,7 +89,7 @@ def test_text_and_markdown(runs):
     assert "50 patches of 'test'" in text
     assert "cannot be compared with these" in text
     markdown = summarize.summarize(runs, markdown=True)
-    assert "\n|---|---|---|---|---|---|---|---|\n| 1 | none | none | 2 |" in markdown
+    assert "\n|---|---|---|---|---|---|---|---|---|\n| 1 | none | none | 2 |" in markdown
 
 
 def test_the_whole_test_split_is_compared_without_a_warning(tmp_path):

@@ -29,7 +29,10 @@ def test_score_table():
     iou = golden("iou")["challenge_iou0"]
     assert lines[1].split()[:2] == ["building", f"{100 * iou[0]:.2f}"]
     assert lines[13].startswith("other")
-    assert lines[13].split()[2:] == ["-"] * 3
+    assert lines[13].split()[2:] == ["-"] * 4
+    ignoring = metrics["open_vocabulary"]
+    assert lines[1].split()[3] == f"{100 * ignoring['iou']['building']:.2f}"
+    assert lines[15].split()[3] == f"{100 * ignoring['miou']:.2f}"
     miou = float(golden("iou")["challenge_miou0"])
     assert f"mIoU (challenge definition): {miou:.4f} on 50 patches of 'test', step 7" in lines[-2]
     low, high = metrics["intervals"]["challenge_miou"]

@@ -6,6 +6,7 @@ import rasterio
 from rasters import RGB, RGBN, noise, read_all, write
 
 from flair_jax.errors import UserError
+from flair_jax.inference.band_selection import Scaling
 from flair_jax.inference.raster_source import Source
 
 FIVE = (*RGBN, "height")
@@ -147,9 +148,11 @@ def test_a_colour_table_is_refused_with_the_command(tmp_path, bands):
 def test_bytes_of_few_bits_are_refused(tmp_path, bits):
     path = write(tmp_path / "in.tif", noise(3) % 2, nbits=bits)
     most = 2**bits - 1
-    message = rf"{bits} bits?, 0 to {most}, (.|\n)*gdal_translate -co NBITS=8 -scale 0 {most} 0 255"
+    message = rf"{bits} bits?, 0 to {most}, .* give --stretch=0,{most}$"
     with pytest.raises(UserError, match=message):
         Source([path], RGB)
+    source = Source([path], RGB, scaling=Scaling(by_user=((0, most),)))
+    np.testing.assert_array_equal(read_all(source)[0], np.rint(noise(3) % 2 * (255 / most)))
 
 
 @pytest.mark.parametrize("at", [0, 2, 4, 5])

@@ -1,7 +1,9 @@
 """Against segmentation-models-pytorch itself; skipped where it is not installed."""
 
+import argparse
 import copy
 import dataclasses
+import os
 
 import jax
 import numpy as np
@@ -19,9 +21,11 @@ from flair_jax.data.metadata import encode_reference
 from flair_jax.errors import UserError
 from flair_jax.inference import loading
 from flair_jax.inference.adaptation import BATCH, adapted_statistics
+from flair_jax.interop.architectures import architecture
 from flair_jax.interop.export_torch import export_weights
 from flair_jax.interop.import_torch import import_weights
-from flair_jax.interop.torch_weights import load_state_dict, read
+from flair_jax.interop.torch_files import read
+from flair_jax.interop.torch_weights import load_state_dict, network_tensors
 from flair_jax.models.functional import forward, split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
@@ -267,10 +271,96 @@ def test_adapted_statistics_are_pytorchs_of_one_pass_in_training_mode():
         np.testing.assert_allclose(new[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_pickled_code_is_not_executed(tmp_path):
-    torch.save({"state_dict": {}, "made_by": dataclasses.Field}, tmp_path / "w.pth")
-    with pytest.raises(UserError, match="weights_only=True"):
+class Calls:
+    """Unpickled by pickle, it makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_code_is_not_executed(tmp_path, zipped):
+    model = smp.create_model("unet", "resnet34", encoder_weights=None, in_channels=3, classes=13)
+    content = {
+        "hyper_parameters": argparse.Namespace(path=tmp_path, calls=Calls(tmp_path / "called")),
+        "model_state_dict": torch.nn.DataParallel(model).state_dict(),
+        "optimizer": torch.optim.Adam(model.parameters()).state_dict(),
+    }
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    tensors = read(str(tmp_path / "w.pth"))
+    expected = model.state_dict()
+    assert list(tensors) == [f"module.{key}" for key in expected]
+    for key, value in expected.items():
+        np.testing.assert_array_equal(tensors[f"module.{key}"], value.numpy())
+    torch.save(model, tmp_path / "w.pth", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UserError, match=r"is a pickled object of segmentation_\S+Unet, whose code"):
         read(str(tmp_path / "w.pth"))
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize(
+    ("decoder", "encoder", "named"),
+    [
+        ("upernet", "tu-swin_base_patch4_window7_224", ("UPerNet", "Swin-B")),
+        ("upernet", "tu-swinv2_tiny_window8_256", ("UPerNet", "Swin V2")),
+        ("upernet", "tu-convnextv2_tiny", ("UPerNet", "ConvNeXtV2-Tiny")),
+        ("unet", "tu-convnext_small", ("U-Net", "ConvNeXt-Small")),
+        ("unet", "mit_b5", ("U-Net", "MiT-B5")),
+        ("unet", "resnet50", ("U-Net", "ResNet50")),
+        ("unet", "resnext50_32x4d", ("U-Net", "ResNeXt or wide ResNet50")),
+        ("unet", "se_resnet50", ("U-Net", "SE-ResNet")),
+        ("unet", "tu-resnet34d", ("U-Net", "ResNet with a deep stem")),
+        ("unet", "tu-efficientnet_b0", ("U-Net", "EfficientNet")),
+        ("unet", "vgg11", ("U-Net with a centre block", "VGG")),
+        ("dpt", "tu-vit_tiny_patch16_224", ("DPT", "ViT")),
+        ("unetplusplus", "resnet34", ("U-Net++", "ResNet34")),
+        ("deeplabv3", "resnet34", ("DeepLabV3", "ResNet34")),
+        ("deeplabv3plus", "resnet34", ("DeepLabV3+", "ResNet34")),
+        ("fpn", "resnet34", ("FPN", "ResNet34")),
+        ("pspnet", "resnet34", ("PSPNet", "ResNet34")),
+        ("linknet", "resnet34", ("LinkNet", "ResNet34")),
+        ("manet", "resnet34", ("MAnet", "ResNet34")),
+        ("pan", "resnet34", ("PAN", "ResNet34")),
+        ("segformer", "mit_b0", ("SegFormer", "MiT-B0")),
+    ],
+)
+def test_architectures_of_the_library_are_named(decoder, encoder, named):
+    # MiT computes with numbers of its tensors, which have none on the device "meta".
+    with torch.device("cpu" if encoder.startswith("mit") else "meta"):
+        model = smp.create_model(decoder, encoder, encoder_weights=None, in_channels=3, classes=19)
+    tensors = {
+        f"model.seg_model.{key}": np.broadcast_to(np.float32(0), value.shape)
+        for key, value in model.state_dict().items()
+    }
+    assert architecture(network_tensors(tensors)) == named
+
+
+def test_the_unet_of_flair_hubs_code(tmp_path):
+    """A Lightning checkpoint in its names, with what one modality does not use."""
+    case = Case(4, 19, False)
+    model = case.model()
+    wrapped = {
+        "model.fusion_handler.conv_f.0.weight": torch.ones(64, 64, 1, 1),
+        "criterion.AERIAL_LABEL-COSIA.weight": torch.ones(19),
+    }
+    for key, value in model.state_dict().items():
+        if key.startswith("encoder."):
+            wrapped[f"model.encoders.AERIAL_RGBI.seg_model.{key.removeprefix('encoder.')}"] = value
+        else:
+            wrapped[f"model.main_decoders.AERIAL_LABEL-COSIA.seg_model.{key}"] = value
+    content = as_lightning({}) | {
+        "state_dict": wrapped,
+        "hyper_parameters": argparse.Namespace(config={"path": tmp_path}),
+    }
+    torch.save(content, tmp_path / "last.ckpt")
+    spec = import_weights(str(tmp_path / "last.ckpt"), str(tmp_path), normalization="scaling")
+    assert spec.nomenclature == nomenclature.COSIA
+    assert spec.bands == BANDS[:4]
+    batch = case.batch()
+    assert_agree(our_logits(tmp_path, batch), case.logits(model, batch))
 
 
 def test_flair_inc_file_as_published(tmp_path):

@@ -139,6 +139,8 @@ def test_numbers_of_the_run_are_on_the_page(page, metrics):
     for text in ("a U-Net", "16 train", "8 x TPU v5p", "2026-01-02 03:04 UTC", "8 of 10 patches"):
         assert text in words
     assert "cannot be compared with these 5" in words
+    for key in ("challenge", "main", "open_vocabulary"):
+        assert f"{metrics[key]['miou']:.3f}" in words[words.index("mean of the scored classes") :]
     for name, iou in metrics["challenge"]["iou"].items():
         shown = "–" if iou is None else f"{iou:.3f}"
         assert re.search(rf"{name}( \(not scored\))? {shown} ", words), name

@@ -91,7 +91,7 @@ def test_metrics_count_the_whole_test_split(metrics):
     assert metrics["challenge"]["miou"] == pytest.approx(np.mean(scored))
     for kind in ("domain", "camera", "month"):
         assert sum(part["num_patches"] for part in metrics[f"by_{kind}"].values()) == 5
-    assert metrics["definitions"].keys() == {"challenge", "main"}
+    assert metrics["definitions"].keys() == {"challenge", "main", "open_vocabulary"}
 
 
 def test_predictions_agree_with_the_confusion_matrix(workdir, metrics, data_dir):

@@ -154,6 +154,7 @@ class OwnData(PatchBuilder):
                         if image.header.has_position
                     }
                 ),
+                "image_types": sorted({dtype for image in images for dtype in image.header.dtypes}),
                 **rasters.facts_of(recipe),
             },
             files={

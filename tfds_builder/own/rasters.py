@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import re
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import Affine
 from rasterio.windows import Window
 
+from tfds_builder import bands
 from tfds_builder.flair.faults import Fault
 from tfds_builder.flair.files import File, Unreadable
 from tfds_builder.flair.patches import (
@@ -115,13 +115,13 @@ def read_header(path: str) -> ImageHeader:
 def band_names(image: ImageHeader) -> tuple[str, ...] | str:
     """Returns the names of an image's bands, or why they are not known.
 
-    By description, else by colour interpretation.
+    By description (see `bands.name_of`), else by colour interpretation.
     """
     names = []
     for number, (text, colour) in enumerate(
         zip(image.descriptions, image.interpretations, strict=True), 1
     ):
-        name = re.sub(r"[^\w.-]+", "_", text).strip("_")
+        name = bands.name_of(text)
         if not name and colour == ColorInterp.alpha:
             return (
                 f"band {number} is tagged alpha, which it may not be: GDAL tags the fourth band so"
@@ -290,10 +290,7 @@ def _read_image(
     if ALPHA in recipe.bands:
         valid &= src.read(recipe.bands.index(ALPHA) + 1, window=window) > 0
     if recipe.stretch:
-        limits = np.array([recipe.stretch[i] for i in recipe.indices], np.float64)[..., None, None]
-        low, high = limits[:, 0], limits[:, 1]
-        scaled = 255 * (np.where(valid, pixels, low) - low) / (high - low)
-        pixels = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+        pixels = bands.stretched(pixels, [recipe.stretch[i] for i in recipe.indices], valid)
     return pixels, valid
 
 
