@@ -228,3 +228,14 @@ def test_the_default_batch_size_is_kept_by_the_run(config, tmp_path):
     setup.save_settings(experiment)
     assert configuration.load(tmp_path).batch_size == 10 * make_mesh().size
     make_experiment(default, tmp_path)
+
+
+def test_the_log_tells_which_bands_the_radiometry_changes(config, tmp_path, capsys):
+    config = changed(config, augment_radiometry=True, bands=("red", "height"))
+    setup.log_start(make_experiment(config, tmp_path), [])
+    assert (
+        "augment  radiometry of red; height unchanged (config.radiometry.unchanged)\n"
+        in capsys.readouterr().out
+    )
+    with pytest.raises(UserError, match="changes none of the bands height: "):
+        make_experiment(changed(config, bands=("height",)), tmp_path)
