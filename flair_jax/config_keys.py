@@ -312,7 +312,8 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         ),
         Key(
             "learning_rate_limit", 0.0,
-            "Upper bound of the learning rate from this start on: for a run that has diverged.",
+            "Upper bound of the learning rate from this start on, for a run that has diverged; of "
+            "the rising schedules a bound of the largest, with which all are scaled.",
             at_least(0, "none"), changeable=True,
         ),
         Key(

@@ -64,8 +64,8 @@ def parts(
         part = split.subset(indices)
         if len(part) < FEW:
             console.log(
-                f"warning: {name} has {len(part)} patches, too few to rely on their batch "
-                "statistics"
+                f"warning: {name} has only {len(part)} of the {FEW} patches needed for reliable "
+                "batch statistics"
             )
         order = adaptation_order(len(part))
         data = batches(

@@ -137,7 +137,7 @@ def test_a_domain_of_few_patches_is_warned_of(split, model, capsys):
     few = split.subset(np.flatnonzero(domains == domains[0])[:2])
     next(parts(few, "domain", SPEC, *model, make_mesh()))
     assert capsys.readouterr().out == (
-        f"warning: {domains[0]} has 2 patches, too few to rely on their batch statistics\n"
+        f"warning: {domains[0]} has only 2 of the 8 patches needed for reliable batch statistics\n"
     )
 
 

@@ -100,6 +100,8 @@ def test_a_start_and_a_resume(config, workdir):
     state, _, lines = setup.start(limited, checkpoints)
     assert learning_rate(state.opt_state) == 0.005
     assert lines[-1].startswith("the learning rate is 0.005 from here")
+    rising = dataclasses.replace(limited, config=changed(limited.config, schedule="one_cycle"))
+    assert setup.start(rising, checkpoints)[2][-1].startswith("the largest learning rate is 0.005")
     checkpoints.close()
 
 
