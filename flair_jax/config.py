@@ -287,13 +287,18 @@ def load(workdir: epath.PathLike) -> ml_collections.ConfigDict:
     return config
 
 
+def changeable(config: ml_collections.ConfigDict) -> frozenset[str]:
+    """What a run of this configuration may change when it resumes."""
+    # The other schedules than the plateau's depend on the number of steps.
+    return CHANGEABLE - (frozenset() if config.schedule == "plateau" else {"num_epochs"})
+
+
 def check_unchanged(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:
     """Raises a UserError if a run would resume with settings its weights were not trained with."""
     if not (workdir / "config.json").exists():
         return
-    # The other schedules than the plateau's depend on the number of steps.
-    fixed = () if config.schedule == "plateau" else ("num_epochs",)
-    lines = _differences(load(workdir), config, lambda key: not key.changeable or key.name in fixed)
+    free = changeable(config)
+    lines = _differences(load(workdir), config, lambda key: key.name not in free)
     if lines:
         raise UserError(
             f"{workdir} holds a run with other settings:\n{lines}\n"

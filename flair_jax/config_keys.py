@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -213,7 +214,16 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         Key(
             "augment_radiometry", False,
             "Change brightness, contrast and gamma of training patches at random, each band by "
-            "itself; the band `height` is left as it is.",
+            "itself.",
+        ),
+        Key(
+            "radiometry.unchanged", ("height", "elevation", "dsm", "dtm", "dem", "ndsm", "chm"),
+            "Bands with one of these words in their names are left as they are.",
+            Rule(
+                "words in lower case, without spaces",
+                lambda value: all(isinstance(word, str) and re.fullmatch(r"[^\W_A-Z]+", word)
+                                  for word in value),
+            ),
         ),
         Key(
             "radiometry.brightness", 0.1,
@@ -302,7 +312,8 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         ),
         Key(
             "learning_rate_limit", 0.0,
-            "Upper bound of the learning rate from this start on: for a run that has diverged.",
+            "Upper bound of the learning rate from this start on, for a run that has diverged; of "
+            "the rising schedules a bound of the largest, with which all are scaled.",
             at_least(0, "none"), changeable=True,
         ),
         Key(

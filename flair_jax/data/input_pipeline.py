@@ -131,7 +131,7 @@ def dataset_directory(data_dir: str, data_config: str) -> epath.Path:
         )
     if found and data_config:
         return found[0]
-    if names := [path.name for path in _folders(root / BUILDERS[1]) if _newest(path)]:
+    if names := [p.name for name in BUILDERS for p in _folders(root / name) if _newest(p)]:
         raise UserError(
             f"there is no data set {data_config!r} in {root}; set config.data_config to one that "
             f"is there: {', '.join(sorted(names))}"

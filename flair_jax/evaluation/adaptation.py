@@ -7,7 +7,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flair_jax.data.input_pipeline import PREFETCH_MB, Split, as_text, batches
-from flair_jax.inference.adaptation import adaptation_order, adaptation_rows, adapted_statistics
+from flair_jax.inference.adaptation import (
+    FEW,
+    adaptation_order,
+    adaptation_rows,
+    adapted_statistics,
+)
 from flair_jax.models.functional import Arrays
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
@@ -57,6 +62,11 @@ def parts(
     for name in np.unique(domains):
         indices = np.flatnonzero(domains == name)
         part = split.subset(indices)
+        if len(part) < FEW:
+            console.log(
+                f"warning: {name} has only {len(part)} of the {FEW} patches needed for reliable "
+                "batch statistics"
+            )
         order = adaptation_order(len(part))
         data = batches(
             part, order[:, adaptation_rows(mesh)], metadata_encoding=spec.metadata_encoding,

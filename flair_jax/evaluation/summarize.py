@@ -16,8 +16,6 @@ from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import output_folder
 from flair_jax.evaluation.tables import SYNTHETIC
 
-# Keys in which the runs of one experiment may differ: the seed, and what changes no arithmetic.
-_FREE = (configuration.CHANGEABLE | {"seed", "data_config"}) - {"learning_rate_limit"}
 # Keys that have columns of their own.
 _SHOWN = ("metadata.use", "metadata.encoding", "metadata.fusion", "augment")
 
@@ -114,12 +112,10 @@ def _read_metrics(
 def _settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """What makes the experiment; encoding and fusion count only where metadata is used."""
     flat = configuration.flat(config)
+    # Runs of one experiment may differ in the seed, and in what changes no arithmetic.
+    free = (configuration.changeable(config) | {"seed", "data_config"}) - {"learning_rate_limit"}
     idle = {"metadata.encoding", "metadata.fusion"} if not config.metadata.use else set()
-    return {
-        key: value
-        for key, value in flat.items()
-        if key.split(".")[0] not in _FREE and key not in idle
-    }
+    return {key: value for key, value in flat.items() if key not in free and key not in idle}
 
 
 def _varying(settings: list[dict[str, Any]]) -> list[str]:

@@ -33,6 +33,7 @@ from flair_jax.runtime.sharding import (
 )
 
 BATCH = 8  # patches
+FEW = 8  # patches, or windows, below which a warning is printed
 WINDOWS = 128  # of a raster, at most
 WINDOW = 512  # pixels, where the size of the training patches is not known
 VALID = 0.9  # share of the pixels of a window
@@ -149,4 +150,5 @@ def adapt_to_raster(model: Model, source: Source, mesh: Mesh) -> tuple[Model, st
     spec, params = model.spec, model.params
     batch_stats = adapted_statistics(spec, params, model.batch_stats, data, mesh)
     adapted = Model(model.path, mesh, spec, params, batch_stats, model.step)
-    return adapted, f"batch statistics of {len(windows)} of {count} windows of {side} pixels"
+    note = f"batch statistics of {len(windows)} of {count} windows of {side} pixels"
+    return adapted, note + (", too few to rely on" if len(windows) < FEW else "")

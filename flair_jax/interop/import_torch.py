@@ -9,8 +9,7 @@ import numpy as np
 from flair_jax.data import reference_facts
 from flair_jax.data.bands import BANDS, band_indices
 from flair_jax.data.description import FLAIR_NAME
-from flair_jax.data.nomenclature import COSIA, FULL, Nomenclature
-from flair_jax.data.nomenclature import nomenclature as named
+from flair_jax.data.nomenclature import COSIA, FULL, NOMENCLATURES, Nomenclature
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import save_model
 from flair_jax.interop import torch_files, torch_weights
@@ -55,17 +54,31 @@ def spec_for(
     hub = torch_weights.hub_source(state_dict, weights)
     chosen: Nomenclature | None = None
     if nomenclature is not None:
-        chosen = named(nomenclature)
-    if hub:
-        if hub[0] != hub_reference.IMAGE:
+        if nomenclature not in NOMENCLATURES:
+            *first, last = sorted(NOMENCLATURES)
             raise UserError(
-                f"{weights} takes FLAIR-HUB's {hub[0]}; only models of {hub_reference.IMAGE} can "
-                "be loaded"
+                f"--nomenclature={nomenclature} is unknown: {', '.join(first)} or {last}"
             )
+        chosen = NOMENCLATURES[nomenclature]
+    if hub:
+        for what, known_name, name in (
+            ("takes", hub_reference.IMAGE, hub[0]),
+            ("predicts", hub_reference.MASK, hub[1]),
+        ):  # fmt: skip
+            if name != known_name:
+                raise UserError(
+                    f"{weights} {what} FLAIR-HUB's {name}; only models of {known_name} can be "
+                    "loaded"
+                )
         if channels == 4:
             bands = bands or BANDS[:4]
-        if hub[1] == hub_reference.MASK and outputs == len(COSIA):
-            chosen = chosen or COSIA
+        if outputs == len(COSIA):
+            if chosen is not None and chosen != COSIA:
+                raise UserError(
+                    f"{weights} has the classes of {hub[1]}, as its tensors' names show, and not "
+                    f"{chosen.name!r}: leave --nomenclature out"
+                )
+            chosen = COSIA
     elif known:
         bands = bands or _FLAIR_INC_BANDS[known[1].lower()]
         normalization = normalization or "custom"

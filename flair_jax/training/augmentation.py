@@ -4,6 +4,7 @@ Every random choice is drawn for the whole global batch from one key, so that it
 seed, the step and the sample's index in the batch, and not on how many devices share the batch.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -66,8 +67,19 @@ def augment(
     )
 
 
+def radiometric_bands(bands: Sequence[str], unchanged: Sequence[str]) -> list[str]:
+    """The bands that `augment_radiometry` changes: those without any of some words in their names.
+
+    Args:
+        bands: of the model, such as "red" and "dsm_metres".
+        unchanged: words, in lower case, such as "dsm".
+    """
+    words = [set(re.split(r"[\W_]+", name.lower())) for name in bands]
+    return [name for name, of in zip(bands, words, strict=True) if of.isdisjoint(unchanged)]
+
+
 def augment_radiometry(
-    key: jax.Array, image: jax.Array, bands: Sequence[str], limits: Mapping[str, float]
+    key: jax.Array, image: jax.Array, bands: Sequence[bool], limits: Mapping[str, float]
 ) -> jax.Array:
     """Changes gamma, contrast and brightness of each band of each image at random, in this order.
 
@@ -80,14 +92,14 @@ def augment_radiometry(
     Args:
         key: random key.
         image: (N, H, W, bands) uint8.
-        bands: their names; `height` is no radiometry, and left as it is.
+        bands: whether each is changed, see `radiometric_bands`.
         limits: of `gamma`, `contrast` and `brightness`, each from 0; the largest absolute value.
 
     Returns:
         (N, H, W, bands) float32, not rounded.
     """
     shape = image.shape[0], 1, 1, image.shape[3]
-    changed = jnp.asarray([float(name != "height") for name in bands])
+    changed = jnp.asarray(bands, jnp.float32)
     gamma, contrast, brightness = (
         changed * limits[name] * jax.random.uniform(each, shape, minval=-1.0, maxval=1.0)
         for each, name in zip(

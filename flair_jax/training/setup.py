@@ -24,9 +24,10 @@ from flair_jax.runtime import checksums, console
 from flair_jax.runtime.atomic_io import atomic_write
 from flair_jax.runtime.sharding import check_batch_size, from_first, largest, make_mesh, replicate
 from flair_jax.runtime.storage import is_remote
+from flair_jax.training.augmentation import radiometric_bands
 from flair_jax.training.checkpoints import Checkpoints
 from flair_jax.training.initialization import initial_weights, random_weights
-from flair_jax.training.optimizer import learning_rate, make_optimizer, with_learning_rate
+from flair_jax.training.optimizer import PLATEAU, learning_rate, make_optimizer, with_learning_rate
 from flair_jax.training.schedules import Monitor, Plateau, Progress
 from flair_jax.training.state import TrainState, create_train_state
 from flair_jax.training.step import (
@@ -125,6 +126,11 @@ def make_experiment(
     configuration.check_patch_size(config, *train.patch_size)
     pixel_size = common_pixel_size(train.records)
     spec = ModelSpec.from_config(config, train.patch_size, pixel_size, train.data)
+    if config.augment_radiometry and not _changed_bands(config, spec):
+        raise UserError(
+            f"config.augment_radiometry changes none of the bands {', '.join(spec.bands)}: "
+            f"config.radiometry.unchanged={config.radiometry.unchanged!r} excepts them all"
+        )
     if (workdir / "checkpoints" / FILE).exists():
         spec.check_same_model(ModelSpec.load(workdir / "checkpoints"), str(workdir / "checkpoints"))
     steps = input_pipeline.steps_per_epoch(train, config.batch_size)
@@ -157,6 +163,10 @@ def make_experiment(
         eval_step=make_eval_step(graphdef, spec, config.loss_normalization, mesh),
         record=record,
     )
+
+
+def _changed_bands(config: ml_collections.ConfigDict, spec: ModelSpec) -> list[str]:
+    return radiometric_bands(spec.bands, config.radiometry.unchanged)
 
 
 def _check_record(record: dict[str, Any], workdir: epath.Path, directory: epath.Path) -> None:
@@ -222,7 +232,8 @@ def start(
     if limit and learning_rate(state.opt_state) > limit:
         opt_state = with_learning_rate(state.opt_state, limit)
         state = dataclasses.replace(state, opt_state=opt_state)
-        lines = [*lines, f"the learning rate is {limit:g} from here (config.learning_rate_limit)"]
+        what = "learning rate" if config.schedule == PLATEAU else "largest learning rate"
+        lines = [*lines, f"the {what} is {limit:g} from here (config.learning_rate_limit)"]
     return state, progress, lines
 
 
@@ -297,4 +308,11 @@ def describe(experiment: Experiment) -> dict[str, str]:
 def log_start(experiment: Experiment, lines: list[str]) -> None:
     """Prints what is trained, with lines of `start`."""
     described = [f"{key:<8} {text}" for key, text in describe(experiment).items()]
+    if experiment.config.augment_radiometry:
+        changed = _changed_bands(experiment.config, experiment.spec)
+        rest = [name for name in experiment.spec.bands if name not in changed]
+        described.append(
+            f"augment  radiometry of {', '.join(changed)}"
+            + (f"; {', '.join(rest)} unchanged (config.radiometry.unchanged)" if rest else "")
+        )
     console.log("\n".join([*described, *lines, f"workdir  {experiment.workdir}"]))

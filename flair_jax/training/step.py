@@ -16,7 +16,12 @@ from flair_jax.models.preprocess import normalise, to_labels
 from flair_jax.models.spec import ModelSpec
 from flair_jax.models.unet import UNet
 from flair_jax.runtime.sharding import DATA_AXIS, batch_sharding, replicated
-from flair_jax.training.augmentation import augment, augment_radiometry, random_crop
+from flair_jax.training.augmentation import (
+    augment,
+    augment_radiometry,
+    radiometric_bands,
+    random_crop,
+)
 from flair_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -59,6 +64,8 @@ def make_train_step(
     """
     weights, ops = spec.nomenclature.weights, for_mesh(mesh)
     probability, limits = config.augment_probability.to_dict(), config.radiometry.to_dict()
+    radiometric = radiometric_bands(spec.bands, config.radiometry.unchanged)
+    changed = [name in radiometric for name in spec.bands]
 
     def loss_sum(
         params: Arrays, batch_stats: Arrays, batch: Batch, dropout_key: jax.Array
@@ -93,7 +100,7 @@ def make_train_step(
             augmented = augment(augment_key, batch["image"], batch["mask"], probability)
             batch["image"], batch["mask"] = augmented
         if config.augment_radiometry:
-            batch["image"] = augment_radiometry(radiometry_key, batch["image"], spec.bands, limits)
+            batch["image"] = augment_radiometry(radiometry_key, batch["image"], changed, limits)
         if config.accumulate_steps == 1:
             total, count, gradients, batch_stats = gradients_of(
                 state.params, state.batch_stats, batch, dropout_key

@@ -236,3 +236,10 @@ def test_batch_larger_than_the_split(train):
     assert input_pipeline.steps_per_epoch(train, 5) == 3
     with pytest.raises(UserError, match=r"config.batch_size=17 is more than the 16 patches"):
         input_pipeline.steps_per_epoch(train, 17)
+
+
+@pytest.mark.parametrize(("builder", "there"), [("flair", "d077"), ("flair_hub", "hub")])
+def test_the_data_sets_that_are_there_are_named(tmp_path, builder, there):
+    (tmp_path / builder / there / "1.0.0").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"'published' in .* one that is there: {there}$"):
+        input_pipeline.dataset_directory(str(tmp_path), "published")

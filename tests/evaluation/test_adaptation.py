@@ -10,6 +10,7 @@ import pytest
 
 from flair_jax import config as configuration
 from flair_jax.data import input_pipeline
+from flair_jax.data.input_pipeline import as_text
 from flair_jax.errors import UserError
 from flair_jax.evaluation.adaptation import parts
 from flair_jax.evaluation.evaluate import NoMasksError, evaluate_checkpoint, evaluate_run
@@ -129,6 +130,15 @@ def test_domains_are_adapted_to_by_themselves(split, model):
     (whole,) = parts(split, "", SPEC, params, batch_stats, make_mesh())
     assert whole.split is split
     assert whole.batch_stats is batch_stats
+
+
+def test_a_domain_of_few_patches_is_warned_of(split, model, capsys):
+    domains = np.array([as_text(record["domain"]) for record in split.records])
+    few = split.subset(np.flatnonzero(domains == domains[0])[:2])
+    next(parts(few, "domain", SPEC, *model, make_mesh()))
+    assert capsys.readouterr().out == (
+        f"warning: {domains[0]} has only 2 of the 8 patches needed for reliable batch statistics\n"
+    )
 
 
 def test_scores_and_predictions_of_an_adapted_model(split, model, workdir, tmp_path):

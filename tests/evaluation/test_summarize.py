@@ -84,6 +84,19 @@ def test_what_sets_experiments_apart_is_named(tmp_path):
     assert "settings" in summarize.overall_table(experiments)[0]
 
 
+def test_runs_of_a_schedule_with_other_numbers_of_epochs_are_not_averaged(tmp_path):
+    def experiments(schedule):
+        runs = [
+            scored_run(tmp_path / f"{schedule}{epochs}", seed=epochs, num_epochs=epochs,
+                       schedule=schedule)
+            for epochs in (10, 40)
+        ]  # fmt: skip
+        return [(e.seeds, e.settings) for e in summarize.read_experiments(runs, "test")]
+
+    assert experiments("plateau") == [([10, 40], "")]
+    assert experiments("one_cycle") == [([10], "num_epochs=10"), ([40], "num_epochs=40")]
+
+
 def test_text_and_markdown(runs):
     text = summarize.summarize(runs)
     assert "50 patches of 'test'" in text

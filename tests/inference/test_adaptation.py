@@ -82,7 +82,7 @@ def test_without_a_window_of_valid_pixels(model, tmp_path):
     pixels[:, 10:] = 0
     part = write(tmp_path / "part.tif", pixels, nodata=0)
     _, note = adapt_to_raster(model, source_of(part, model), model._mesh)
-    assert note == "batch statistics of 1 of 1 windows of 64 pixels"
+    assert note == "batch statistics of 1 of 1 windows of 64 pixels, too few to rely on"
     nothing = write(tmp_path / "nothing.tif", np.zeros_like(pixels), nodata=0)
     same, note = adapt_to_raster(model, source_of(nothing, model), model._mesh)
     assert same is model

@@ -187,8 +187,19 @@ def test_flair_hubs_unet_has_cosias_classes(tmp_path, encoder):
         ),
         (
             hub_weights(labels="ALL_LABEL-LPIS"),
+            {"normalization": "custom", "nomenclature": "cosia"},
+            "predicts FLAIR-HUB's ALL_LABEL-LPIS; only models of AERIAL_LABEL-COSIA can be loaded",
+        ),
+        (
+            hub_weights(),  # FLAIR #1's classes are as many, in another order
+            {"normalization": "custom", "nomenclature": "full"},
+            "has the classes of AERIAL_LABEL-COSIA, as its tensors' names show, and not 'full': "
+            "leave --nomenclature out",
+        ),
+        (
+            hub_weights(outputs=13),
             {"normalization": "custom"},
-            "so --nomenclature must be given",
+            "so --nomenclature must be given: the weights have 4 input bands and 13 classes",
         ),
         (
             hub_weights(2, images="DEM_ELEV"),
@@ -212,6 +223,21 @@ def test_what_flair_hubs_code_does_not_tell(tmp_path, weights, choices, expected
     with pytest.raises(UserError, match=expected):
         import_weights(str(tmp_path / "w.safetensors"), str(tmp_path / "run"), **choices)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["data", "Baseline"])
+def test_a_nomenclature_that_is_no_known_one(tmp_path, name):
+    path = write(tmp_path / "w.safetensors", 5, 19)
+    with pytest.raises(
+        UserError, match=f"--nomenclature={name} is unknown: baseline, cosia or full"
+    ):
+        import_weights(
+            path,
+            str(tmp_path / "run"),
+            bands=tuple("abcde"),
+            nomenclature=name,
+            normalization="scaling",
+        )
 
 
 def test_a_file_in_place_of_a_checkpoint(tmp_path):

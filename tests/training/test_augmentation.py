@@ -2,7 +2,13 @@ import jax
 import numpy as np
 import pytest
 
-from flair_jax.training.augmentation import augment, augment_radiometry, random_crop
+from flair_jax.config import default
+from flair_jax.training.augmentation import (
+    augment,
+    augment_radiometry,
+    radiometric_bands,
+    random_crop,
+)
 
 HALF = {"vertical_flip": 0.5, "horizontal_flip": 0.5, "rotation": 0.5}
 
@@ -89,14 +95,14 @@ def test_whole_patch_is_its_own_crop():
     np.testing.assert_array_equal(cut, image)
 
 
-BANDS = ("red", "green", "blue", "nir", "height")
+CHANGED = (True, True, True, True, False)
 LIMITS = {"brightness": 0.1, "contrast": 0.2, "gamma": 0.3}
 OFF = dict.fromkeys(LIMITS, 0.0)
 
 
 def test_radiometry_without_limits_changes_nothing():
     image = images(3)[0]
-    new = augment_radiometry(jax.random.key(0), image, BANDS, OFF)
+    new = augment_radiometry(jax.random.key(0), image, CHANGED, OFF)
     assert new.dtype == np.float32
     np.testing.assert_allclose(new, image, atol=1e-4)
 
@@ -105,7 +111,7 @@ def test_radiometry_without_limits_changes_nothing():
 def test_each_change_by_its_formula(name):
     image = images(200)[0]
     new = np.asarray(
-        augment_radiometry(jax.random.key(1), image, BANDS, OFF | {name: LIMITS[name]})
+        augment_radiometry(jax.random.key(1), image, CHANGED, OFF | {name: LIMITS[name]})
     )
     values, limit = image[..., :4].astype(float), LIMITS[name]
     inside = (new[..., :4] > 0.5) & (new[..., :4] < 254.5) & (values > 0) & (values < 255)
@@ -132,6 +138,13 @@ def test_each_change_by_its_formula(name):
 def test_radiometry_leaves_the_height_and_stays_in_range():
     image = images(20)[0]
     limits = {"brightness": 1.0, "contrast": 2.0, "gamma": 2.0}
-    new = np.asarray(augment_radiometry(jax.random.key(2), image, BANDS, limits))
+    new = np.asarray(augment_radiometry(jax.random.key(2), image, CHANGED, limits))
     np.testing.assert_array_equal(new[..., 4], image[..., 4])
     assert (new[..., :4].min(), new[..., :4].max()) == (0, 255)
+
+
+def test_bands_that_are_no_radiometry_by_their_names():
+    names = ["red", "height", "dsm", "nDSM_metres", "band_7", "elevation.1", "demand", "heights"]
+    words = default().radiometry.unchanged
+    assert radiometric_bands(names, words) == ["red", "band_7", "demand", "heights"]
+    assert radiometric_bands(names, ("band", "7")) == [name for name in names if name != "band_7"]

@@ -100,6 +100,8 @@ def test_a_start_and_a_resume(config, workdir):
     state, _, lines = setup.start(limited, checkpoints)
     assert learning_rate(state.opt_state) == 0.005
     assert lines[-1].startswith("the learning rate is 0.005 from here")
+    rising = dataclasses.replace(limited, config=changed(limited.config, schedule="one_cycle"))
+    assert setup.start(rising, checkpoints)[2][-1].startswith("the largest learning rate is 0.005")
     checkpoints.close()
 
 
@@ -228,3 +230,14 @@ def test_the_default_batch_size_is_kept_by_the_run(config, tmp_path):
     setup.save_settings(experiment)
     assert configuration.load(tmp_path).batch_size == 10 * make_mesh().size
     make_experiment(default, tmp_path)
+
+
+def test_the_log_tells_which_bands_the_radiometry_changes(config, tmp_path, capsys):
+    config = changed(config, augment_radiometry=True, bands=("red", "height"))
+    setup.log_start(make_experiment(config, tmp_path), [])
+    assert (
+        "augment  radiometry of red; height unchanged (config.radiometry.unchanged)\n"
+        in capsys.readouterr().out
+    )
+    with pytest.raises(UserError, match="changes none of the bands height: "):
+        make_experiment(changed(config, bands=("height",)), tmp_path)
