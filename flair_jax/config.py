@@ -300,8 +300,13 @@ def check_unchanged(config: ml_collections.ConfigDict, workdir: epath.Path) -> N
     free = changeable(config)
     lines = _differences(load(workdir), config, lambda key: key.name not in free)
     if lines:
+        note = (
+            f"The rates of config.schedule={config.schedule!r} depend on config.num_epochs. "
+            if "config.num_epochs:" in lines
+            else ""
+        )
         raise UserError(
-            f"{workdir} holds a run with other settings:\n{lines}\n"
+            f"{workdir} holds a run with other settings:\n{lines}\n{note}"
             "Give another --workdir, or remove this one to start afresh."
         )
 

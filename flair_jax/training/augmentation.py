@@ -83,7 +83,8 @@ def augment_radiometry(
 ) -> jax.Array:
     """Changes gamma, contrast and brightness of each band of each image at random, in this order.
 
-    With v in 0 to 255 and m its mean over the band of the image:
+    With v in 0 to 255 and m its mean over the band of the image, pixels that are 0 in all bands
+    left out, as padding and NoData are; they stay 0:
 
         v = 255 (v / 255)^exp(g);  v = m + exp(c) (v - m);  v = v + 255 b;  v is clipped to 0..255
 
@@ -107,11 +108,13 @@ def augment_radiometry(
         )
     )
     values = image.astype(jnp.float32)
+    filled = jnp.any(image > 0, -1, keepdims=True)
     new = 255 * (values / 255) ** jnp.exp(gamma)
-    mean = jnp.mean(new, (1, 2), keepdims=True)
+    total = jnp.sum(new, (1, 2), keepdims=True, where=filled)
+    mean = total / jnp.maximum(jnp.sum(filled, (1, 2), keepdims=True), 1)
     new = mean + jnp.exp(contrast) * (new - mean)
     new = jnp.clip(new + 255 * brightness, 0, 255)
-    return jnp.where(changed > 0, new, values)
+    return jnp.where(filled & (changed > 0), new, values)
 
 
 def _transform(

@@ -148,3 +148,15 @@ def test_bands_that_are_no_radiometry_by_their_names():
     words = default().radiometry.unchanged
     assert radiometric_bands(names, words) == ["red", "band_7", "demand", "heights"]
     assert radiometric_bands(names, ("band", "7")) == [name for name in names if name != "band_7"]
+
+
+def test_radiometry_leaves_pixels_without_data():
+    """Padding does not become bright, and does not count in the mean."""
+    image = np.maximum(images(20)[0], 1)
+    padded = np.pad(image, ((0, 0), (0, 8), (0, 0), (0, 0)))
+    limits = {"brightness": 0.1, "contrast": 1.0, "gamma": 0.5}
+    whole, part = (
+        augment_radiometry(jax.random.key(3), x, CHANGED, limits) for x in (image, padded)
+    )
+    np.testing.assert_array_equal(part[:, 8:], 0)
+    np.testing.assert_allclose(part[:, :8], whole, atol=1e-3)
