@@ -217,7 +217,7 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
             "itself.",
         ),
         Key(
-            "radiometry.unchanged", ("height", "elevation", "dsm", "dtm", "dem", "ndsm", "chm"),
+            "radiometry.keep", ("height", "elevation", "dsm", "dtm", "dem", "ndsm", "chm"),
             "Bands with one of these words in their names are left as they are.",
             Rule(
                 "words in lower case, without spaces",

@@ -129,7 +129,7 @@ def make_experiment(
     if config.augment_radiometry and not _changed_bands(config, spec):
         raise UserError(
             f"config.augment_radiometry changes none of the bands {', '.join(spec.bands)}: "
-            f"config.radiometry.unchanged={config.radiometry.unchanged!r} excepts them all"
+            f"config.radiometry.keep={config.radiometry.keep!r} excepts them all"
         )
     if (workdir / "checkpoints" / FILE).exists():
         spec.check_same_model(ModelSpec.load(workdir / "checkpoints"), str(workdir / "checkpoints"))
@@ -166,7 +166,7 @@ def make_experiment(
 
 
 def _changed_bands(config: ml_collections.ConfigDict, spec: ModelSpec) -> list[str]:
-    return radiometric_bands(spec.bands, config.radiometry.unchanged)
+    return radiometric_bands(spec.bands, config.radiometry.keep)
 
 
 def _check_record(record: dict[str, Any], workdir: epath.Path, directory: epath.Path) -> None:
@@ -313,6 +313,6 @@ def log_start(experiment: Experiment, lines: list[str]) -> None:
         rest = [name for name in experiment.spec.bands if name not in changed]
         described.append(
             f"augment  radiometry of {', '.join(changed)}"
-            + (f"; {', '.join(rest)} unchanged (config.radiometry.unchanged)" if rest else "")
+            + (f"; {', '.join(rest)} unchanged (config.radiometry.keep)" if rest else "")
         )
     console.log("\n".join([*described, *lines, f"workdir  {experiment.workdir}"]))

@@ -64,7 +64,7 @@ def make_train_step(
     """
     weights, ops = spec.nomenclature.weights, for_mesh(mesh)
     probability, limits = config.augment_probability.to_dict(), config.radiometry.to_dict()
-    radiometric = radiometric_bands(spec.bands, config.radiometry.unchanged)
+    radiometric = radiometric_bands(spec.bands, config.radiometry.keep)
     changed = [name in radiometric for name in spec.bands]
 
     def loss_sum(

@@ -145,7 +145,7 @@ def test_radiometry_leaves_the_height_and_stays_in_range():
 
 def test_bands_that_are_no_radiometry_by_their_names():
     names = ["red", "height", "dsm", "nDSM_metres", "band_7", "elevation.1", "demand", "heights"]
-    words = default().radiometry.unchanged
+    words = default().radiometry.keep
     assert radiometric_bands(names, words) == ["red", "band_7", "demand", "heights"]
     assert radiometric_bands(names, ("band", "7")) == [name for name in names if name != "band_7"]
 

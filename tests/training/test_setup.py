@@ -236,7 +236,7 @@ def test_the_log_tells_which_bands_the_radiometry_changes(config, tmp_path, caps
     config = changed(config, augment_radiometry=True, bands=("red", "height"))
     setup.log_start(make_experiment(config, tmp_path), [])
     assert (
-        "augment  radiometry of red; height unchanged (config.radiometry.unchanged)\n"
+        "augment  radiometry of red; height unchanged (config.radiometry.keep)\n"
         in capsys.readouterr().out
     )
     with pytest.raises(UserError, match="changes none of the bands height: "):
