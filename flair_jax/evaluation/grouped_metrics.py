@@ -85,15 +85,20 @@ def by_patch(
 
     Returns:
         For each patch its fields, `place` (its index), `classes` (number of scored classes in its
-        mask), `miou` (mean IoU over these; a confusion with a class that the mask lacks lowers the
-        IoU of the true class) and `accuracy` (share of the scored classes' pixels that are
-        right). Both are None where the truth has no scored class.
+        mask), `pixels` (of these classes), `miou` (mean IoU over these; a confusion with a class
+        that the mask lacks lowers the IoU of the true class) and `accuracy` (share of these pixels
+        that are right). The last two are None where the truth has no scored class.
     """
     patches = []
     for i, confusion in enumerate(confusions):
         truth = confusion.sum(1)
         present = (truth > 0) & (nomenclature.weights > 0)
-        scores: dict[str, Any] = {"classes": int(present.sum()), "miou": None, "accuracy": None}
+        scores: dict[str, Any] = {
+            "classes": int(present.sum()),
+            "pixels": int(truth[present].sum()),
+            "miou": None,
+            "accuracy": None,
+        }
         if present.any():
             scores["miou"] = float(intersection_over_union(confusion)[present].mean())
             hit = np.diag(confusion)[present].sum()

@@ -123,7 +123,8 @@ def choose(patches: Sequence[dict[str, Any]], count: int) -> dict[str, list[dict
     """The patches that were scored best and worst, and those nearest to the median.
 
     Of each kind the patches are of different zones, as far as there are enough of them; none is
-    shown twice. Among equals, one with more classes goes first.
+    shown twice. Among equals, one with more classes goes first. Patches with less than half of the
+    largest number of scored pixels, such as those at the rim of an image, are passed over.
 
     Args:
         patches: of `patches.json`.
@@ -135,6 +136,8 @@ def choose(patches: Sequence[dict[str, Any]], count: int) -> dict[str, list[dict
     scored = [patch for patch in patches if patch["miou"] is not None]
     if not scored:
         return {}
+    pixels = [patch.get("pixels", 1) for patch in scored]  # earlier versions did not write them
+    scored = [p for p, of in zip(scored, pixels, strict=True) if 2 * of >= max(pixels)]
     count = min(count, max(1, len(scored) // 3))
     median = float(np.median([patch["miou"] for patch in scored]))
     orders = {

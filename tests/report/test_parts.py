@@ -37,6 +37,14 @@ def test_choice_prefers_different_zones_and_more_classes():
     assert gallery.choose([patch(0, None)], 3) == {}
 
 
+def test_choice_passes_over_patches_that_are_mostly_ignored():
+    patches = [patch(i, i / 8, zone=f"Z{i}") | {"pixels": 100} for i in range(9)]
+    patches[8]["pixels"] = patches[0]["pixels"] = 49
+    patches[7]["pixels"] = 50
+    chosen = places(gallery.choose(patches, 2))
+    assert (chosen["best"], chosen["worst"]) == ([7, 6], [1, 2])
+
+
 def test_ticks():
     assert figures.ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1.0]
     assert figures.ticks(0, 2.37) == [0, 0.5, 1.0, 1.5, 2.0, 2.5]
