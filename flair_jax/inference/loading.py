@@ -329,7 +329,7 @@ def find(path: epath.PathLike) -> tuple[epath.Path, int | None]:
     ):
         if (directory / FILE).exists() and (step is None or path.exists()):
             return directory, step
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         _refuse_file(os.fspath(path))
     raise UserError(
         f"there is no checkpoint at {path}: expected a workdir with checkpoints/{FILE} in it, "

@@ -50,12 +50,14 @@ def rate_factor(config: ml_collections.ConfigDict, num_steps: int) -> optax.Sche
       1e-7, both along a cosine; FLAIR-HUB's factors;
     - "warmup_cosine": from 0 up to 1 linearly, then down to 0 along a cosine.
     """
+    warmup = int(config.warmup * num_steps)
+    if config.schedule == "one_cycle" and not warmup:  # Optax 0.2.6 would divide by 0
+        return optax.cosine_decay_schedule(1.0, num_steps, alpha=1e-7)
     if config.schedule == "one_cycle":
         return optax.cosine_onecycle_schedule(
             num_steps, 1.0, pct_start=config.warmup, div_factor=1e3, final_div_factor=1e4
         )
     if config.schedule == "warmup_cosine":
-        warmup = int(config.warmup * num_steps)
         return optax.warmup_cosine_decay_schedule(0.0, 1.0, warmup, num_steps)
     return optax.constant_schedule(1.0)
 

@@ -408,7 +408,11 @@ def test_any_damage_of_the_dates_is_harmless_or_refused(made, tmp_path_factory, 
     quiet(source_lib.read_dates, [File("", str(path))])
 
 
-@given(st.floats(-100, 4810, width=32), st.floats(-20, 300, width=32))
+# Of numbers that are not nearly 0, for which float64 gives the difference exactly.
+@given(
+    st.floats(-100, 4810, width=32).filter(lambda metres: metres == 0 or abs(metres) >= 2**-10),
+    st.floats(-20, 300, width=32),
+)
 def test_heights_are_exact(terrain, above):
     """Against fractions; halves go to the even number."""
     surface = np.float32(terrain) + np.float32(above)
