@@ -27,7 +27,7 @@ DUMMY_DATA = FLAIR / "dummy_data"
 class FlairTest(tfds.testing.DatasetBuilderTestCase):
     DATASET_CLASS = Flair
     SPLITS = {"train": 4, "val": 2, "test": 2}  # noqa: RUF012
-    # The dummy data has no test split of FLAIR #2: see test_source.py for that.
+    # The dummy data has no test split of FLAIR #2; training/test_hub.py builds one.
     BUILDER_CONFIG_NAMES_TO_TEST = ["published", "d077"]  # noqa: RUF012
 
 
