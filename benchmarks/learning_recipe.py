@@ -35,7 +35,7 @@ import matplotlib
 import numpy as np
 import segmentation_models_pytorch as smp
 import torch
-from order import first_steps
+from order import first_steps, random_squares
 from record import processor
 
 from flair_jax import config as configuration
@@ -70,11 +70,7 @@ def training_batches(args: argparse.Namespace) -> Iterator[Batch]:
     for batch in input_pipeline.batches(split, order):
         image, mask = batch["image"], batch["mask"]
         if size := args.crop_size:
-            low, high = (0, 0), (image.shape[1] - size + 1, image.shape[2] - size + 1)
-            squares = [
-                np.s_[i, top : top + size, left : left + size]
-                for i, (top, left) in enumerate(rng.integers(low, high, (len(image), 2)))
-            ]
+            squares = random_squares(rng, image, size)
             image = np.stack([image[square] for square in squares])
             mask = np.stack([mask[square] for square in squares])
         yield {"image": image, "mask": mask, "stop": np.zeros(len(image), bool)}

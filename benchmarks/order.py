@@ -1,4 +1,4 @@
-"""Order of the training patches over several epochs."""
+"""Order of the training patches over several epochs, and random squares of them."""
 
 import numpy as np
 
@@ -13,3 +13,12 @@ def first_steps(split: Split, batch_size: int, seed: int, steps: int) -> np.ndar
         input_pipeline.train_order(len(split), batch_size, seed, epoch) for epoch in range(epochs)
     ]
     return np.concatenate(orders)[:steps]
+
+
+def random_squares(rng: np.random.Generator, images: np.ndarray, size: int) -> list[tuple]:
+    """For each of some images (N, H, W, ...) the index of a random `size` x `size` square."""
+    ends = images.shape[1] - size + 1, images.shape[2] - size + 1
+    return [
+        np.s_[i, top : top + size, left : left + size]
+        for i, (top, left) in enumerate(rng.integers((0, 0), ends, (len(images), 2)))
+    ]

@@ -37,7 +37,7 @@ import numpy as np
 import segmentation_models_pytorch as smp
 import torch
 from flax import nnx
-from order import first_steps
+from order import first_steps, random_squares
 from record import write_record
 
 from flair_jax import config as configuration
@@ -168,12 +168,8 @@ def training_batches(split: Split, args: argparse.Namespace, seed: int) -> Itera
     order = first_steps(split, args.batch_size, seed, args.steps)
     for number, raw in enumerate(input_pipeline.batches(split, order, bands=split.data.bands)):
         batch = reduced(raw, args.reduce)
-        image, mask, size = batch["image"], batch["mask"], args.crop_size
-        ends = image.shape[1] - size + 1, image.shape[2] - size + 1
-        squares = [
-            np.s_[i, top : top + size, left : left + size]
-            for i, (top, left) in enumerate(rng.integers((0, 0), ends, (len(image), 2)))
-        ]
+        image, mask = batch["image"], batch["mask"]
+        squares = random_squares(rng, image, args.crop_size)
         key = jax.random.fold_in(jax.random.key(seed), number)
         images, masks = (jnp.asarray([array[s] for s in squares]) for array in (image, mask))
         image, mask = map(np.array, augment(key, images, masks, half))

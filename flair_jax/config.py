@@ -151,6 +151,11 @@ def is_of_ema(monitor: str) -> bool:
     return monitor.endswith("_ema")
 
 
+def follows_validation(config: ml_collections.ConfigDict) -> bool:
+    """Whether the learning rate is reduced when the monitored value stalls, and by nothing else."""
+    return config.schedule == "plateau"
+
+
 def fuses_by_rows(config: ml_collections.ConfigDict) -> bool:
     """Whether the metadata is fused along the bottleneck's rows, for 512 x 512 pixels only."""
     return config.metadata.use and config.metadata.fusion == "rows"
@@ -289,8 +294,8 @@ def load(workdir: epath.PathLike) -> ml_collections.ConfigDict:
 
 def changeable(config: ml_collections.ConfigDict) -> frozenset[str]:
     """What a run of this configuration may change when it resumes."""
-    # The other schedules than the plateau's depend on the number of steps.
-    return CHANGEABLE - (frozenset() if config.schedule == "plateau" else {"num_epochs"})
+    # The other schedules depend on the number of steps.
+    return CHANGEABLE - (frozenset() if follows_validation(config) else {"num_epochs"})
 
 
 def check_unchanged(config: ml_collections.ConfigDict, workdir: epath.Path) -> None:

@@ -17,8 +17,6 @@ from flair_jax.models.functional import Arrays
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
 
-ADAPT = ("domain",)  # choices of --adapt
-
 
 @dataclasses.dataclass(frozen=True)
 class Part:

@@ -246,9 +246,8 @@ def evaluate_checkpoint(
     spec = spec.for_masks_of(split.data)
     spec.check_data(split.data, split.directory, scored=True)
     of = provenance.of_result(
-        spec, params, batch_stats, step, split, folder=checkpoint, ema=ema,
+        spec, params, batch_stats, step, split, folder=checkpoint, ema=ema, adapt=adapt,
         loss_normalization=loss_normalization, definitions=DEFINITIONS,
-        **({"adapt": adapt} if adapt else {}),
     )  # fmt: skip
     if reuse and output is not None:
         saved = provenance.read_current(epath.Path(output) / "metrics.json", of)

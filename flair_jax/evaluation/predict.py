@@ -183,8 +183,7 @@ def predict_checkpoint(
         check_submittable(submission, split.name, spec.nomenclature)
     output = epath.Path(output)
     of = provenance.of_result(
-        spec, params, batch_stats, step, split, folder=checkpoint, ema=ema,
-        **({"adapt": adapt} if adapt else {}),
+        spec, params, batch_stats, step, split, folder=checkpoint, ema=ema, adapt=adapt,
     )  # fmt: skip
     facts = output.with_name(output.name + ".json")
     if reuse:

@@ -27,6 +27,7 @@ def of_result(
     *,
     folder: epath.PathLike,
     ema: bool,
+    adapt: str = "",
     **options: Any,
 ) -> dict[str, Any]:
     """What a result is of, as plain values.
@@ -36,6 +37,7 @@ def of_result(
         split: that it is applied to.
         folder: of the checkpoints.
         ema: whether the weights are the exponential moving average.
+        adapt: how the batch statistics were re-estimated; "" if they are the checkpoint's.
         options: what else the result depends on, such as the definition of the loss.
 
     Returns:
@@ -58,6 +60,7 @@ def of_result(
             "splits": {split.name: data["splits"][split.name]},
             "directory": split.directory,
         },
+        **({"adapt": adapt} if adapt else {}),  # earlier results have no such entry
         **options,
         **provenance(),
     }

@@ -48,9 +48,14 @@ def adaptation_order(count: int) -> np.ndarray:
     return np.resize(order, (-(-count // BATCH), BATCH))
 
 
+def _is_shared(mesh: Mesh) -> bool:
+    """Whether the devices share a batch; otherwise each computes all of it."""
+    return BATCH % mesh.size == 0
+
+
 def adaptation_rows(mesh: Mesh) -> np.ndarray:
     """The rows of a batch that this process reads; all of them if the devices do not share it."""
-    return process_rows(mesh, BATCH) if BATCH % mesh.size == 0 else np.arange(BATCH)
+    return process_rows(mesh, BATCH) if _is_shared(mesh) else np.arange(BATCH)
 
 
 def adapted_statistics(
@@ -72,14 +77,14 @@ def adapted_statistics(
     Returns:
         `batch_stats` with other values, on all devices.
     """
-    shared, step = BATCH % mesh.size == 0, _statistics_of_batch(spec, mesh)
+    step = _statistics_of_batch(spec, mesh)
     sums = {name: np.zeros(value.shape) for name, value in batch_stats.items()}
     count = 0
     for batch in data:
         arrays: dict[str, np.ndarray] = {
             key: batch[key] for key in ("image", "metadata") if key in batch
         }
-        placed = to_global(arrays, mesh) if shared else replicate(arrays, mesh)
+        placed = to_global(arrays, mesh) if _is_shared(mesh) else replicate(arrays, mesh)
         for name, value in jax.device_get(step(params, batch_stats, placed)).items():
             sums[name] += value
         count += 1
@@ -90,7 +95,6 @@ def adapted_statistics(
 def _statistics_of_batch(spec: ModelSpec, mesh: Mesh) -> jax.stages.Wrapped:
     """A jitted function: parameters, statistics, batch -> the statistics of the batch alone."""
     whole = replicated(mesh)
-    shared = BATCH % mesh.size == 0
     graphdef, ops = nnx.split(spec.abstract_model())[0], for_mesh(mesh)
 
     def of_batch(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> Arrays:
@@ -104,7 +108,7 @@ def _statistics_of_batch(spec: ModelSpec, mesh: Mesh) -> jax.stages.Wrapped:
 
     return jax.jit(
         of_batch,
-        in_shardings=(whole, whole, batch_sharding(mesh) if shared else whole),
+        in_shardings=(whole, whole, batch_sharding(mesh) if _is_shared(mesh) else whole),
         out_shardings=whole,
     )
 

@@ -12,6 +12,7 @@ import jax
 import ml_collections
 from etils import epath
 
+from flair_jax.config import follows_validation
 from flair_jax.data import input_pipeline
 from flair_jax.data.input_pipeline import on_device
 from flair_jax.errors import UserError
@@ -26,7 +27,7 @@ from flair_jax.training.checkpoints import Checkpoints
 from flair_jax.training.final_evaluation import score_and_predict
 from flair_jax.training.image_summaries import ImageSummaries
 from flair_jax.training.metric_writer import MetricWriter
-from flair_jax.training.optimizer import PLATEAU, learning_rate, rate_factor, with_learning_rate
+from flair_jax.training.optimizer import learning_rate, rate_factor, with_learning_rate
 from flair_jax.training.schedules import Best, Progress
 from flair_jax.training.setup import Experiment
 from flair_jax.training.state import TrainState
@@ -227,7 +228,7 @@ class Loop:
                 first=epoch == 1,
             )  # fmt: skip
         plateau, next_rate = progress.plateau, rate
-        if config.schedule == PLATEAU:
+        if follows_validation(config):
             plateau, next_rate = experiment.plateau.update(plateau, rate, value, monitor)
         if next_rate != rate:
             opt_state = with_learning_rate(state.opt_state, next_rate)

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 import optax
 
-PLATEAU = "plateau"  # the schedule of `schedules.Plateau`, which follows the validation
+from flair_jax.config import follows_validation
 
 
 def make_optimizer(
@@ -24,22 +24,21 @@ def make_optimizer(
     """
 
     def transformation(learning_rate: float) -> optax.GradientTransformation:
-        parts = [optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else _NOTHING]
+        parts = [
+            optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+        ]
         if config.optimizer == "adamw":
             parts.append(optax.adamw(learning_rate, weight_decay=config.weight_decay))
         else:
             if config.weight_decay:
                 parts.append(optax.add_decayed_weights(config.weight_decay))
             parts.append(optax.sgd(learning_rate))
-        if config.schedule != PLATEAU:
+        if not follows_validation(config):
             parts.append(optax.scale_by_schedule(rate_factor(config, num_steps)))
         return optax.chain(*parts)
 
     inject = optax.inject_hyperparams(transformation, hyperparam_dtype=jnp.float32)
     return inject(learning_rate=config.learning_rate)
-
-
-_NOTHING = optax.identity()
 
 
 def rate_factor(config: ml_collections.ConfigDict, num_steps: int) -> optax.Schedule:

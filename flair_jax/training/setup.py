@@ -27,7 +27,7 @@ from flair_jax.runtime.storage import is_remote
 from flair_jax.training.augmentation import radiometric_bands
 from flair_jax.training.checkpoints import Checkpoints
 from flair_jax.training.initialization import initial_weights, random_weights
-from flair_jax.training.optimizer import PLATEAU, learning_rate, make_optimizer, with_learning_rate
+from flair_jax.training.optimizer import learning_rate, make_optimizer, with_learning_rate
 from flair_jax.training.schedules import Monitor, Plateau, Progress
 from flair_jax.training.state import TrainState, create_train_state
 from flair_jax.training.step import (
@@ -232,7 +232,8 @@ def start(
     if limit and learning_rate(state.opt_state) > limit:
         opt_state = with_learning_rate(state.opt_state, limit)
         state = dataclasses.replace(state, opt_state=opt_state)
-        what = "learning rate" if config.schedule == PLATEAU else "largest learning rate"
+        adapted = configuration.follows_validation(config)
+        what = "learning rate" if adapted else "largest learning rate"
         lines = [*lines, f"the {what} is {limit:g} from here (config.learning_rate_limit)"]
     return state, progress, lines
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from flair_jax import config as configuration
-from flair_jax.data import input_pipeline
 from flair_jax.data.input_pipeline import as_text
 from flair_jax.errors import UserError
 from flair_jax.evaluation.adaptation import parts
@@ -25,18 +24,8 @@ SPEC = ModelSpec.from_config(configuration.default(), (64, 64))
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A checkpoint of a model with random weights."""
-    folder = tmp_path_factory.mktemp("random")
-    _, params, batch_stats = split_model(SPEC.build_model())
-    save_model(folder / "checkpoints", SPEC, params, batch_stats)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def split(data_dir):
-    directory = input_pipeline.dataset_directory(str(data_dir), "published")
-    return input_pipeline.open_split(directory, "train")
+def split(splits):
+    return splits("train")
 
 
 @pytest.fixture(scope="module")

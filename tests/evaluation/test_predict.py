@@ -23,8 +23,6 @@ from flair_jax.evaluation.predict import (
     write_prediction,
 )
 from flair_jax.evaluation.submission import check_file, check_submittable, write_submission
-from flair_jax.inference.loading import save_model
-from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh
 from flair_jax.viz import images
@@ -34,18 +32,8 @@ SPEC = ModelSpec.from_config(configuration.default(), (64, 64))
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
-    """A checkpoint of a model with random weights."""
-    folder = tmp_path_factory.mktemp("random")
-    _, params, batch_stats = split_model(SPEC.build_model())
-    save_model(folder / "checkpoints", SPEC, params, batch_stats)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def split(data_dir):
-    directory = input_pipeline.dataset_directory(str(data_dir), "published")
-    return input_pipeline.open_split(directory, "test")
+def split(splits):
+    return splits("test")
 
 
 def predict(workdir, split, output, **options):

@@ -51,14 +51,19 @@ for devices, steps, changes in json.loads(sys.argv[1]):
 """
 
 
-def train(*settings):
-    """Losses, and one layer's running variance, of each (devices, steps, changed settings)."""
+def printed(script, *arguments):
+    """The lines of JSON that a script prints, run as a process."""
     done = subprocess.run(
-        [sys.executable, "-c", DEVICES, json.dumps(settings)], capture_output=True, text=True,
-        check=False, cwd=ROOT, timeout=900,
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False,
+        cwd=ROOT, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def train(*settings):
+    """Losses, and one layer's running variance, of each (devices, steps, changed settings)."""
+    return printed(DEVICES, json.dumps(settings))
 
 
 @pytest.fixture(autouse=True)
@@ -120,12 +125,7 @@ for kind in ("sync", "per_device"):
 
 
 def test_statistics_of_each_device_need_no_collective_in_the_forward_pass():
-    done = subprocess.run(
-        [sys.executable, "-c", FORWARD], capture_output=True, text=True, check=False, cwd=ROOT,
-        timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    sync, per_device = map(json.loads, done.stdout.splitlines())
+    sync, per_device = printed(FORWARD)
     # One for each of 46 normalisations; the shortcuts' three may go together with their blocks'.
     assert sync["all-reduce"] >= 43
     assert per_device == {}
@@ -152,12 +152,7 @@ for devices in (1, 3, 8):
 
 
 def test_statistics_of_new_images_on_any_number_of_devices():
-    done = subprocess.run(
-        [sys.executable, "-c", ADAPTED], capture_output=True, text=True, check=False, cwd=ROOT,
-        timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    one, three, eight = map(json.loads, done.stdout.splitlines())
+    one, three, eight = printed(ADAPTED)
     assert len(one) == 2 * 46
     for other in (three, eight):
         for expected, found in zip(one, other, strict=True):
