@@ -24,7 +24,7 @@ from record import write_record
 from flair_jax import config as configuration
 from flair_jax.aot.figures import figures_of
 from flair_jax.aot.programs import lower_train_step
-from flair_jax.aot.train_compile import NO_TPU_HERE, topology_devices
+from flair_jax.aot.topologies import ENVIRONMENT, topology_devices
 from flair_jax.data import input_pipeline
 from flair_jax.data.input_pipeline import on_device
 from flair_jax.models.functional import split_model
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--crop_size", type=int, default=128)
     parser.add_argument("--crops", type=int, default=8, help="batch size on this machine")
     args = parser.parse_args()
-    os.environ.update(NO_TPU_HERE)
+    os.environ.update(ENVIRONMENT)
     jax.config.update("jax_platforms", "cpu")
     output = pathlib.Path(args.output)
     rows = json.loads(output.read_text())["found"] if output.exists() else {}

@@ -222,7 +222,7 @@ def adapted_confusions(
             {name: jnp.asarray(arrays[name]) for name in part}
             for part in random_weights(spec, seed, mesh)
         )
-    result = {}
+    result: dict[str, np.ndarray] = {}
     for group in np.unique(test["domain"]):
         part = {name: array[test["domain"] == group] for name, array in test.items()}
         images = ({"image": part["image"][i]} for i in adaptation_order(len(part["image"])))

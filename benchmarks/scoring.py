@@ -22,7 +22,7 @@ from jax.sharding import SingleDeviceSharding
 from record import write_record
 from sklearn.metrics import confusion_matrix
 
-from flair_jax.aot.train_compile import NO_TPU_HERE, topology_devices
+from flair_jax.aot.topologies import ENVIRONMENT, topology_devices
 from flair_jax.evaluation.metrics import confusion_matrices
 from flair_jax.models.ops import cpu, tpu
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--patches", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
-    os.environ.update(NO_TPU_HERE)
+    os.environ.update(ENVIRONMENT)
     jax.config.update("jax_platforms", "cpu")
     rng = np.random.default_rng(0)
     shape = args.patches, SIDE, SIDE

@@ -247,6 +247,17 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
             of_model=True,
         ),
         Key(
+            "matmul_precision", "highest",
+            "On NVIDIA GPUs, with float32: 'tf32' rounds the factors of products to 10 bits, which "
+            "is several times faster; 'highest' rounds nothing. Training and scoring only.",
+            one_of("highest", "tf32"),
+        ),
+        Key(
+            "deterministic", False,
+            "On GPUs: sum in a fixed order, so that a run that is stopped and resumed gives the "
+            "same weights to the bit; slower. Other platforms always do.",
+        ),
+        Key(
             "batch_norm", "sync",
             "Statistics of the global batch ('sync'), or of each device's part ('per_device', as "
             "in the reference's distributed training).",

@@ -4,11 +4,8 @@ Nothing is allocated and nothing is run.
 """
 
 import importlib.metadata
-import importlib.util
 import time
 from typing import TYPE_CHECKING
-
-from flair_jax.errors import UserError
 
 if TYPE_CHECKING:  # JAX is imported once the environment is set
     import jax
@@ -17,39 +14,7 @@ if TYPE_CHECKING:  # JAX is imported once the environment is set
     from flair_jax.aot.figures import Chip, Figures
 
 
-# What libtpu and JAX would otherwise query from the machine, which has no TPU. No TPU is opened, so
-# libtpu's lock, which lets only one process use a machine's TPUs, is not needed.
-NO_TPU_HERE = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-}
-
-
-def topology_devices(name: str) -> "list[jax.Device]":
-    """The devices of a TPU topology, to compile for; there need be none on this machine.
-
-    Raises:
-        UserError: the TPU compiler is not installed, or does not know the topology.
-    """
-    if importlib.util.find_spec("libtpu") is None:
-        raise UserError(
-            f"--topology={name} needs the TPU compiler, libtpu, which is not installed: "
-            'pip install -e ".[tpu]", or leave --topology out to compile for the devices at hand'
-        )
-    from jax.experimental import topologies
-
-    # As Cloud TPU runs it: both cores of a v4 chip as one device, which is v5p's default.
-    options = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
-    try:
-        return topologies.get_topology_desc(name, platform="tpu", **options).devices
-    except RuntimeError as error:
-        raise UserError(
-            f"the TPU compiler takes no --topology={name} ({error}): a topology is "
-            "generation:shape, such as v5e:2x4, v5p:2x2x2 or v6e:16x16"
-        ) from error
+MANY = 20  # collectives in a step: the gradients' and the losses' are fewer
 
 
 def compile_and_show(
@@ -67,6 +32,7 @@ def compile_and_show(
 
     from flair_jax.aot.figures import CHIPS, figures_of, usable_memory
     from flair_jax.aot.programs import lower_train_step
+    from flair_jax.runtime import arithmetic
 
     devices = mesh.devices.flatten()
     crop = f", crops of {config.crop_size}" if config.crop_size else ""
@@ -78,6 +44,7 @@ def compile_and_show(
         ("chips", f"{mesh.size} x {devices[0].device_kind}, {hosts} host(s)"),
         ("compiler", _versions(devices[0].platform)),
     )  # fmt: skip
+    arithmetic.set_precision(config.matmul_precision, devices[0].platform)
     lowered, started = lower_train_step(config, patch_size, mesh), time.monotonic()
     try:
         compiled = lowered.compile()
@@ -89,12 +56,20 @@ def compile_and_show(
     show(("compiled in", f"{time.monotonic() - started:.0f} s"))
     figures, memory = figures_of(compiled), usable_memory(devices[0])
     chip = CHIPS.get(devices[0].device_kind)
-    show(*rows(figures, memory, chip, config.batch_size, mesh.size))
+    products = config.dtype
+    if products == "float32" and config.matmul_precision == "tf32":
+        products = "tf32"
+    show(*rows(figures, memory, chip, config.batch_size, mesh.size, products))
     return memory is None or figures.memory <= memory
 
 
 def rows(
-    figures: "Figures", memory: float | None, chip: "Chip | None", batch_size: int, chips: int
+    figures: "Figures",
+    memory: float | None,
+    chip: "Chip | None",
+    batch_size: int,
+    chips: int,
+    products: str,
 ) -> list[tuple[str, str]]:
     """The table's rows: name and value.
 
@@ -104,10 +79,11 @@ def rows(
         chip: its peak figures, None if not known.
         batch_size: the global one.
         chips: their number.
+        products: "float32", "tf32" or "bfloat16".
     """
     return [
         *_memory_rows(figures, memory),
-        *_work_rows(figures, chip, batch_size, chips),
+        *_work_rows(figures, chip, batch_size, chips, products),
         *_collective_rows(figures),
     ]
 
@@ -124,33 +100,40 @@ def _memory_rows(figures: "Figures", memory: float | None) -> list[tuple[str, st
         ("  aliased", f"{_gib(figures.aliased)} (outputs in the arguments' place)"),
         ("  temporaries", _gib(figures.temporaries)),
         ("  generated code", _gib(figures.code)),
+        *([("  not counted", "the workspaces of cuDNN's convolutions")] if figures.on_gpu else []),
     ]
 
 
 def _work_rows(
-    figures: "Figures", chip: "Chip | None", batch_size: int, chips: int
+    figures: "Figures", chip: "Chip | None", batch_size: int, chips: int, products: str
 ) -> list[tuple[str, str]]:
+    names = "operations of a chip", "memory traffic of a chip", "roofline", "images per second"
+    if figures.flops is None or figures.traffic is None:
+        unknown = "unknown: a step with config.accumulate_steps has a loop"
+        return [(name, unknown) for name in names]
     operations, traffic = f"{figures.flops / 1e9:,.1f} GFLOP", f"{figures.traffic / 1e9:,.2f} GB"
     roofline = speed = "unknown, as this chip's peak figures are"
     if chip is not None:
-        computing, moving = figures.seconds(chip)
-        operations += f", {_ms(computing)} at {chip.flops / 1e12:g} TFLOP/s (bfloat16)"
+        if products not in chip.flops:
+            products = "bfloat16"
+        computing, moving = figures.flops / chip.flops[products], figures.traffic / chip.bandwidth
+        peak = f"{chip.flops[products] / 1e12:g} TFLOP/s ({products})"
+        operations += f", {_ms(computing)} at {peak}"
         traffic += f", {_ms(moving)} at {chip.bandwidth / 1e9:g} GB/s"
         longer = max(computing, moving)
         bound = "operations" if computing >= moving else "memory traffic"
         roofline = f"{_ms(longer)} a step, bound by {bound}"
         speed = f"{batch_size / longer:,.0f}, {batch_size / longer / chips:,.0f} a chip"
-    return [
-        ("operations of a chip", operations),
-        ("memory traffic of a chip", traffic),
-        ("roofline", roofline),
-        ("images per second", speed),
-    ]
+    return list(zip(names, (operations, traffic, roofline, speed), strict=True))
 
 
 def _collective_rows(figures: "Figures") -> list[tuple[str, str]]:
     found = sorted(figures.collectives.items())
     rows = [(kind, f"{all_.count}, {all_.bytes / 1e6:,.1f} MB a chip") for kind, all_ in found]
+    if figures.on_gpu and sum(all_.count for _, all_ in found) > MANY:
+        rows.append(
+            ("  most of them", "batch statistics; config.batch_norm=per_device needs none of these")
+        )
     return rows or [("collectives", "none")]
 
 

@@ -97,7 +97,12 @@ def run(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         values, folder = configuration(config, changes, workdir, trained=trained)
+        from flair_jax.runtime import arithmetic
+
+        if values.deterministic:
+            arithmetic.fix_order()
         distributed.start(**hosts)
+        import jax
         from absl import logging
 
         from flair_jax.data import synthetic
@@ -105,6 +110,7 @@ def run(
 
         logging.set_verbosity(logging.ERROR)  # Orbax logs every save
         compilation_cache.use(values.compilation_cache)
+        arithmetic.set_precision(values.matmul_precision, jax.default_backend())
         storage.check_reachable(folder, "--workdir")
         if values.synthetic.use:
             values = synthetic.prepare(values)

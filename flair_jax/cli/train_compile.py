@@ -10,6 +10,8 @@ EXAMPLES = (
     "flair-jax train-compile --config=baseline --batch_size=8",
     "flair-jax train-compile --config=baseline --topology=v5e:2x4 --batch_size=64 \\\n"
     "      --config.dtype=bfloat16",
+    "flair-jax train-compile --config=baseline --topology=h100:8 --batch_size=64 \\\n"
+    "      --config.dtype=bfloat16",
 )
 
 
@@ -19,9 +21,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--topology",
-        metavar="TPUS",
-        help="to compile for, as generation:shape, such as v5e:2x4, v5p:2x2x2 or v6e:16x16 "
-        "(extra `tpu`); the devices at hand, if not given",
+        metavar="DEVICES",
+        help="to compile for: TPUs as generation:shape, such as v5e:2x4, v5p:2x2x2 or v6e:16x16 "
+        "(extra `tpu`); GPUs as card:number or card:hosts x number, such as h100:8 or a100:2x8 "
+        "(extra `gpu-compile`); the devices at hand, if not given",
     )
     add("--batch_size", type=int, metavar="N", help="global batch size (config.batch_size)")
     add(
@@ -32,13 +35,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compiles and prints the table; returns the exit status, which is 1 if it does not fit."""
-    from flair_jax.aot import train_compile
+    from flair_jax.aot import topologies, train_compile
 
     if args.topology:
-        for name, value in train_compile.NO_TPU_HERE.items():  # before JAX is imported
+        for name, value in topologies.ENVIRONMENT.items():  # before JAX is imported
             os.environ.setdefault(name, value)
     config = config_flags.read(args.config, args.changes)
     from flair_jax import config as configuration
+    from flair_jax.runtime import arithmetic
     from flair_jax.runtime.sharding import check_batch_size, make_mesh
 
     flag = "config.batch_size"
@@ -48,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
         configuration.check_patch_size(config, args.patch_size, args.patch_size)
     except UserError as error:
         raise UserError(f"--patch_size={args.patch_size}: {error}") from error
-    mesh = make_mesh(train_compile.topology_devices(args.topology) if args.topology else None)
+    if config.deterministic:
+        arithmetic.fix_order()
+    mesh = make_mesh(topologies.topology_devices(args.topology) if args.topology else None)
     config.batch_size = configuration.batch_size(config, mesh.size)
     check_batch_size(config.batch_size, mesh, flag, config.accumulate_steps)
     train_compile.show(("train step of", config_flags.stem(args.config)))

@@ -20,7 +20,7 @@ from flair_jax.evaluation.evaluate import EvalStep, make_eval_step
 from flair_jax.inference.georeference import common_pixel_size
 from flair_jax.models.functional import Arrays, split_model
 from flair_jax.models.spec import FILE, ModelSpec
-from flair_jax.runtime import checksums, console
+from flair_jax.runtime import arithmetic, checksums, console
 from flair_jax.runtime.atomic_io import atomic_write
 from flair_jax.runtime.sharding import check_batch_size, from_first, largest, make_mesh, replicate
 from flair_jax.runtime.storage import is_remote
@@ -316,4 +316,7 @@ def log_start(experiment: Experiment, lines: list[str]) -> None:
             f"augment  radiometry of {', '.join(changed)}"
             + (f"; {', '.join(rest)} unchanged (config.radiometry.keep)" if rest else "")
         )
+    device, config = experiment.mesh.devices.flat[0], experiment.config
+    if products := arithmetic.describe(config.dtype, config.matmul_precision, device):
+        described.append(f"products {products}")
     console.log("\n".join([*described, *lines, f"workdir  {experiment.workdir}"]))

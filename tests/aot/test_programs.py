@@ -7,7 +7,7 @@ import pytest
 from flair_jax import config as configuration
 from flair_jax.aot import programs
 from flair_jax.aot.figures import figures_of
-from flair_jax.aot.train_compile import NO_TPU_HERE, topology_devices
+from flair_jax.aot.topologies import ENVIRONMENT, topology_devices
 from flair_jax.evaluation import evaluate, predict
 from flair_jax.inference import tile_predictor
 from flair_jax.models import resnet
@@ -33,7 +33,7 @@ PROGRAMS = {
 
 @pytest.fixture
 def mesh(monkeypatch):
-    for name, value in NO_TPU_HERE.items():
+    for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     # One block in each stage: compiled in half the time.
     monkeypatch.setattr(resnet, "STAGES", tuple((width, 1) for width, _ in resnet.STAGES))

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flair_jax.aot import train_compile
-from flair_jax.aot.figures import CHIPS, Chip, Collective, Figures, collectives
+from flair_jax.aot import topologies, train_compile
+from flair_jax.aot.figures import CHIPS, Chip, Figures
+from flair_jax.aot.hlo import Collective, Kernels, collectives, kernels
 from flair_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +62,8 @@ ENTRY %main (p: f32[64]) -> f32[64] {
   %all-reduce.1 = (f32[3,3,8,8]{3,2,1,0:T(8,128)}, /*index=1*/f32[]{:T(128)}) all-reduce(%a, %b)
   %all-reduce-start = (bf16[16]{0}, pred[3]{0}) all-reduce-start(%c, %d), channel_id=3
   %all-reduce-done = (bf16[16]{0}, pred[3]{0}) all-reduce-done(%all-reduce-start)
+  %ars.2 = ((f32[6]{0}), f32[6]{0}) all-reduce-start(%x), channel_id=9, replica_groups={{0,1}}
+  %ars.3 = ((f32[2]{0}, s8[3]{0}), (f32[2]{0}, s8[3]{0})) all-reduce-start(%y, %z), channel_id=10
   %all-gather-start = ((s4[5]{0}, u8[2,2]{1,0}), (s4[20]{0}, u8[8,2]{1,0})) all-gather-start(%e, %f)
   %all-gather-done = (s4[20]{0}, u8[8,2]{1,0}) all-gather-done(%all-gather-start)
   %cp = (f32[7]{0}, f32[7]{0}, u32[]{:S(2)}, u32[]) collective-permute-start(%g), channel_id=5
@@ -75,13 +78,54 @@ ENTRY %main (p: f32[64]) -> f32[64] {
 
 def test_collectives_are_counted_once_by_kind():
     assert collectives(HLO) == {
-        "all-reduce": Collective(4, 64 * 4 + (3 * 3 * 8 * 8 + 1) * 4 + 16 * 2 + 3 + 9 * 2),
+        "all-reduce": Collective(
+            6, 64 * 4 + (3 * 3 * 8 * 8 + 1) * 4 + 16 * 2 + 3 + 9 * 2 + 24 + 8 + 3
+        ),
         "all-gather": Collective(1, 10 + 16),
         "collective-permute": Collective(1, 28),
         "reduce-scatter": Collective(1, 16),
         "all-to-all": Collective(1, 10),
     }
     assert collectives("ROOT %sum = f32[] add(%a, %b)") == {}
+
+
+GPU = """
+HloModule jit_step
+
+%fused_add (param_0: f32[8,4], param_1: f32[4]) -> f32[4] {
+  %param_0 = f32[8,4]{1,0} parameter(0)
+  %param_1 = f32[4]{0} parameter(1)
+  %slice.1 = f32[1,4]{1,0} slice(%param_0), slice={[0:1], [0:4]}
+  ROOT %add.1 = f32[4]{0} add(%slice.1, %param_1)
+}
+
+ENTRY %main (x: bf16[2,6,6,3], k: bf16[8,3,3,3]) -> (f32[4]) {
+  %x = bf16[2,6,6,3]{3,2,1,0} parameter(0)
+  %k = bf16[8,3,3,3]{3,2,1,0} parameter(1)
+  %forward = (bf16[2,6,6,8]{3,2,1,0}, u8[0]{0}) custom-call(%x, %k), CALL convForward"
+  %y = bf16[2,6,6,8]{3,2,1,0} get-tuple-element(%forward), index=0
+  %filter = (bf16[8,3,3,3]{3,2,1,0}, u8[0]{0}) custom-call(%x, %y), CALL convBackwardFilter"
+  %input = (bf16[2,6,6,3]{3,2,1,0}, u8[0]{0}) custom-call(%y, %k), CALL convBackwardInput"
+  %a = f32[8,4]{1,0} constant({...})
+  %b = f32[4]{0} constant({...})
+  %sum = f32[4]{0} fusion(%a, %b), kind=kLoop, calls=%fused_add
+  %copied = f32[4]{0} copy(%sum)
+  ROOT %result = (f32[4]{0}) tuple(%copied)
+}
+""".replace(
+    "CALL ",
+    'window={size=3x3 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$',
+)
+
+
+def test_kernels_of_a_gpu():
+    image, kernel, output = 2 * 6 * 6 * 3, 8 * 3 * 3 * 3, 2 * 6 * 6 * 8
+    assert kernels(GPU) == Kernels(
+        flops=3 * 2 * output * 27,
+        convolutions=3 * 2 * (image + kernel + output),
+        others=(4 + 4 + 4) * 4 + 2 * 4 * 4,  # of the first argument only a slice is read
+    )
+    assert kernels(GPU.replace("copy(%sum)", "while(%sum), condition=%c, body=%d")) is None
 
 
 FIGURES = Figures(
@@ -95,15 +139,17 @@ def test_memory_counts_what_lies_in_the_same_place_once():
 
 
 @pytest.mark.parametrize(
-    ("chip", "seconds", "roofline", "speed"),
+    ("peaks", "bandwidth", "products", "roofline", "speed"),
     [
-        (Chip(2e14, 1e12, 1), (0.02, 0.003), "20.00 ms a step, bound by operations", "400, 50 a"),
-        (Chip(2e15, 1e11, 1), (0.002, 0.03), "30.00 ms a step, bound by memory", "267, 33 a"),
+        ({"bfloat16": 2e14}, 1e12, "bfloat16", "20.00 ms a step, bound by operations", "400, 50 a"),
+        ({"bfloat16": 2e14}, 1e12, "float32", "20.00 ms a step, bound by operations", "400, 50 a"),
+        ({"bfloat16": 9e14, "tf32": 2e14}, 1e12, "tf32", "20.00 ms a step, bound by op", "400, 50"),
+        ({"bfloat16": 2e15}, 1e11, "bfloat16", "30.00 ms a step, bound by memory", "267, 33 a"),
     ],
 )
-def test_roofline_is_the_longer_of_two_times(chip, seconds, roofline, speed):
-    assert FIGURES.seconds(chip) == pytest.approx(seconds)
-    rows = dict(train_compile.rows(FIGURES, 2**30, chip, batch_size=8, chips=8))
+def test_roofline_is_the_longer_of_two_times(peaks, bandwidth, products, roofline, speed):
+    chip = Chip(peaks, bandwidth, 1)
+    rows = dict(train_compile.rows(FIGURES, 2**30, chip, 8, 8, products))
     assert rows["roofline"].startswith(roofline)
     assert rows["images per second"].startswith(speed)
     assert rows["all-reduce"] == "2, 5.0 MB a chip"
@@ -138,7 +184,7 @@ def test_a_step_that_does_not_fit():
         "import sys\n"
         "from flair_jax.aot import figures\n"
         "from flair_jax.cli.commands import main\n"
-        "figures.CHIPS['cpu'] = figures.Chip(1e12, 1e11, 2**27)\n"
+        "figures.CHIPS['cpu'] = figures.Chip({'bfloat16': 1e12}, 1e11, 2**27)\n"
         "sys.exit(main(['train-compile', *sys.argv[1:]]))\n"
     )
     done = run(*SMALL, "--config.batch_size=2", devices=1, script=("-c", script))
@@ -183,10 +229,19 @@ def test_mistakes_end_with_a_message(flags, status, expected):
     assert "compiled in" not in done.stdout
 
 
-def test_topology_without_the_tpu_compiler(monkeypatch):
+@pytest.mark.parametrize(("name", "extra"), [("v5e:2x4", "tpu"), ("h100:8", "gpu-compile")])
+def test_topology_without_its_compiler(name, extra, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"--topology=v5e:2x4 needs .*pip install -e \"\.\[tpu\]\""):
-        train_compile.topology_devices("v5e:2x4")
+    with pytest.raises(
+        UserError, match=rf'--topology={name} needs .*pip install -e "\.\[{extra}\]"'
+    ):
+        topologies.topology_devices(name)
+
+
+@pytest.mark.parametrize("name", ["h100:", "h100:0", "a100:2x", "a100:2x2x8", "h100:8 ", "h100"])
+def test_gpus_that_cannot_be(name):
+    with pytest.raises(UserError, match=f"--topology={name} is not card:number"):
+        topologies.topology_devices(name)
 
 
 @needs_libtpu
@@ -201,7 +256,7 @@ def test_topology_that_there_is_not(name):
 
 PROBE = """
 import jax, jax.numpy as jnp
-from flair_jax.aot.train_compile import topology_devices
+from flair_jax.aot.topologies import topology_devices
 for name in ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"):
     devices = topology_devices(name)
     one = jax.sharding.SingleDeviceSharding(devices[0])
@@ -215,14 +270,14 @@ for name in ("v4:2x2x1", "v5e:2x2", "v5p:2x2x1", "v6e:2x2"):
 
 @needs_libtpu
 def test_the_tables_memory_is_the_compilers(monkeypatch):
-    for name, value in train_compile.NO_TPU_HERE.items():
+    for name, value in topologies.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     done = run(script=("-c", PROBE))
     limits = re.findall(r"4 (.+) \| RESOURCE_EXHAUSTED.* HBM \(([\d.]+)G\)", done.stdout)
-    assert len(limits) == len(CHIPS), done.stdout + done.stderr
-    assert {kind: float(size) * 2**30 for kind, size in limits} == pytest.approx(
-        {kind: chip.memory for kind, chip in CHIPS.items()}, rel=0.01
-    )
+    memory = {kind: chip.memory for kind, chip in CHIPS.items() if kind.startswith("TPU")}
+    assert len(limits) == len(memory), done.stdout + done.stderr
+    found = {kind: float(size) * 2**30 for kind, size in limits}
+    assert found == pytest.approx(memory, rel=0.01)
 
 
 @needs_libtpu
@@ -237,4 +292,4 @@ def test_chips_that_are_not_here():
     assert "ms a step, bound by memory traffic" in rows["roofline"]
     size = re.match(r"\d+, ([\d.]+) MB a chip$", rows["all-reduce"])[1]
     assert float(size) >= 2 * PARAMETERS / 1e6  # in bfloat16, as the products that they sum
-    assert CHIPS["TPU v5 lite"].flops == 197e12
+    assert CHIPS["TPU v5 lite"].flops["bfloat16"] == 197e12

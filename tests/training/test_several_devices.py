@@ -99,7 +99,7 @@ def test_parts_recomputing_and_statistics_of_each_device():
 FORWARD = """
 import json, jax, jax.numpy as jnp
 from flair_jax import config as configuration
-from flair_jax.aot.figures import collectives
+from flair_jax.aot.hlo import collectives
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import batch_sharding, make_mesh, replicated
 from flair_jax.models.functional import merge_model, split_model

@@ -1,9 +1,8 @@
 """The CPU's form of the network's operations: arrays (N, H, W, C), summed in another order.
 
 What is slow in the plain form there: kernel gradients, whose sums run over all pixels at once and
-miss the caches; maps smaller than the kernel; maps doubled before they are convolved; the gradient
-of a maximum; and counting by a matrix product. The functions are described in
-`flair_jax.models.ops.Ops`.
+miss the caches; maps smaller than the kernel; maps doubled before they are convolved; and counting
+by a matrix product. The functions are described in `flair_jax.models.ops.Ops`.
 """
 
 import functools
@@ -12,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flair_jax.models.ops._cells import cell_taps, pool_neighbours
+from flair_jax.models.ops._cells import cell_taps
 from flair_jax.models.ops.plain import (
     add_to_rows,
     best_class,
@@ -20,6 +19,7 @@ from flair_jax.models.ops.plain import (
     class_layout,
     enter,
     leave,
+    max_pool,
     moments,
     scale_and_shift,
 )
@@ -87,13 +87,6 @@ def _doubled_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     rows = [jnp.stack([phase(a, 0), phase(a, 1)], axis=3) for a in range(2)]
     return jnp.stack(rows, axis=2).reshape(n, 2 * h, 2 * w, -1)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    n, h, w, c = x.shape
-    even, odd = jnp.moveaxis(x.reshape(n, h, w // 2, 2, c), 3, 0)
-    before = jnp.pad(odd[:, :, :-1], ((0, 0), (0, 0), (1, 0), (0, 0)))
-    return pool_neighbours(before, even, odd)
 
 
 def count_pairs(labels: jax.Array, predictions: jax.Array, num_classes: int) -> jax.Array:

@@ -6,7 +6,8 @@ functions are described in `flair_jax.models.ops.Ops`.
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+
+from flair_jax.models.ops._cells import pool_neighbours
 
 
 def enter(image: jax.Array) -> jax.Array:
@@ -36,9 +37,13 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
 def full_precision(x: jax.Array) -> jax.lax.Precision | None:
     """The precision in which products of float32 are not rounded, on every platform.
 
-    TPUs and newer GPUs would otherwise multiply in bfloat16 or TF32.
+    TPUs and newer GPUs would otherwise multiply in bfloat16 or TF32. JAX's own setting
+    `jax_default_matmul_precision` comes first where it is set.
     """
-    return jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
+    chosen = jax.config.values["jax_default_matmul_precision"]
+    if x.dtype != jnp.float32 or chosen is not None:
+        return None
+    return jax.lax.Precision.HIGHEST
 
 
 def upsampled_convolution(x: jax.Array, skip: jax.Array | None, kernel: jax.Array) -> jax.Array:
@@ -53,7 +58,12 @@ def upsample(x: jax.Array) -> jax.Array:
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-    return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    # As comparisons: the gradient of XLA's own is a scatter, on GPUs in no fixed order, and slow on
+    # CPUs.
+    n, h, w, c = x.shape
+    even, odd = jnp.moveaxis(x.reshape(n, h, w // 2, 2, c), 3, 0)
+    before = jnp.pad(odd[:, :, :-1], ((0, 0), (0, 0), (1, 0), (0, 0)))
+    return pool_neighbours(before, even, odd)
 
 
 def moments(x: jax.Array, around: jax.Array) -> tuple[jax.Array, jax.Array, int]:
@@ -66,7 +76,8 @@ def scale_and_shift(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Arr
 
 
 def add_to_rows(x: jax.Array, values: jax.Array) -> jax.Array:
-    return x + values.astype(x.dtype)
+    # In float32, so that the gradient of the values, a sum over all pixels, is not rounded.
+    return (x.astype(jnp.float32) + values).astype(x.dtype)
 
 
 def class_layout(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array, int]:
