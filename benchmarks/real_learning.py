@@ -261,7 +261,7 @@ def run(args: argparse.Namespace, side: str, seed: int, data: dict[str, Any]) ->
         np.savez(weights_file(args, side, seed), **weights)  # type: ignore[arg-type]
     print(f"{side}, seed {seed}: test mIoU {miou(test, spec.nomenclature):.4f}", flush=True)
     return {
-        "losses": losses,
+        "losses": [round(loss, 5) for loss in losses],
         "val": curve,
         "test": {group: matrix.tolist() for group, matrix in test.items()},
         "test_miou": miou(test, spec.nomenclature),
