@@ -3,6 +3,7 @@
 from typing import Any
 
 from flair_jax.data import input_pipeline
+from flair_jax.data.input_pipeline import Reading
 from flair_jax.errors import UserError
 from flair_jax.evaluation import evaluate, predict, tables
 from flair_jax.evaluation.evaluate import NoMasksError, evaluate_checkpoint
@@ -35,8 +36,7 @@ def score_and_predict(experiment: Experiment) -> dict[str, Any] | None:
     watched = experiment.monitor.ema
     options = {
         "batch_size": experiment.eval_batch_size,
-        "num_workers": config.num_workers,
-        "prefetch_mb": config.prefetch_mb,
+        "reading": Reading.of(config),
         "reuse": True,
     }
     metrics = None
