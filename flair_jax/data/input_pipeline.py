@@ -64,6 +64,9 @@ class Reading:
         return cls(config.num_workers, config.num_threads, config.prefetch_mb)
 
 
+THREADED = Reading()
+
+
 class PatchRecords:
     """Random access to the decoded records of a split; a damaged one raises a UserError.
 
@@ -421,7 +424,7 @@ def batches(
     refused_values: Sequence[int] = (),
     keep: Sequence[str] = (),
     bands: Sequence[str] | None = None,
-    reading: Reading = Reading(),
+    reading: Reading = THREADED,
 ) -> Iterator[Batch]:
     """The batches in `order`.
 

@@ -17,6 +17,7 @@ from rasterio.transform import Affine
 
 from flair_jax.config import eval_batch_size
 from flair_jax.data.input_pipeline import (
+    THREADED,
     Batch,
     Reading,
     Split,
@@ -143,7 +144,7 @@ def predict_checkpoint(
     *,
     batch_size: int,
     output: epath.PathLike,
-    reading: Reading = Reading(),
+    reading: Reading = THREADED,
     ema: bool | None = None,
     adapt: str = "",
     overlays: int | None = 0,

@@ -147,9 +147,7 @@ def test_damaged_records_are_one_error_that_names_the_shard(directory, tmp_path)
     split = input_pipeline.open_split(copy, "train")
     for reading in (Reading(), Reading(workers=1)):
         with pytest.raises(UserError) as caught:
-            list(
-                input_pipeline.batches(split, np.arange(16)[None], reading=Reading(workers=workers))
-            )
+            list(input_pipeline.batches(split, np.arange(16)[None], reading=reading))
         assert f"{shard} is damaged: record 11 of its split cannot be read (" in str(caught.value)
         assert f"flair-jax doctor --data_dir={copy}" in str(caught.value)
 
