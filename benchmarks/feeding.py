@@ -14,7 +14,8 @@ import argparse
 import dataclasses
 import tempfile
 import time
-from typing import Any
+from typing import Any, cast
+from unittest import mock
 
 import jax
 import numpy as np
@@ -23,9 +24,8 @@ from record import write_record
 
 from flair_jax import config as configuration
 from flair_jax.runtime.sharding import make_mesh
-from flair_jax.training import loop, setup
+from flair_jax.training import image_summaries, loop, setup
 from flair_jax.training.checkpoints import Checkpoints
-from flair_jax.training.schedules import Progress
 from flair_jax.training.state import TrainState
 
 Batch = dict[str, jax.Array]
@@ -80,7 +80,7 @@ class Device:
         self.between = "within epochs"
         values = {"loss": 1.0, "grad_norm": 1.0, "finite": True, "stop": False}
         facts = {name: Later(ready, value) for name, value in values.items()}
-        return dataclasses.replace(state, step=np.int32(state.step + 1)), facts
+        return dataclasses.replace(state, step=state.step + 1), facts
 
     def eval_step(self, params: Any, batch_stats: Any, batch: Batch) -> dict[str, Later]:
         """As a jitted evaluation step."""
@@ -110,7 +110,7 @@ def measure(args: argparse.Namespace, rate: float) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         experiment = setup.make_experiment(config, epath.Path(folder) / "run", make_mesh())
         device = Device(rate, len(experiment.spec.nomenclature))
-        many = {
+        many: dict[str, Any] = {
             name: split.subset(np.arange(count) % len(split))
             for name, split, count in (
                 ("train", experiment.train, args.patches),
@@ -118,14 +118,15 @@ def measure(args: argparse.Namespace, rate: float) -> dict[str, float]:
             )
         }
         experiment = dataclasses.replace(
-            experiment, **many, train_step=device, eval_step=device.eval_step,
+            experiment, **many, train_step=device, eval_step=cast(Any, device.eval_step),
             steps_per_epoch=args.patches // args.batch_size,
         )  # fmt: skip
         setup.make_workdir(experiment)
         checkpoints = Checkpoints(experiment.workdir / "checkpoints", max_to_keep=1)
         state, progress, _ = setup.start(experiment, checkpoints)
         started = time.perf_counter()
-        train(experiment, checkpoints, state, progress)
+        with mock.patch.object(image_summaries, "make_predict_step", instant_prediction):
+            loop.train(experiment, checkpoints, state, progress)
         seconds = time.perf_counter() - started
         checkpoints.close()
     training = args.epochs * experiment.steps_per_epoch * args.batch_size / rate
@@ -137,21 +138,9 @@ def measure(args: argparse.Namespace, rate: float) -> dict[str, float]:
     }
 
 
-def train(
-    experiment: setup.Experiment, checkpoints: Checkpoints, state: TrainState, progress: Progress
-) -> None:
-    """`loop.train`, whose images are predicted in no time."""
-    instant = loop.ImageSummaries.__init__
-
-    def init(self: Any, *arguments: Any) -> None:
-        instant(self, *arguments)
-        self._predict = lambda params, batch_stats, batch: np.zeros(batch["mask"].shape, np.uint8)
-
-    loop.ImageSummaries.__init__ = init  # type: ignore[method-assign]
-    try:
-        loop.train(experiment, checkpoints, state, progress)
-    finally:
-        loop.ImageSummaries.__init__ = instant  # type: ignore[method-assign]
+def instant_prediction(*arguments: Any, **options: Any) -> Any:
+    """As `make_predict_step`, of a prediction that takes no time."""
+    return lambda params, batch_stats, batch: np.zeros(batch["mask"].shape, np.uint8)
 
 
 def main() -> None:

@@ -242,7 +242,7 @@ def predict_checkpoint(
                         )
                     names.add(path)
                     draw = part.indices[number * batch_size + rows[i]] in with_overlay
-                    writing.append(writers.submit(write, path, classes[i], batch, i, draw))
+                    writing.append(writers.submit(write, path, classes[i], batch, int(i), draw))
         for future in writing:
             future.result()
     wait_for_hosts("predictions: files written")

@@ -34,7 +34,7 @@ def score_and_predict(experiment: Experiment) -> dict[str, Any] | None:
         console.log(f"no test score: {error}")
         return None
     watched = experiment.monitor.ema
-    options = {
+    options: dict[str, Any] = {
         "batch_size": experiment.eval_batch_size,
         "reading": Reading.of(config),
         "reuse": True,
