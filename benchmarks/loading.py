@@ -50,7 +50,8 @@ def main() -> None:
 
     def our_batches(patches: int, workers: int, threads: int | None = None) -> Iterable[int]:
         order = first_steps(split, args.batch_size, 0, patches // args.batch_size)
-        for batch in input_pipeline.batches(split, order, num_workers=workers, num_threads=threads):
+        reading = input_pipeline.Reading(workers, threads or 0)
+        for batch in input_pipeline.batches(split, order, reading=reading):
             yield len(batch["image"])
 
     def peer_batches(patches: int, workers: int) -> Iterable[int]:

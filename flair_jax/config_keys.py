@@ -151,8 +151,13 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
             at_least(0), changeable=True,
         ),
         Key(
+            "num_threads", 0, "Threads that read patches, in each process.",
+            at_least(0, "one per CPU, four at most"), changeable=True,
+        ),
+        Key(
             "prefetch_mb", 256,
-            "MiB of batches that are read ahead, but one batch at least.",
+            "MiB of batches that are read ahead, of training and of validation each, but one batch "
+            "at least.",
             at_least(1), changeable=True,
         ),
     ),

@@ -5,12 +5,14 @@ and one device, eight, or several hosts train on the same batches.
 """
 
 import dataclasses
+import functools
 import re
 import resource
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import grain
+import ml_collections
 import numpy as np
 from absl import flags
 from etils import epath
@@ -31,12 +33,38 @@ Batch = dict[str, np.ndarray]
 # Folders of TFDS's builders: FLAIR #1 and #2, users' own images, FLAIR-HUB.
 BUILDERS = ("flair", "own_data", "flair_hub")
 PADDING = -1  # the index that stands for no sample
-PREFETCH_MB = 256
+THREADS = 4  # by default at most
 PREFETCH_BATCHES = 8  # at most, but for more threads
 OTHER_FILES = 256  # that a process has open besides shards, generously
 
 # The fields that are copied to the device; the others stay on the host.
 DEVICE_FIELDS = ("image", "mask", "metadata", "valid")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How patches are read; what is read does not depend on it.
+
+    Attributes:
+        workers: processes that read; 0 reads in threads of this one.
+        threads: threads of each process that read; 0 for one per CPU, but four at most. The
+            interpreter's lock is held for about a quarter of the work, so that more than four are
+            of use with slow disks only.
+        prefetch_mb: MiB of batches that are read ahead, but one batch at least. A thread reads a
+            batch, so that large batches need more for all threads to work.
+    """
+
+    workers: int = 0
+    threads: int = 0
+    prefetch_mb: int = 256
+
+    @classmethod
+    def of(cls, config: ml_collections.ConfigDict) -> "Reading":
+        """As a configuration has it."""
+        return cls(config.num_workers, config.num_threads, config.prefetch_mb)
+
+
+THREADED = Reading()
 
 
 class PatchRecords:
@@ -322,17 +350,81 @@ def eval_order(num_samples: int, batch_size: int) -> np.ndarray:
     return order.reshape(steps, batch_size)
 
 
+class TrainOrder(Sequence[np.ndarray]):
+    """The batches of a training, one epoch after the other, each in the order of `train_order`.
+
+    A row is an array of sample indices, made when it is needed.
+
+    Args:
+        num_samples, batch_size, seed: see `train_order`.
+        epochs: their number.
+        first: the step from which on it begins, counted from 0 over all epochs.
+        columns: which indices of each batch; all if None.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        epochs: int,
+        *,
+        first: int = 0,
+        columns: np.ndarray | None = None,
+    ) -> None:
+        self._arguments = num_samples, batch_size, seed
+        self._steps, self._epochs, self._first = num_samples // batch_size, epochs, first
+        self._columns = np.arange(batch_size) if columns is None else columns
+
+    def __len__(self) -> int:
+        return self._epochs * self._steps - self._first
+
+    def __getitem__(self, index: Any) -> Any:
+        epoch, step = divmod(self._first + index, self._steps)
+        return _cached_train_order(*self._arguments, epoch)[step, self._columns]
+
+
+@functools.lru_cache(maxsize=2)  # reading ahead goes from one epoch into the next
+def _cached_train_order(num_samples: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    return train_order(num_samples, batch_size, seed, epoch)
+
+
+class Repeated(Sequence[np.ndarray]):
+    """The rows of an order again and again."""
+
+    def __init__(self, order: np.ndarray, times: int) -> None:
+        self._order, self._times = order, times
+
+    def __len__(self) -> int:
+        return self._times * len(self._order)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._order[index % len(self._order)]
+
+
+class _Samples:
+    """The indices of an order, one after the other."""
+
+    def __init__(self, order: Sequence[np.ndarray] | np.ndarray) -> None:
+        self._order, self._columns = order, len(order[0])
+
+    def __len__(self) -> int:
+        return len(self._order) * self._columns
+
+    def __getitem__(self, index: int) -> np.integer:
+        step, column = divmod(int(index), self._columns)
+        return self._order[step][column]
+
+
 def batches(
     split: Split,
-    order: np.ndarray,
+    order: Sequence[np.ndarray] | np.ndarray,
     *,
     metadata_encoding: str = "",
     refused_values: Sequence[int] = (),
     keep: Sequence[str] = (),
     bands: Sequence[str] | None = None,
-    num_workers: int = 0,
-    num_threads: int | None = None,
-    prefetch_mb: int = PREFETCH_MB,
+    reading: Reading = THREADED,
 ) -> Iterator[Batch]:
     """The batches in `order`.
 
@@ -344,12 +436,7 @@ def batches(
         refused_values: mask values that raise an error.
         keep: further features of the data set to add unchanged, such as `id` or `transform`.
         bands: names of the bands to take, in this order; all if None.
-        num_workers: processes that read; 0 reads in threads of this one.
-        num_threads: threads of each process that read; one per CPU, but four at most, if None.
-            The interpreter's lock is held for about a quarter of the work, so that more than four
-            are of use with slow disks only.
-        prefetch_mb: MiB of batches that are read ahead, but one batch at least. A thread reads a
-            batch, so that large batches need more for all threads to work.
+        reading: threads and processes, and how far ahead they read.
 
     Raises:
         UserError: a mask has one of the refused values; the message names it.
@@ -358,23 +445,25 @@ def batches(
         `image` (n, H, W, bands) uint8, `mask` (n, H, W) uint8, `sample` (n,) bool (False for
         padding), `valid` (n,) bool (False for padding and for patches without mask).
     """
+    if not len(order):
+        return iter(())
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads flags, which are not parsed in a notebook
     bands = split.data.bands if bands is None else bands
-    threads = num_threads or min(4, available_cpus())
+    threads = reading.threads or min(THREADS, available_cpus())
     read = _ReadPatch(split, metadata_encoding, refused_values, keep, bands)
     height, width = split.patch_size
-    batch_size = order.shape[1]
+    batch_size = len(order[0])
     batch_bytes = batch_size * height * width * (len(bands) + 1)
-    buffer = prefetch_batches(batch_bytes, prefetch_mb, threads, max(1, num_workers))
+    buffer = prefetch_batches(batch_bytes, reading.prefetch_mb, threads, max(1, reading.workers))
     data = (
-        grain.MapDataset.source(order.reshape(-1))
+        grain.MapDataset.source(_Samples(order))
         .map(read)
         .batch(batch_size)
         .to_iter_dataset(grain.ReadOptions(min(threads, buffer), prefetch_buffer_size=buffer))
     )
-    if num_workers:
-        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=num_workers))
+    if reading.workers:
+        data = data.mp_prefetch(grain.MultiprocessingOptions(num_workers=reading.workers))
     return iter(data)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from jax.sharding import Mesh
 
-from flair_jax.data.input_pipeline import PREFETCH_MB, Split, as_text, batches
+from flair_jax.data.input_pipeline import THREADED, Reading, Split, as_text, batches
 from flair_jax.inference.adaptation import (
     FEW,
     adaptation_order,
@@ -41,8 +41,7 @@ def parts(
     batch_stats: Arrays,
     mesh: Mesh,
     *,
-    num_workers: int = 0,
-    prefetch_mb: int = PREFETCH_MB,
+    reading: Reading = THREADED,
 ) -> Iterator[Part]:
     """The whole split with the model's statistics, or its domains with their own.
 
@@ -51,7 +50,7 @@ def parts(
         adapt: "" or "domain"; a domain is what the data set groups its patches by.
         spec, params, batch_stats: of the model.
         mesh: the devices.
-        num_workers, prefetch_mb: see `input_pipeline.batches`.
+        reading: see `input_pipeline.batches`.
     """
     if not adapt:
         yield Part(split, np.arange(len(split)), batch_stats)
@@ -68,7 +67,7 @@ def parts(
         order = adaptation_order(len(part))
         data = batches(
             part, order[:, adaptation_rows(mesh)], metadata_encoding=spec.metadata_encoding,
-            bands=spec.bands, num_workers=num_workers, prefetch_mb=prefetch_mb,
+            bands=spec.bands, reading=reading,
         )  # fmt: skip
         bar = console.progress_bar(data, total=len(order), desc=f"adapt to {name}", unit="batch")
         yield Part(part, indices, adapted_statistics(spec, params, batch_stats, bar, mesh))

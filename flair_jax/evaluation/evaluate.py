@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 
 from flair_jax.config import eval_batch_size
 from flair_jax.data.input_pipeline import (
-    PREFETCH_MB,
+    THREADED,
     Batch,
+    Reading,
     Split,
     dataset_directory,
     on_device,
@@ -43,6 +44,7 @@ from flair_jax.runtime.sharding import (
     gather_texts,
     largest,
     make_mesh,
+    one_behind,
     replicated,
     to_global,
 )
@@ -156,7 +158,7 @@ def accumulate(
             yield eval_step(params, batch_stats, to_global(on_device(batch, stop=stop()), mesh))
 
     valid = []
-    for counts in _one_behind(steps()):
+    for counts in one_behind(steps()):
         loss_sum += float(counts["loss_sum"])
         loss_count += float(counts["loss_count"])
         if counts["stop"]:
@@ -191,17 +193,6 @@ def together(evaluations: Sequence[tuple[Evaluation, np.ndarray]]) -> Evaluation
     )
 
 
-def _one_behind(results: Iterable[dict]) -> Iterable[dict]:
-    """Yields each result after the next one has been dispatched, so that the device stays busy."""
-    previous = None
-    for result in results:
-        if previous is not None:
-            yield previous
-        previous = result
-    if previous is not None:
-        yield previous
-
-
 def evaluate_checkpoint(
     checkpoint: epath.PathLike,
     split: Split,
@@ -209,8 +200,7 @@ def evaluate_checkpoint(
     *,
     batch_size: int,
     loss_normalization: str,
-    num_workers: int = 0,
-    prefetch_mb: int = PREFETCH_MB,
+    reading: Reading = THREADED,
     output: epath.PathLike | None = None,
     ema: bool | None = None,
     adapt: str = "",
@@ -227,7 +217,7 @@ def evaluate_checkpoint(
         mesh: the devices.
         batch_size: global batch.
         loss_normalization: see `losses.cross_entropy_sums`.
-        num_workers, prefetch_mb: see `input_pipeline.batches`.
+        reading: see `input_pipeline.batches`.
         output: folder to write to, or None.
         ema: score the exponential moving average of the weights; None: see `loading.load`.
         adapt: "domain" re-estimates the batch statistics from the images of each domain.
@@ -258,11 +248,10 @@ def evaluate_checkpoint(
     graphdef = nnx.split(spec.abstract_model())[0]
     eval_step = make_eval_step(graphdef, spec, loss_normalization, mesh)
     evaluations = []
-    reading = {"num_workers": num_workers, "prefetch_mb": prefetch_mb}
-    for part in parts(split, adapt, spec, params, batch_stats, mesh, **reading):
+    for part in parts(split, adapt, spec, params, batch_stats, mesh, reading=reading):
         data = split_batches(
             part.split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-            bands=spec.bands, refused_values=spec.refused_values, keep=FIELDS, **reading,
+            bands=spec.bands, refused_values=spec.refused_values, keep=FIELDS, reading=reading,
         )  # fmt: skip
         try:
             evaluation = accumulate(eval_step, params, part.batch_stats, data, mesh)
@@ -329,8 +318,7 @@ def evaluate_run(
         mesh,
         batch_size=eval_batch_size(config, mesh.size),
         loss_normalization=config.loss_normalization,
-        num_workers=config.num_workers,
-        prefetch_mb=config.prefetch_mb,
+        reading=Reading.of(config),
         output=output,
         ema=ema,
         adapt=adapt,

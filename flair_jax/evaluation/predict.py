@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,9 @@ from rasterio.transform import Affine
 
 from flair_jax.config import eval_batch_size
 from flair_jax.data.input_pipeline import (
-    PREFETCH_MB,
+    THREADED,
+    Batch,
+    Reading,
     Split,
     dataset_directory,
     on_device,
@@ -40,6 +43,7 @@ from flair_jax.runtime.sharding import (
     largest,
     local_rows,
     make_mesh,
+    one_behind,
     process_rows,
     replicated,
     to_global,
@@ -47,6 +51,7 @@ from flair_jax.runtime.sharding import (
 )
 from flair_jax.viz import images
 
+WRITERS = 4  # threads that write files while the devices predict
 PredictStep = jax.stages.Wrapped  # (params, batch_stats, batch) -> (N, H, W) uint8
 
 
@@ -86,12 +91,10 @@ def write_prediction(
         "height": classes.shape[0], "width": classes.shape[1],
         "transform": Affine(*transform), "crs": crs or None,
     }  # fmt: skip
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with MemoryFile() as memory:  # so that any path of epath's will do
-            with memory.open(**profile) as raster:
-                raster.write(classes, 1)
-            epath.Path(path).write_bytes(memory.read())
+    with MemoryFile() as memory:  # so that any path of epath's will do
+        with memory.open(**profile) as raster:
+            raster.write(classes, 1)
+        epath.Path(path).write_bytes(memory.read())
 
 
 def overlay(image: np.ndarray, classes: np.ndarray, spec: ModelSpec) -> np.ndarray:
@@ -141,8 +144,7 @@ def predict_checkpoint(
     *,
     batch_size: int,
     output: epath.PathLike,
-    num_workers: int = 0,
-    prefetch_mb: int = PREFETCH_MB,
+    reading: Reading = THREADED,
     ema: bool | None = None,
     adapt: str = "",
     overlays: int | None = 0,
@@ -162,7 +164,7 @@ def predict_checkpoint(
         mesh: the devices.
         batch_size: global batch.
         output: folder to create; an earlier one of that name is replaced.
-        num_workers, prefetch_mb: see `input_pipeline.batches`.
+        reading: see `input_pipeline.batches`.
         ema: predict with the exponential moving average of the weights; None: see `loading.load`.
         adapt: "domain" re-estimates the batch statistics from the images of each domain.
         overlays: number of patches, spread over the split, to write an overlay of; None: all.
@@ -205,26 +207,44 @@ def predict_checkpoint(
     wait_for_hosts("predictions: folder made")
     predict_step = make_predict_step(nnx.split(spec.abstract_model())[0], spec, mesh)
     georeference = ("id", "transform", "crs")
-    reading = {"num_workers": num_workers, "prefetch_mb": prefetch_mb}
     rows = process_rows(mesh, batch_size)
-    for part in parts(split, adapt, spec, params, batch_stats, mesh, **reading):
-        data = split_batches(
-            part.split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-            bands=spec.bands, keep=georeference, **reading,
-        )  # fmt: skip
-        for number, batch in enumerate(data):
-            arrays = to_global(on_device(batch), mesh)
-            classes = local_rows(predict_step(params, part.batch_stats, arrays))
-            for i in np.flatnonzero(batch["sample"]):
-                path = partial / f"PRED_{batch['id'][i]}.tif"
-                if path.exists():
-                    raise UserError(
-                        f"two patches of the split {split.name!r} have the number of {path.name}"
-                    )
-                write_prediction(path, classes[i], batch["transform"][i], str(batch["crs"][i]))
-                if part.indices[number * batch_size + rows[i]] in with_overlay:
-                    image = overlay(batch["image"][i], classes[i], spec)
-                    images.write_png(overlay_partial / f"OVERLAY_{batch['id'][i]}.png", image)
+
+    def write(path: epath.Path, classes: np.ndarray, batch: Batch, i: int, draw: bool) -> None:
+        write_prediction(path, classes, batch["transform"][i], str(batch["crs"][i]))
+        if draw:
+            name = f"OVERLAY_{batch['id'][i]}.png"
+            images.write_png(overlay_partial / name, overlay(batch["image"][i], classes, spec))
+
+    names = set()
+    with ThreadPoolExecutor(WRITERS) as writers, warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        writing: list[Future] = []
+        for part in parts(split, adapt, spec, params, batch_stats, mesh, reading=reading):
+            data = split_batches(
+                part.split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
+                bands=spec.bands, keep=georeference, reading=reading,
+            )  # fmt: skip
+            predicted = (
+                (batch, predict_step(params, part.batch_stats, to_global(on_device(batch), mesh)))
+                for batch in data
+            )
+            for number, (batch, result) in enumerate(one_behind(predicted)):
+                classes = local_rows(result)
+                for future in writing:  # of the batch before: no more are held
+                    future.result()
+                writing = []
+                for i in np.flatnonzero(batch["sample"]):
+                    path = partial / f"PRED_{batch['id'][i]}.tif"
+                    if path in names or path.exists():
+                        raise UserError(
+                            f"two patches of the split {split.name!r} have the number of "
+                            f"{path.name}"
+                        )
+                    names.add(path)
+                    draw = part.indices[number * batch_size + rows[i]] in with_overlay
+                    writing.append(writers.submit(write, path, classes[i], batch, int(i), draw))
+        for future in writing:
+            future.result()
     wait_for_hosts("predictions: files written")
     if first:
         for folder in (output, overlay_folder(output)):
@@ -286,8 +306,7 @@ def predict_run(
         mesh,
         batch_size=eval_batch_size(config, mesh.size),
         output=output,
-        num_workers=config.num_workers,
-        prefetch_mb=config.prefetch_mb,
+        reading=Reading.of(config),
         ema=ema,
         adapt=adapt,
         overlays=overlays,

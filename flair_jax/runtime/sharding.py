@@ -1,7 +1,7 @@
 """Device mesh, shardings, and conversion between process-local and global arrays."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from flair_jax.errors import UserError
 
 DATA_AXIS = "data"
+Result = TypeVar("Result")
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -85,6 +86,15 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda x: jax.make_array_from_callback(x.shape, sharding, np.asarray(x).__getitem__), tree
     )
+
+
+def one_behind(results: Iterable[Result]) -> Iterator[Result]:
+    """Yields each result after the next one has been dispatched, so that the device stays busy."""
+    previous: list[Result] = []
+    for result in results:
+        yield from previous
+        previous = [result]
+    yield from previous
 
 
 def local_rows(array: jax.Array) -> np.ndarray:

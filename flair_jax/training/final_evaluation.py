@@ -3,6 +3,7 @@
 from typing import Any
 
 from flair_jax.data import input_pipeline
+from flair_jax.data.input_pipeline import Reading
 from flair_jax.errors import UserError
 from flair_jax.evaluation import evaluate, predict, tables
 from flair_jax.evaluation.evaluate import NoMasksError, evaluate_checkpoint
@@ -33,10 +34,9 @@ def score_and_predict(experiment: Experiment) -> dict[str, Any] | None:
         console.log(f"no test score: {error}")
         return None
     watched = experiment.monitor.ema
-    options = {
+    options: dict[str, Any] = {
         "batch_size": experiment.eval_batch_size,
-        "num_workers": config.num_workers,
-        "prefetch_mb": config.prefetch_mb,
+        "reading": Reading.of(config),
         "reuse": True,
     }
     metrics = None

@@ -1,5 +1,7 @@
 """Image summaries of every epoch for TensorBoard: validation patches and the confusion matrix."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
+
 import jax
 import numpy as np
 from flax import nnx
@@ -40,6 +42,8 @@ class ImageSummaries:
             bands=spec.bands,
         )  # fmt: skip
         self._batch = on_device(batch)
+        self._thread = ThreadPoolExecutor(1)
+        self._drawing: Future | None = None
         self._names = [as_text(split.records[index]["id"]) for index in self.indices]
 
     def write(
@@ -52,7 +56,7 @@ class ImageSummaries:
         *,
         first: bool,
     ) -> None:
-        """Predicts and writes; every process must call this.
+        """Predicts now, and draws and writes in a thread; every process must call this.
 
         Args:
             writer: receives the images on the first process.
@@ -61,10 +65,35 @@ class ImageSummaries:
             confusion: (classes, classes) counts over the split, rows are the truth.
             first: also write what does not change, the images and their masks.
         """
+        self.wait()
         batch = to_global(self._batch, self._mesh)
         predicted = np.asarray(self._predict(params, batch_stats, batch))
-        if jax.process_index() != 0:
-            return
+        if jax.process_index() == 0:
+            self._drawing = self._thread.submit(
+                self._draw, writer, step, predicted, confusion, first
+            )
+
+    def wait(self) -> None:
+        """Returns when all is written; raises what went wrong in that."""
+        drawing, self._drawing = self._drawing, None
+        if drawing is not None:
+            drawing.result()
+
+    def close(self) -> None:
+        """Waits, and ends the thread."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+
+    def _draw(
+        self,
+        writer: MetricWriter,
+        step: int,
+        predicted: np.ndarray,
+        confusion: np.ndarray,
+        first: bool,
+    ) -> None:
         nomenclature = self._spec.nomenclature
         for index, name, classes in zip(self.indices, self._names, predicted, strict=False):
             summaries = {"prediction": images.paint(classes, nomenclature)}

@@ -3,18 +3,20 @@
 import contextlib
 import dataclasses
 import datetime
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
 
 from flair_jax.config import follows_validation
 from flair_jax.data import input_pipeline
-from flair_jax.data.input_pipeline import on_device
+from flair_jax.data.input_pipeline import Reading, Repeated, Split, TrainOrder, on_device
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import Evaluation, StopRequestedError, accumulate
 from flair_jax.models.functional import Arrays
@@ -86,7 +88,7 @@ def train(
         step = int(state.step)
         writer = stack.enter_context(contextlib.closing(MetricWriter(experiment.workdir, step)))
         run = Loop(experiment, checkpoints, writer, signals)
-        stack.callback(run.profiler.close)
+        stack.callback(run.close)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         writer.write(step, {"started": now} | setup.describe(experiment))
         while not experiment.is_finished(progress):
@@ -119,6 +121,9 @@ class Loop:
         self.checkpoints, self.writer, self.signals = checkpoints, writer, signals
         self.profiler = Profiler(config.profile, experiment.workdir)
         self._compiled: Callable | None = None
+        # Both read ahead from one epoch into the next, so that the devices need not wait there.
+        self._training: Iterator[input_pipeline.Batch] | None = None
+        self._validation: Iterator[input_pipeline.Batch] | None = None
         self._images = None
         if config.tensorboard_patches:
             self._images = ImageSummaries(
@@ -126,16 +131,23 @@ class Loop:
                 experiment.mesh,
             )  # fmt: skip
 
+    def close(self) -> None:
+        """Ends the profile, and waits for the images."""
+        self.profiler.close()
+        if self._images is not None:
+            self._images.close()
+
     def train_epoch(self, state: TrainState, progress: Progress) -> tuple[TrainState, Progress]:
         """Trains to the end of the current epoch, from wherever it is."""
         experiment, config = self.experiment, self.config
         first = int(state.step) - progress.epoch * experiment.steps_per_epoch
         if first == experiment.steps_per_epoch:  # preempted in the validation
             return state, progress
-        data = _TimedIterator(self._batches(progress.epoch, first))
-        bar = console.progress_bar(
-            data, experiment.steps_per_epoch - first, f"epoch {progress.epoch + 1}", "step"
-        )
+        left = experiment.steps_per_epoch - first
+        if self._training is None:
+            self._training = self._batches(int(state.step))
+        data = _TimedIterator(itertools.islice(self._training, left))
+        bar = console.progress_bar(data, left, f"epoch {progress.epoch + 1}", "step")
         log = _StepLog(self.writer, data, bar, config, int(state.step))
         pending: tuple[dict[str, jax.Array], int] | None = None
 
@@ -247,33 +259,34 @@ class Loop:
         )
         return state, progress
 
-    def _batches(self, epoch: int, first: int) -> Iterator[input_pipeline.Batch]:
-        """This process's rows of the batches of an epoch, from one on."""
+    def _batches(self, first: int) -> Iterator[input_pipeline.Batch]:
+        """This process's rows of the batches of the training, from a step on."""
         experiment, config = self.experiment, self.config
-        order = input_pipeline.train_order(
-            len(experiment.train), config.batch_size, config.seed, epoch
-        )
-        return input_pipeline.batches(
-            experiment.train,
-            order[first:, process_rows(experiment.mesh, config.batch_size)],
-            metadata_encoding=experiment.spec.metadata_encoding,
-            bands=experiment.spec.bands,
-            refused_values=experiment.spec.refused_values,
-            num_workers=config.num_workers,
-            prefetch_mb=config.prefetch_mb,
-        )
+        order = TrainOrder(
+            len(experiment.train), config.batch_size, config.seed, config.num_epochs, first=first,
+            columns=process_rows(experiment.mesh, config.batch_size),
+        )  # fmt: skip
+        return self._read(experiment.train, order)
 
     def _validate(self, params: Arrays, batch_stats: Arrays) -> Evaluation:
-        experiment, spec = self.experiment, self.experiment.spec
-        data = input_pipeline.split_batches(
-            experiment.val, experiment.eval_batch_size, experiment.mesh,
-            metadata_encoding=spec.metadata_encoding, bands=spec.bands,
-            num_workers=self.config.num_workers, prefetch_mb=self.config.prefetch_mb,
-            refused_values=spec.refused_values,
-        )  # fmt: skip
+        experiment, size = self.experiment, self.experiment.eval_batch_size
+        order = input_pipeline.eval_order(len(experiment.val), size)
+        if self._validation is None:
+            times = self.config.num_epochs * (2 if self.config.ema_decay else 1)
+            mine = order[:, process_rows(experiment.mesh, size)]
+            self._validation = self._read(experiment.val, Repeated(mine, times))
+        data = itertools.islice(self._validation, len(order))
         return accumulate(
-            experiment.eval_step, params, batch_stats, data, experiment.mesh,
+            experiment.eval_step, params, batch_stats,
+            console.progress_bar(data, len(order), experiment.val.name, "batch"), experiment.mesh,
             lambda: bool(self.signals.received),
+        )  # fmt: skip
+
+    def _read(self, split: Split, order: Sequence[np.ndarray]) -> Iterator[input_pipeline.Batch]:
+        spec = self.experiment.spec
+        return input_pipeline.batches(
+            split, order, metadata_encoding=spec.metadata_encoding, bands=spec.bands,
+            refused_values=spec.refused_values, reading=Reading.of(self.config),
         )  # fmt: skip
 
     def _compile(self, *arguments: Any) -> None:

@@ -8,6 +8,7 @@ from etils import epath
 
 from flair_jax.data import input_pipeline, metadata, synthetic
 from flair_jax.data.bands import BANDS
+from flair_jax.data.input_pipeline import Reading, Repeated, TrainOrder
 from flair_jax.errors import UserError
 from tfds_builder.build import build
 
@@ -33,6 +34,35 @@ def test_train_order_is_a_new_shuffle_every_epoch():
     assert first.tolist() != second.tolist()
     again = input_pipeline.train_order(10, 3, seed=7, epoch=0)
     np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("first", [0, 2, 3, 7])
+def test_the_order_of_a_training_is_that_of_its_epochs(first):
+    epochs = [input_pipeline.train_order(10, 3, seed=7, epoch=e) for e in range(3)]
+    order = TrainOrder(10, 3, 7, epochs=3, first=first, columns=np.array([2, 0]))
+    rows = np.concatenate(epochs)[first:, [2, 0]]
+    assert len(order) == len(rows)
+    np.testing.assert_array_equal([order[i] for i in range(len(order))], rows)
+
+
+def test_batches_of_several_epochs(train):
+    order = TrainOrder(16, 4, 0, epochs=2, first=3)
+    whole = np.concatenate([input_pipeline.train_order(16, 4, 0, e) for e in (0, 1)])[3:]
+    for made, expected in zip(
+        input_pipeline.batches(train, order), input_pipeline.batches(train, whole), strict=True
+    ):
+        np.testing.assert_array_equal(made["image"], expected["image"])
+
+
+def test_a_repeated_order():
+    order = input_pipeline.eval_order(5, 4)
+    repeated = Repeated(order, 3)
+    assert len(repeated) == 6
+    np.testing.assert_array_equal([repeated[i] for i in range(6)], np.tile(order, (3, 1)))
+
+
+def test_nothing_is_left_of_a_training(train):
+    assert not list(input_pipeline.batches(train, TrainOrder(16, 4, 0, epochs=1, first=4)))
 
 
 def test_eval_order_has_every_sample_once_and_padding():
@@ -92,7 +122,7 @@ def test_batches_do_not_depend_on_where_they_begin(train):
 def test_reader_processes_give_the_same_batches(train):
     order = input_pipeline.train_order(16, 4, seed=0, epoch=0)
     threads = list(input_pipeline.batches(train, order))
-    processes = list(input_pipeline.batches(train, order, num_workers=1))
+    processes = list(input_pipeline.batches(train, order, reading=Reading(workers=1)))
     assert len(processes) == 4
     for a, b in zip(threads, processes, strict=True):
         np.testing.assert_array_equal(a["image"], b["image"])
@@ -115,9 +145,9 @@ def test_damaged_records_are_one_error_that_names_the_shard(directory, tmp_path)
     content[300_000:300_100] = bytes(100)
     shard.write_bytes(content)
     split = input_pipeline.open_split(copy, "train")
-    for workers in (0, 1):
+    for reading in (Reading(), Reading(workers=1)):
         with pytest.raises(UserError) as caught:
-            list(input_pipeline.batches(split, np.arange(16)[None], num_workers=workers))
+            list(input_pipeline.batches(split, np.arange(16)[None], reading=reading))
         assert f"{shard} is damaged: record 11 of its split cannot be read (" in str(caught.value)
         assert f"flair-jax doctor --data_dir={copy}" in str(caught.value)
 

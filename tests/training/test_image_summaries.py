@@ -48,6 +48,7 @@ def test_tensorboard_has_images_and_truth_once_and_predictions_at_each_epoch(spl
     confusion = np.eye(13, dtype=np.int64)
     made.write(writer, 4, params, batch_stats, confusion, first=True)
     made.write(writer, 8, params, batch_stats, confusion, first=False)
+    made.close()
     writer.close()
     found = images(tmp_path / "tensorboard")
     records = [split.records[index] for index in (4, 12)]
