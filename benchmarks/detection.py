@@ -52,9 +52,10 @@ def main() -> None:
         write_mosaic(Path(args.source), args.side, raster)
         export = [
             "flair_jax",
-            "export-torch",
+            "export",
+            "--format=torch",
             f"--checkpoint={checkpoint}",
-            f"--out={weights}",
+            f"--output={weights}",
         ]
         subprocess.run([sys.executable, "-m", *export], cwd=ROOT, check=True, capture_output=True)
         ours = ["-m", "flair_jax", "detect", f"--checkpoint={checkpoint}", "--overwrite"]

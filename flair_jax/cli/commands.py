@@ -20,10 +20,11 @@ COMMANDS = {
     "summarize": "Print scores of several runs: means and standard deviations.",
     "config": "List the configuration keys, or what a configuration changes.",
     "import-torch": "Convert PyTorch weights to a checkpoint.",
-    "export-torch": "Convert a checkpoint to PyTorch weights.",
-    "train-compile": "Compile the train step for TPUs: memory, roofline, collectives.",
+    "export": "Convert a checkpoint: PyTorch weights, ONNX, StableHLO.",
+    "train-compile": "Compile the train step for TPUs or GPUs: memory, roofline, collectives.",
     "synthetic": "Write a small synthetic data set in FLAIR #1's file layout.",
 }
+RENAMED = {"export-torch": "export --format=torch --checkpoint=DIR --output=FILE"}
 EXAMPLES = ("flair-jax train --config=toy", "flair-jax detect --help")
 
 
@@ -64,6 +65,8 @@ def _run(name: str, flags: list[str]) -> int:
     if name not in COMMANDS:
         if name.startswith("-"):
             raise UsageError(f"a command comes before its flags, such as {EXAMPLES[0]}")
+        if name in RENAMED:
+            raise UsageError(f"{name} is now flair-jax {RENAMED[name]}")
         hint = did_you_mean(name, COMMANDS) or "; see flair-jax --help"
         raise UsageError(f"unknown command {name!r}{hint}")
     module = importlib.import_module(f"flair_jax.cli.{name.replace('-', '_')}")

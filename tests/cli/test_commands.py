@@ -142,7 +142,9 @@ def test_choices_in_the_helps_are_those_there_are():
         (["train"],
          "--config=NAME or --config=FILE is needed, such as --config=baseline; there are "
          "baseline, hub, metadata_augmentation, own_data, toy"),
-        (["export-torch"], "the following arguments are required: --checkpoint, --out"),
+        (["export"], "the following arguments are required: --checkpoint, --format, --output"),
+        (["export-torch", "--out=a"],
+         "export-torch is now flair-jax export --format=torch --checkpoint=DIR --output=FILE"),
         (["train", "toy"], "unrecognized arguments: toy"),
         (["synthetic", "--out=x", "--seed=one"], "argument --seed: invalid int value: 'one'"),
     ],

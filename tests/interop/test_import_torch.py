@@ -14,7 +14,7 @@ from flair_jax.data import input_pipeline
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import evaluate_checkpoint
 from flair_jax.inference.loading import find, save_model
-from flair_jax.interop.export_torch import export_weights
+from flair_jax.interop.export import export
 from flair_jax.interop.import_torch import import_weights
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
@@ -81,16 +81,16 @@ def test_wrong_calls_are_refused(imported):
 
 def test_export_gives_the_same_tensors_back(imported, tmp_path):
     _, run = imported
-    count = export_weights(str(run), str(tmp_path / "out.safetensors"))
+    export(str(run), str(tmp_path / "out.safetensors"), "torch")
     exported = load_file(tmp_path / "out.safetensors")
     original = state_dict(UNet(3, 19, rngs=nnx.Rngs(0)))
-    assert count == len(exported) == len(original) + 46  # and the counters of batches
+    assert len(exported) == len(original) + 46  # and the counters of batches
     for key, value in original.items():
         np.testing.assert_array_equal(exported[key], value)
     with pytest.raises(UserError, match=r"out.safetensors exists"):
-        export_weights(str(run), str(tmp_path / "out.safetensors"))
-    with pytest.raises(UserError, match=r"expected a name that ends in .safetensors, .pth or .pt"):
-        export_weights(str(run), str(tmp_path / "out.h5"))
+        export(str(run), str(tmp_path / "out.safetensors"), "torch")
+    with pytest.raises(UserError, match=r"=torch expects .safetensors or .pth or .pt"):
+        export(str(run), str(tmp_path / "out.h5"), "torch")
 
 
 @pytest.mark.parametrize(
@@ -335,14 +335,14 @@ def test_commands(tmp_path):
     assert find(out)[0] == out / "checkpoints"
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "checkpoints exists: give another --out" in done.stderr
-    command = [sys.executable, "-m", "flair_jax", "export-torch", f"--checkpoint={out}"]
+    command = [sys.executable, "-m", "flair_jax", "export", "--format=torch"]
     done = subprocess.run(
-        [*command, f"--out={tmp_path / 'o.safetensors'}"],
+        [*command, f"--checkpoint={out}", f"--output={tmp_path / 'o.safetensors'}"],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.startswith("278 tensors in ")
+    assert done.stdout == f"written: {tmp_path / 'o.safetensors'}\n"
 
 
 def test_a_bare_resnet_is_no_model(tmp_path):

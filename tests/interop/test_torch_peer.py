@@ -22,7 +22,7 @@ from flair_jax.errors import UserError
 from flair_jax.inference import loading
 from flair_jax.inference.adaptation import BATCH, adapted_statistics
 from flair_jax.interop.architectures import architecture
-from flair_jax.interop.export_torch import export_weights
+from flair_jax.interop.export import export
 from flair_jax.interop.import_torch import import_weights
 from flair_jax.interop.torch_files import read
 from flair_jax.interop.torch_weights import load_state_dict, network_tensors
@@ -206,8 +206,8 @@ def test_import_gives_the_same_logits_from_every_format(imported):
 def test_export_of_a_trained_model_loads_strictly_with_the_same_logits(imported, tmp_path):
     case, first, folder = imported
     train_a_little(case, folder / "pth", tmp_path)
-    export_weights(str(tmp_path), str(tmp_path / "out.safetensors"))
-    export_weights(str(tmp_path), str(tmp_path / "out.pth"))
+    export(str(tmp_path), str(tmp_path / "out.safetensors"), "torch")
+    export(str(tmp_path), str(tmp_path / "out.pth"), "torch")
     batch = case.batch()
     ours = our_logits(tmp_path, batch)
     for tensors in (

@@ -1,0 +1,54 @@
+"""flair-jax export: a checkpoint -> PyTorch weights, an ONNX file, a StableHLO program."""
+
+import argparse
+
+from flair_jax.cli.parser import one_of
+
+EXAMPLES = (
+    "flair-jax export --checkpoint=runs/baseline --format=torch --output=baseline.safetensors",
+    "flair-jax export --checkpoint=runs/baseline --format=onnx --output=baseline.onnx",
+    "flair-jax export --checkpoint=runs/baseline --format=onnx --deepness --output=for_qgis.onnx",
+    "flair-jax export --checkpoint=runs/baseline --format=stablehlo --output=baseline_program",
+)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Defines the flags."""
+    add = parser.add_argument
+    add("--checkpoint", required=True, metavar="DIR", help="a workdir or a folder of checkpoints")
+    add(
+        "--format", required=True, type=one_of("torch", "onnx", "stablehlo"), metavar="NAME",
+        help="torch: weights of segmentation-models-pytorch's U-Net; onnx: for ONNX Runtime, "
+        "OpenVINO, QGIS (extra `onnx`); stablehlo: for JAX without this package",
+    )  # fmt: skip
+    add(
+        "--output", required=True, metavar="PATH",
+        help="to write: .safetensors, or (with PyTorch) .pth or .pt; .onnx; a folder",
+    )  # fmt: skip
+    add(
+        "--ema", action=argparse.BooleanOptionalAction, default=None,
+        help="the exponential moving average of the weights, or not; by default what "
+        "config.monitor watched",
+    )  # fmt: skip
+    onnx = parser.add_argument_group("of --format=onnx").add_argument
+    onnx(
+        "--input", type=one_of("uint8", "float32"), default="uint8", metavar="TYPE",
+        help="uint8 (the default), normalised in the graph; or float32, normalised before",
+    )  # fmt: skip
+    onnx("--probabilities", action="store_true", help="write probabilities in place of logits")
+    onnx(
+        "--deepness", action="store_true",
+        help="for the QGIS plug-in Deepness: float32, probabilities, its metadata",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exports the checkpoint; returns the exit status."""
+    from flair_jax.interop.export import export
+
+    path = export(
+        args.checkpoint, args.output, args.format, ema=args.ema, input=args.input,
+        probabilities=args.probabilities, deepness=args.deepness,
+    )  # fmt: skip
+    print(f"written: {path}")
+    return 0
