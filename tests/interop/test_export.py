@@ -118,8 +118,8 @@ def test_onnx_for_deepness(runtime, tmp_path):
     assert values["resolution"] == 20
     assert values["tiles_size"] == 64
     assert values["class_names"]["0"] == model.spec.nomenclature.names[0]
+    other = made(CASES["metadata by channels"])
     with pytest.raises(UserError, match="Deepness feeds no metadata"):
-        other = made(CASES["metadata by channels"])
         export.write_onnx(path, other.spec, other.params, other.batch_stats, deepness=True)
 
 
