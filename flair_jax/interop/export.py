@@ -131,7 +131,7 @@ def write_onnx(
     try:
         import onnx
 
-        from flair_jax.interop import onnx_graph
+        from flair_jax.models import onnx_graph
     except ImportError as error:
         raise UserError(
             "--format=onnx needs the package onnx: pip install 'flair-jax[onnx]'"
