@@ -108,6 +108,16 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write OUT_confidence.tif too: margin and entropy, 255 for 1",
     )
+    add(
+        "--engine", type=one_of("auto", "jax", "openvino", "onnxruntime"), default="auto",
+        metavar="NAME",
+        help="what computes the network: jax, or on a CPU openvino or onnxruntime (extra `cpu`); "
+        "auto (the default): openvino on a CPU where it is installed",
+    )  # fmt: skip
+    add(
+        "--precision", type=one_of("float32", "bfloat16"), default="", metavar="TYPE",
+        help="of the activations; the model's own, if not given",
+    )  # fmt: skip
     add("--overwrite", action="store_true", help="replace what an earlier detection wrote")
     add("--resume", action="store_true", help="resume an interrupted detection, if there is one")
     add(

@@ -17,7 +17,7 @@ from etils import epath
 
 import flair_jax
 from flair_jax.errors import UserError
-from flair_jax.inference import geotiff, qgis_style
+from flair_jax.inference import engines, geotiff, qgis_style
 from flair_jax.inference.adaptation import adapt_to_raster
 from flair_jax.inference.band_selection import Scaling
 from flair_jax.inference.class_areas import class_areas
@@ -121,6 +121,7 @@ class _Job:
         tile, margin = options.tile_and_margin(height, width)
         self.grid = Grid.over(height, width, tile, margin, options.blend == "hann")
         self.mesh = make_mesh()
+        self.engine, self.engine_note = engines.choose(options.engine, self.mesh)
         each = 1 if self.mesh.devices.flat[0].platform == "cpu" else 4
         self.batch_size = options.batch_size or each * self.mesh.size
         check_batch_size(self.batch_size, self.mesh, "--batch_size")
@@ -131,6 +132,8 @@ class _Job:
             model = self.checkpoint
             if not isinstance(model, Model):
                 model = load_model(model, ema=self.options.ema)
+            if self.options.precision and self.engine == engines.JAX:
+                model = model.with_dtype(self.options.precision)
             if self.options.adapt:
                 model, self.adapted = adapt_to_raster(model, self.source, self.mesh)
             tags = self._tags(model)
@@ -150,9 +153,13 @@ class _Job:
 
     def _detect(self, model: Model, settings: dict[str, Any], tags: dict[str, str]) -> None:
         self._log_header(model)
+        engine = None
+        if self.engine != engines.JAX:
+            engine = engines.make(self.engine, model, self.precision)
         predictor = TilePredictor(
             model, self.mesh, self.grid, tta=self.options.tta,
             probabilities=self.options.probabilities, confidence=self.options.confidence,
+            engine=engine,
         )  # fmt: skip
         # If an input is stored in strips, GDAL's cache should hold one row of tiles (within
         # limits), so that no strip is read again for every tile.
@@ -281,6 +288,11 @@ class _Job:
         begin, end = self.grid.vertical.done(row)
         return end - begin
 
+    @property
+    def precision(self) -> str:
+        """Of the activations."""
+        return self.options.precision or self.spec.dtype
+
     def _tags(self, model: Model) -> dict[str, str]:
         first, names = self.options.first_class, self.spec.nomenclature.names
         axis, size = self.grid.horizontal, self.source.pixel_size
@@ -297,6 +309,7 @@ class _Job:
             "INPUT_VALIDITY": self.source.validity,
             "GROUND_SAMPLE_DISTANCE": _metres(size) or "unknown",
             "FLAIR_JAX_VERSION": flair_jax.__version__,
+            "ENGINE": f"{engines.describe(self.engine)}, {self.precision}",
             "FIRST_CLASS": str(first),
             "CLASS_NAMES": "; ".join(f"{i} {name}" for i, name in enumerate(names, first)),
             "TILES": f"{axis.tile} pixels, margin {axis.margin}, blend {self.options.blend}"
@@ -340,6 +353,9 @@ class _Job:
             f"{self.options.blend}, {self.batch_size} at a time on {self.mesh.size} x "
             f"{jax.devices()[0].device_kind}",
         ]
+        lines.append(f"engine   {engines.describe(self.engine)}, {self.precision}")
+        if self.engine_note:
+            lines.append(f"         {self.engine_note}")
         if self.adapted:
             lines.append(f"adapted  {self.adapted}")
         if self.spec.synthetic:

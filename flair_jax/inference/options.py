@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 from flair_jax.errors import UserError
+from flair_jax.inference.engines import ENGINES, PRECISIONS
 from flair_jax.models.choices import STRIDE
 
 TILE = 1024  # a smaller share is margin than at 512; larger tiles need more memory for little gain
@@ -35,6 +36,9 @@ class Options:
         overwrite: replace existing output files and partial results.
         resume: continue an interrupted detection.
         adapt: re-estimate the batch statistics from the raster, see `adaptation`.
+        engine: what computes the network: "jax", "openvino", "onnxruntime", or "auto", see
+            `engines.choose`.
+        precision: "float32" or "bfloat16"; "": that of the model's activations.
         ema: use the exponential moving average (EMA) of the weights; None: see `load_model`.
     """
 
@@ -52,6 +56,8 @@ class Options:
     overwrite: bool = False
     resume: bool = False
     adapt: bool = False
+    engine: str = "auto"
+    precision: str = ""
     ema: bool | None = None
 
     def check(self) -> None:
@@ -69,6 +75,10 @@ class Options:
                 )
         if self.blend not in BLENDS:
             raise UserError(f"--blend={self.blend!r} is unknown: {' or '.join(BLENDS)}")
+        if self.engine not in ENGINES:
+            raise UserError(f"--engine={self.engine!r} is unknown: {' or '.join(ENGINES)}")
+        if self.precision not in ("", *PRECISIONS):
+            raise UserError(f"--precision={self.precision!r} is unknown: {' or '.join(PRECISIONS)}")
         if self.first_class not in (0, 1):
             raise UserError(f"--first_class={self.first_class} is neither 0 nor 1")
         if self.margin < -1:

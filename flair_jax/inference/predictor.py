@@ -1,5 +1,6 @@
 """A checkpoint as a Python object: uint8 images in, class probabilities out."""
 
+import dataclasses
 import os
 
 import jax
@@ -48,6 +49,11 @@ class Model:
 
         whole, split = replicated(mesh), batch_sharding(mesh)
         self._infer = jax.jit(infer, in_shardings=(whole, whole, split), out_shardings=split)
+
+    def with_dtype(self, dtype: str) -> "Model":
+        """The same model with activations of another type, "float32" or "bfloat16"."""
+        spec = dataclasses.replace(self.spec, dtype=dtype)
+        return Model(self.path, self._mesh, spec, self.params, self.batch_stats, self.step)
 
     def __call__(self, image: np.ndarray, metadata: np.ndarray | None = None) -> jax.Array:
         """Class probabilities of every pixel; the devices share the batch.

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +10,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from flair_jax.inference.engines import Engine
 from flair_jax.inference.predictor import Model
 from flair_jax.inference.tiles import Grid
-from flair_jax.models.functional import Arrays, forward
+from flair_jax.models.functional import forward
 from flair_jax.models.ops import for_mesh
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import batch_sharding, replicated, to_global
@@ -33,18 +34,25 @@ class TilePredictor:
         grid: the tiles.
         tta: whether to average over the eight symmetries.
         probabilities, confidence: what is wanted beside the classes.
+        engine: computes the logits; None: the devices do.
     """
 
     def __init__(
         self, model: Model, mesh: Mesh, grid: Grid, *, tta: bool, probabilities: bool,
-        confidence: bool,
+        confidence: bool, engine: Engine | None = None,
     ) -> None:  # fmt: skip
-        self._mesh, self._grid = mesh, grid
+        self._mesh, self._grid, self._engine = mesh, grid, engine
         self._arrays = model.params, model.batch_stats
         self._views = VIEWS if tta else 1
         self._classes = len(model.spec.nomenclature)
         self._run = tile_programs(
-            model.spec, mesh, grid.horizontal.margin, self._views, probabilities, confidence
+            model.spec,
+            mesh,
+            grid.horizontal.margin,
+            self._views,
+            probabilities,
+            confidence,
+            of_logits=engine is not None,
         )
 
     def __call__(self, images: np.ndarray, row: int, columns: Sequence[int]) -> Made:
@@ -60,14 +68,13 @@ class TilePredictor:
             cores; with blending, "scores" (N, tile, tile, classes) int32 for `tiles.Blender`.
         """
         blended = self._grid.horizontal.blended
-        image = to_global({"image": images}, self._mesh)["image"]
         if not blended and self._views == 1:
-            return self._run.plain(*self._arrays, image)
+            return self._run.plain(*self._inputs(images, 0))
         total = jax.device_put(
             jnp.zeros((*images.shape[:3], self._classes), jnp.int32), batch_sharding(self._mesh)
         )
         for view in range(self._views):
-            total = self._run.add_view(*self._arrays, image, jnp.int32(view), total)
+            total = self._run.add_view(*self._inputs(images, view), jnp.int32(view), total)
         if not blended:
             return self._run.crop(total)
         down = np.stack([self._grid.vertical.weights(row)] * len(images))
@@ -77,6 +84,13 @@ class TilePredictor:
         weights = to_global({"down": down, "right": right}, self._mesh)
         return self._run.weigh(total, weights["down"], weights["right"])
 
+    def _inputs(self, images: np.ndarray, view: int) -> tuple[Any, ...]:
+        """What the programs take first: weights, statistics and images; or a view's logits."""
+        if self._engine is None:
+            return *self._arrays, to_global({"image": images}, self._mesh)["image"]
+        logits = self._engine(np.ascontiguousarray(_turned(images, view)))
+        return (to_global({"logits": logits}, self._mesh)["logits"],)
+
     def finish(self, scores: np.ndarray) -> dict[str, np.ndarray]:
         """What `products` gives of blended scores (height, width, classes) int32."""
         return jax.device_get(self._run.finish(scores))
@@ -85,8 +99,8 @@ class TilePredictor:
 class TilePrograms(NamedTuple):
     """Jitted functions of batches of tiles; see `tile_programs`."""
 
-    plain: jax.stages.Wrapped  # (params, batch_stats, image) -> Made
-    add_view: jax.stages.Wrapped  # (params, batch_stats, image, view, total) -> total
+    plain: jax.stages.Wrapped  # (*inputs) -> Made
+    add_view: jax.stages.Wrapped  # (*inputs, view, total) -> total
     crop: jax.stages.Wrapped  # total -> Made
     weigh: jax.stages.Wrapped  # (total, down, right) -> Made
     finish: jax.stages.Wrapped  # scores -> Made
@@ -94,7 +108,14 @@ class TilePrograms(NamedTuple):
 
 @functools.lru_cache(maxsize=8)  # so that many rasters need one compilation
 def tile_programs(
-    spec: ModelSpec, mesh: Mesh, margin: int, views: int, probabilities: bool, confidence: bool
+    spec: ModelSpec,
+    mesh: Mesh,
+    margin: int,
+    views: int,
+    probabilities: bool,
+    confidence: bool,
+    *,
+    of_logits: bool = False,
 ) -> TilePrograms:
     """The programs of a model for the devices of a mesh.
 
@@ -104,28 +125,34 @@ def tile_programs(
         margin: pixels that are cut off on every side.
         views: 1, or 8 for an average over the symmetries of the square.
         probabilities, confidence: what is wanted beside the classes.
+        of_logits: whether the inputs are the logits of an engine (N, tile, tile, classes) float32,
+            of a view if there are several; or else parameters, statistics and images (N, tile,
+            tile, bands) uint8.
     """
     whole, split = replicated(mesh), batch_sharding(mesh)
     graphdef, ops = nnx.split(spec.abstract_model())[0], for_mesh(mesh)
     wanted = functools.partial(products, probabilities=probabilities, confidence=confidence)
 
-    def infer(params: Arrays, batch_stats: Arrays, image: jax.Array) -> jax.Array:
+    def infer(*inputs: Any, view: jax.Array | None = None) -> jax.Array:
+        if of_logits:
+            return inputs[0]
+        params, batch_stats, image = inputs
+        image = image if view is None else _turned(image, view)
         logits = forward(graphdef, spec, params, batch_stats, {"image": image}, ops)
         return ops.leave(logits).astype(jnp.float32)
 
     def core(x: jax.Array) -> jax.Array:
         return x[:, margin : x.shape[1] - margin, margin : x.shape[2] - margin]
 
-    def plain(params: Arrays, batch_stats: Arrays, image: jax.Array) -> Made:
-        logits = core(infer(params, batch_stats, image))
+    def plain(*inputs: Any) -> Made:
+        logits = core(infer(*inputs))
         return wanted(logits, jax.nn.softmax(logits))
 
-    def add_view(
-        params: Arrays, batch_stats: Arrays, image: jax.Array, view: jax.Array, total: jax.Array
-    ) -> jax.Array:
+    def add_view(*arguments: Any) -> jax.Array:
+        *inputs, view, total = arguments
         if views == 1:
-            return _integers(jax.nn.softmax(infer(params, batch_stats, image)))
-        logits = infer(params, batch_stats, _turned(image, view))
+            return _integers(jax.nn.softmax(infer(*inputs)))
+        logits = infer(*inputs, view=view)
         return total + _turned_back(_integers(jax.nn.softmax(logits)), view)
 
     def crop(total: jax.Array) -> Made:
@@ -135,13 +162,14 @@ def tile_programs(
         weights = down[:, :, None, None] * right[:, None, :, None]
         return {"scores": _integers(total / (UNIT * views) * weights)}
 
+    given = (split,) if of_logits else (whole, whole, split)
     return TilePrograms(
-        jax.jit(plain, in_shardings=(whole, whole, split), out_shardings=split),
+        jax.jit(plain, in_shardings=given, out_shardings=split),
         jax.jit(
             add_view,
-            in_shardings=(whole, whole, split, whole, split),
+            in_shardings=(*given, whole, split),
             out_shardings=split,
-            donate_argnums=4,
+            donate_argnums=len(given) + 1,
         ),
         jax.jit(crop, in_shardings=split, out_shardings=split),
         jax.jit(weigh, in_shardings=split, out_shardings=split, donate_argnums=0),
@@ -185,11 +213,15 @@ def _integers(probability: jax.Array) -> jax.Array:
     return jnp.rint(probability * UNIT).astype(jnp.int32)
 
 
-def _turned(x: jax.Array, view: jax.Array) -> jax.Array:
-    """One of the eight views of square images (N, S, S, ...): transposed, then flipped."""
-    x = jnp.where(view & 4, jnp.swapaxes(x, 1, 2), x)
-    x = jnp.where(view & 2, x[:, ::-1], x)
-    return jnp.where(view & 1, x[:, :, ::-1], x)
+def _turned(x: Any, view: Any) -> Any:
+    """One of the eight views of square images (N, S, S, ...): transposed, then flipped.
+
+    Of an array of NumPy's, with a view that is an int, an array of NumPy's.
+    """
+    select = np.where if isinstance(x, np.ndarray) else jnp.where
+    x = select(view & 4, x.swapaxes(1, 2), x)
+    x = select(view & 2, x[:, ::-1], x)
+    return select(view & 1, x[:, :, ::-1], x)
 
 
 def _turned_back(x: jax.Array, view: jax.Array) -> jax.Array:

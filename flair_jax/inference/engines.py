@@ -1,0 +1,135 @@
+"""Engines that compute the network for detection on a CPU in place of XLA: OpenVINO, ONNX Runtime.
+
+They compute the same network, as the ONNX graph of `models.onnx_graph`, with kernels of their own.
+"""
+
+import importlib.metadata
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from flair_jax.errors import UserError
+from flair_jax.inference.predictor import Model
+
+JAX = "jax"
+ENGINES = ("auto", JAX, "openvino", "onnxruntime")
+PRECISIONS = ("float32", "bfloat16")
+# (N, H, W, bands) uint8 -> logits (N, H, W, classes) float32
+Engine = Callable[[np.ndarray], np.ndarray]
+
+
+def choose(name: str, mesh: Mesh) -> tuple[str, str]:
+    """The engine to take, and a note to print.
+
+    Args:
+        name: of `ENGINES`. "auto" is OpenVINO on a CPU if it is installed, and JAX otherwise.
+        mesh: the devices.
+
+    Raises:
+        UserError: the engine is not installed, or the devices are no CPU.
+    """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    if name == "auto":
+        if not on_cpu or mesh.size > 1:
+            return JAX, ""
+        if _installed("openvino"):
+            return "openvino", ""
+        return JAX, "OpenVINO would be faster on this CPU: pip install 'flair-jax[cpu]'"
+    if name != JAX:
+        if not on_cpu:
+            raise UserError(
+                f"--engine={name} computes on a CPU, and JAX has found {mesh.devices.flat[0]}: "
+                "leave it out"
+            )
+        if not _installed(name):
+            raise UserError(
+                f"--engine={name} is not installed: pip install 'flair-jax[cpu]', or leave it out"
+            )
+    return name, ""
+
+
+def _installed(name: str) -> bool:
+    return all(importlib.util.find_spec(package) for package in (name, "onnx"))
+
+
+def describe(name: str) -> str:
+    """An engine with its version, such as "openvino 2026.4.1"."""
+    return f"{name} {importlib.metadata.version(name)}"
+
+
+def make(name: str, model: Model, precision: str) -> Engine:
+    """An engine with a model in it.
+
+    Args:
+        name: "openvino" or "onnxruntime".
+        model: without metadata.
+        precision: of `PRECISIONS`.
+
+    Raises:
+        UserError: the engine does not have this precision.
+    """
+    from flair_jax.models import onnx_graph
+
+    weights = {
+        key: np.asarray(array, np.float32)
+        for key, array in {**model.params, **model.batch_stats}.items()
+    }
+    graph = onnx_graph.build(weights, model.spec, takes_uint8=True, probabilities=False)
+    content = graph.SerializeToString()
+    if name == "openvino":
+        return _OpenVino(content, precision)
+    if precision != "float32":
+        raise UserError(
+            f"--precision={precision}: ONNX Runtime computes in float32 only; take "
+            "--engine=openvino or --engine=jax"
+        )
+    return _onnx_runtime(content)
+
+
+class _OpenVino:
+    """The graph compiled for each shape of images that comes, usually one."""
+
+    def __init__(self, content: bytes, precision: str) -> None:
+        import openvino
+
+        self._core = openvino.Core()
+        self._content = content
+        self._settings = {
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._compiled: dict[tuple[int, ...], Any] = {}
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        if image.shape not in self._compiled:
+            self._compiled[image.shape] = self._compile(image.shape)
+        return self._compiled[image.shape](image)[0]
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        from openvino import Layout
+        from openvino.preprocess import PrePostProcessor
+
+        model = self._core.read_model(model=self._content)
+        n, height, width, bands = shape
+        model.reshape([n, bands, height, width])
+        layouts = PrePostProcessor(model)
+        layouts.input().tensor().set_layout(Layout("NHWC"))
+        layouts.input().model().set_layout(Layout("NCHW"))
+        layouts.output().model().set_layout(Layout("NCHW"))
+        layouts.output().tensor().set_layout(Layout("NHWC"))
+        return self._core.compile_model(layouts.build(), "CPU", self._settings)
+
+
+def _onnx_runtime(content: bytes) -> Engine:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+
+    def infer(image: np.ndarray) -> np.ndarray:
+        (logits,) = session.run(None, {"image": np.ascontiguousarray(image.transpose(0, 3, 1, 2))})
+        return np.ascontiguousarray(logits.transpose(0, 2, 3, 1))
+
+    return infer
