@@ -21,7 +21,7 @@ COMMANDS = {
     "config": "List the configuration keys, or what a configuration changes.",
     "import-torch": "Convert PyTorch weights to a checkpoint.",
     "export-torch": "Convert a checkpoint to PyTorch weights.",
-    "train-compile": "Compile the train step for TPUs or GPUs: memory, roofline, collectives.",
+    "train-compile": "Compile the train step for TPUs or GPUs: memory, roofline.",
     "synthetic": "Write a small synthetic data set in FLAIR #1's file layout.",
 }
 EXAMPLES = ("flair-jax train --config=toy", "flair-jax detect --help")
