@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # JAX is imported once the environment is set
     from flair_jax.aot.figures import Chip, Figures
 
 
+GPU_COMPILERS = ("jax-cuda13-pjrt", "jax-cuda12-pjrt")
 MANY = 20  # collectives in a step: the gradients' and the losses' are fewer
 
 
@@ -138,8 +139,10 @@ def _collective_rows(figures: "Figures") -> list[tuple[str, str]]:
 
 
 def _versions(platform: str) -> str:
-    names = ["jax", "jaxlib", *(["libtpu"] if platform == "tpu" else [])]
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    compilers = {"tpu": ["libtpu"], "cpu": []}.get(platform, list(GPU_COMPILERS))
+    found = {dist.name: dist.version for dist in importlib.metadata.distributions()}
+    names = ["jax", "jaxlib", *(name for name in compilers if name in found)]
+    return ", ".join(f"{name} {found[name]}" for name in names)
 
 
 def _gib(size: float) -> str:
