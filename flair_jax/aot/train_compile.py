@@ -45,7 +45,7 @@ def compile_and_show(
         ("chips", f"{mesh.size} x {devices[0].device_kind}, {hosts} host(s)"),
         ("compiler", _versions(devices[0].platform)),
     )  # fmt: skip
-    arithmetic.set_precision(config.matmul_precision, devices[0].platform)
+    arithmetic.set_precision(config.matmul_precision, devices[0])
     lowered, started = lower_train_step(config, patch_size, mesh), time.monotonic()
     try:
         compiled = lowered.compile()
