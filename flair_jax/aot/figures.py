@@ -94,19 +94,18 @@ def figures_of(compiled: jax.stages.Compiled) -> Figures:
     """
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
     text = compiled.as_text() or ""
-    flops = traffic = None
-    if hlo.is_of_gpu(text):  # no cost analysis without a card, and none of cuDNN's calls with one
-        if found := hlo.kernels(text):
-            flops, traffic = found.flops, found.convolutions + found.others
-    elif cost is not None:
-        flops, traffic = cost["flops"], cost["bytes accessed"]
-    else:
-        memory = None
-    if memory is None:
+    on_gpu = hlo.is_of_gpu(text)
+    if memory is None or (cost is None and not on_gpu):
         raise UserError(
             "this compiler reports neither the memory nor the operations of a program: compile for "
             "TPUs with --topology=v5e:2x4, or on another machine"
         )
+    flops = traffic = None
+    if on_gpu:  # no cost analysis without a card, and none of cuDNN's calls with one
+        if found := hlo.kernels(text):
+            flops, traffic = found.flops, found.convolutions + found.others
+    elif cost is not None:
+        flops, traffic = cost["flops"], cost["bytes accessed"]
     return Figures(
         arguments=memory.argument_size_in_bytes,
         outputs=memory.output_size_in_bytes,
@@ -116,5 +115,5 @@ def figures_of(compiled: jax.stages.Compiled) -> Figures:
         flops=flops,
         traffic=traffic,
         collectives=hlo.collectives(text),
-        on_gpu=hlo.is_of_gpu(text),
+        on_gpu=on_gpu,
     )

@@ -3,6 +3,7 @@
 Nothing is allocated and nothing is run.
 """
 
+import contextlib
 import importlib.metadata
 import time
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ if TYPE_CHECKING:  # JAX is imported once the environment is set
     from flair_jax.aot.figures import Chip, Figures
 
 
-GPU_COMPILERS = ("jax-cuda13-pjrt", "jax-cuda12-pjrt")
+COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax-cuda13-pjrt", "jax-cuda12-pjrt")}  # packages
 MANY = 20  # collectives in a step: the gradients' and the losses' are fewer
 
 
@@ -139,10 +140,11 @@ def _collective_rows(figures: "Figures") -> list[tuple[str, str]]:
 
 
 def _versions(platform: str) -> str:
-    compilers = {"tpu": ["libtpu"], "cpu": []}.get(platform, list(GPU_COMPILERS))
-    found = {dist.name: dist.version for dist in importlib.metadata.distributions()}
-    names = ["jax", "jaxlib", *(name for name in compilers if name in found)]
-    return ", ".join(f"{name} {found[name]}" for name in names)
+    found = []
+    for name in ("jax", "jaxlib", *COMPILERS.get(platform, ())):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # one of the two
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join(found)
 
 
 def _gib(size: float) -> str:

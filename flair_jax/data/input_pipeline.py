@@ -64,7 +64,7 @@ class Reading:
         return cls(config.num_workers, config.num_threads, config.prefetch_mb)
 
 
-THREADED = Reading()
+DEFAULT_READING = Reading()
 
 
 class PatchRecords:
@@ -389,19 +389,6 @@ def _cached_train_order(num_samples: int, batch_size: int, seed: int, epoch: int
     return train_order(num_samples, batch_size, seed, epoch)
 
 
-class Repeated(Sequence[np.ndarray]):
-    """The rows of an order again and again."""
-
-    def __init__(self, order: np.ndarray, times: int) -> None:
-        self._order, self._times = order, times
-
-    def __len__(self) -> int:
-        return self._times * len(self._order)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._order[index % len(self._order)]
-
-
 class _Samples:
     """The indices of an order, one after the other."""
 
@@ -424,7 +411,8 @@ def batches(
     refused_values: Sequence[int] = (),
     keep: Sequence[str] = (),
     bands: Sequence[str] | None = None,
-    reading: Reading = THREADED,
+    reading: Reading = DEFAULT_READING,
+    times: int = 1,
 ) -> Iterator[Batch]:
     """The batches in `order`.
 
@@ -437,6 +425,7 @@ def batches(
         keep: further features of the data set to add unchanged, such as `id` or `transform`.
         bands: names of the bands to take, in this order; all if None.
         reading: threads and processes, and how far ahead they read.
+        times: how often all of them come, one time after the other.
 
     Raises:
         UserError: a mask has one of the refused values; the message names it.
@@ -460,6 +449,7 @@ def batches(
         grain.MapDataset.source(_Samples(order))
         .map(read)
         .batch(batch_size)
+        .repeat(times)
         .to_iter_dataset(grain.ReadOptions(min(threads, buffer), prefetch_buffer_size=buffer))
     )
     if reading.workers:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from jax.sharding import Mesh
 
-from flair_jax.data.input_pipeline import THREADED, Reading, Split, as_text, batches
+from flair_jax.data.input_pipeline import DEFAULT_READING, Reading, Split, as_text, batches
 from flair_jax.inference.adaptation import (
     FEW,
     adaptation_order,
@@ -41,7 +41,7 @@ def parts(
     batch_stats: Arrays,
     mesh: Mesh,
     *,
-    reading: Reading = THREADED,
+    reading: Reading = DEFAULT_READING,
 ) -> Iterator[Part]:
     """The whole split with the model's statistics, or its domains with their own.
 

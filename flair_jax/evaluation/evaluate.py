@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from flair_jax.config import eval_batch_size
 from flair_jax.data.input_pipeline import (
-    THREADED,
+    DEFAULT_READING,
     Batch,
     Reading,
     Split,
@@ -200,7 +200,7 @@ def evaluate_checkpoint(
     *,
     batch_size: int,
     loss_normalization: str,
-    reading: Reading = THREADED,
+    reading: Reading = DEFAULT_READING,
     output: epath.PathLike | None = None,
     ema: bool | None = None,
     adapt: str = "",

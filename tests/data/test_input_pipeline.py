@@ -8,7 +8,7 @@ from etils import epath
 
 from flair_jax.data import input_pipeline, metadata, synthetic
 from flair_jax.data.bands import BANDS
-from flair_jax.data.input_pipeline import Reading, Repeated, TrainOrder
+from flair_jax.data.input_pipeline import Reading, TrainOrder
 from flair_jax.errors import UserError
 from tfds_builder.build import build
 
@@ -54,11 +54,15 @@ def test_batches_of_several_epochs(train):
         np.testing.assert_array_equal(made["image"], expected["image"])
 
 
-def test_a_repeated_order():
+def test_repeated_batches(train):
     order = input_pipeline.eval_order(5, 4)
-    repeated = Repeated(order, 3)
-    assert len(repeated) == 6
-    np.testing.assert_array_equal([repeated[i] for i in range(6)], np.tile(order, (3, 1)))
+    repeated = list(input_pipeline.batches(train, order, times=3))
+    tiled = list(input_pipeline.batches(train, np.tile(order, (3, 1))))
+    assert len(repeated) == len(tiled) == 6
+    for made, expected in zip(repeated, tiled, strict=True):
+        assert made.keys() == expected.keys()
+        for name in made:
+            np.testing.assert_array_equal(made[name], expected[name])
 
 
 def test_nothing_is_left_of_a_training(train):
