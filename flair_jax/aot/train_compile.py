@@ -8,11 +8,13 @@ import importlib.metadata
 import time
 from typing import TYPE_CHECKING
 
+from flair_jax.aot.chips import CHIPS, Chip
+
 if TYPE_CHECKING:  # JAX is imported once the environment is set
     import jax
     import ml_collections
 
-    from flair_jax.aot.figures import Chip, Figures
+    from flair_jax.aot.figures import Figures
 
 
 COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax-cuda13-pjrt", "jax-cuda12-pjrt")}  # packages
@@ -32,7 +34,7 @@ def compile_and_show(
     """
     import jax
 
-    from flair_jax.aot.figures import CHIPS, figures_of, usable_memory
+    from flair_jax.aot.figures import figures_of, usable_memory
     from flair_jax.aot.programs import lower_train_step
     from flair_jax.runtime import arithmetic
 
@@ -68,7 +70,7 @@ def compile_and_show(
 def rows(
     figures: "Figures",
     memory: float | None,
-    chip: "Chip | None",
+    chip: Chip | None,
     batch_size: int,
     chips: int,
     products: str,
@@ -107,7 +109,7 @@ def _memory_rows(figures: "Figures", memory: float | None) -> list[tuple[str, st
 
 
 def _work_rows(
-    figures: "Figures", chip: "Chip | None", batch_size: int, chips: int, products: str
+    figures: "Figures", chip: Chip | None, batch_size: int, chips: int, products: str
 ) -> list[tuple[str, str]]:
     names = "operations of a chip", "memory traffic of a chip", "roofline", "images per second"
     if figures.flops is None or figures.traffic is None:
