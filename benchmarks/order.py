@@ -3,7 +3,7 @@
 import numpy as np
 
 from flair_jax.data import input_pipeline
-from flair_jax.data.input_pipeline import Split
+from flair_jax.data.dataset import Split
 
 
 def first_steps(split: Split, batch_size: int, seed: int, steps: int) -> np.ndarray:

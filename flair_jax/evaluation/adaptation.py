@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 from jax.sharding import Mesh
 
-from flair_jax.data.input_pipeline import DEFAULT_READING, Reading, Split, as_text, batches
+from flair_jax.data.dataset import Split, as_text
+from flair_jax.data.input_pipeline import DEFAULT_READING, Reading, batches
 from flair_jax.inference.adaptation import (
     FEW,
     adaptation_order,

@@ -16,7 +16,8 @@ from etils import epath
 
 from flair_jax.config import follows_validation
 from flair_jax.data import input_pipeline
-from flair_jax.data.input_pipeline import Reading, Split, TrainOrder, on_device
+from flair_jax.data.dataset import Split
+from flair_jax.data.input_pipeline import Reading, TrainOrder, on_device
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import Evaluation, StopRequestedError, accumulate
 from flair_jax.models.functional import Arrays
