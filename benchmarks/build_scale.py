@@ -24,7 +24,7 @@ import numpy as np
 import rasterio
 from rasterio.transform import from_origin
 
-from flair_jax.data import input_pipeline
+from flair_jax.data import dataset, input_pipeline
 from tfds_builder.build import build
 from tfds_builder.flair.reference import DOMAIN_PATCHES, DOMAINS, PATCHES, TEST_DOMAINS
 
@@ -45,7 +45,7 @@ def main() -> None:
     measured("compared", lambda: build(folder / "source", folder / "built", **options))
 
     def read() -> int:
-        split = input_pipeline.open_split(str(built), "train")
+        split = dataset.open_split(str(built), "train")
         order = input_pipeline.train_order(len(split), args.batch_size, seed=0, epoch=0)
         batches = input_pipeline.batches(split, order)
         return sum(len(batch["image"]) for batch in batches)

@@ -30,7 +30,7 @@ from flax import nnx
 from record import write_record
 
 from flair_jax import config
-from flair_jax.data import input_pipeline
+from flair_jax.data import dataset, input_pipeline
 from flair_jax.evaluation import evaluate
 from flair_jax.evaluation.grouped_metrics import grouped_scores, groups
 from flair_jax.inference.loading import load
@@ -71,8 +71,8 @@ def main() -> None:
 def compared(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Runs everything and returns medians over the rounds."""
     workdir, mesh = epath.Path(args.workdir).resolve(), make_mesh()
-    directory = input_pipeline.dataset_directory(args.data_dir, config.default().data_config)
-    split = input_pipeline.open_split(directory, args.split)
+    directory = dataset.dataset_directory(args.data_dir, config.default().data_config)
+    split = dataset.open_split(directory, args.split)
     spec, params, batch_stats, _ = load(workdir, mesh)
     graphdef = nnx.split(spec.abstract_model())[0]
     ops = for_mesh(mesh)

@@ -61,7 +61,6 @@ class Device:
     def __init__(self, rate: float, classes: int) -> None:
         self._rate, self._classes = rate, classes
         self._free = time.perf_counter()
-        self._epoch = 0
         self.idle = {"within epochs": 0.0, "between epochs": 0.0, "before the first": 0.0}
         self.between = "before the first"
 

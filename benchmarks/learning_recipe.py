@@ -39,7 +39,7 @@ from order import first_steps, random_squares
 from record import processor
 
 from flair_jax import config as configuration
-from flair_jax.data import input_pipeline
+from flair_jax.data import dataset, input_pipeline
 from flair_jax.data.bands import BANDS
 from flair_jax.interop.torch_weights import state_dict_of
 from flair_jax.models.functional import split_model
@@ -63,8 +63,8 @@ LEARNERS = (OURS, PEER, CHANNELS_LAST, DISTURBED)
 
 def training_batches(args: argparse.Namespace) -> Iterator[Batch]:
     """Batches in this project's order, epoch after epoch, with random crops cut here."""
-    directory = input_pipeline.dataset_directory(args.data_dir, args.data_config)
-    split = input_pipeline.open_split(directory, "train")
+    directory = dataset.dataset_directory(args.data_dir, args.data_config)
+    split = dataset.open_split(directory, "train")
     order = first_steps(split, args.batch_size, args.seed, args.steps)
     rng = np.random.default_rng(args.seed)
     for batch in input_pipeline.batches(split, order):

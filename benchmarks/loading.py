@@ -24,7 +24,7 @@ import torch
 from order import first_steps
 from record import write_record
 
-from flair_jax.data import input_pipeline
+from flair_jax.data import dataset, input_pipeline
 
 OURS, PEER = "flair-jax", "peer"
 WALL, PROCESSOR = KINDS = "patches a second", "patches a second of processor time"
@@ -42,8 +42,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    directory = input_pipeline.dataset_directory(args.data_dir, "published")
-    split = input_pipeline.open_split(directory, "train")
+    directory = dataset.dataset_directory(args.data_dir, "published")
+    split = dataset.open_split(directory, "train")
     pairs = pairs_of(Path(args.source), {record["id"].decode() for record in split.records})
     for path in [*map(Path, directory.iterdir()), *(Path(p) for pair in pairs for p in pair)]:
         path.read_bytes()

@@ -3,16 +3,14 @@
 import numpy as np
 
 from flair_jax.data import input_pipeline
-from flair_jax.data.input_pipeline import Split
+from flair_jax.data.dataset import Split
 
 
 def first_steps(split: Split, batch_size: int, seed: int, steps: int) -> np.ndarray:
     """Indices of the first batches of a training with this seed: (steps, batch_size) int64."""
     epochs = -(-steps // input_pipeline.steps_per_epoch(split, batch_size))
-    orders = [
-        input_pipeline.train_order(len(split), batch_size, seed, epoch) for epoch in range(epochs)
-    ]
-    return np.concatenate(orders)[:steps]
+    order = input_pipeline.TrainOrder(len(split), batch_size, seed, epochs)
+    return np.stack([order[step] for step in range(steps)])
 
 
 def random_squares(rng: np.random.Generator, images: np.ndarray, size: int) -> list[tuple]:

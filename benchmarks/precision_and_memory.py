@@ -25,7 +25,7 @@ from flair_jax import config as configuration
 from flair_jax.aot.figures import figures_of
 from flair_jax.aot.programs import lower_train_step
 from flair_jax.aot.topologies import ENVIRONMENT, topology_devices
-from flair_jax.data import input_pipeline
+from flair_jax.data import dataset, input_pipeline
 from flair_jax.data.input_pipeline import on_device
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
@@ -70,8 +70,8 @@ def losses(changes: dict[str, Any], args: argparse.Namespace) -> list[float]:
     """Losses of the first steps with a setting, on the local devices."""
     config = configured(changes)
     config.batch_size, config.crop_size = args.crops, args.crop_size
-    directory = input_pipeline.dataset_directory(args.data_dir, config.data_config)
-    split = input_pipeline.open_split(directory, "train")
+    directory = dataset.dataset_directory(args.data_dir, config.data_config)
+    split = dataset.open_split(directory, "train")
     order = first_steps(split, config.batch_size, config.seed, args.steps)
     spec = ModelSpec.from_config(config, split.patch_size)
     mesh = make_mesh()

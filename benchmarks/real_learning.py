@@ -44,8 +44,8 @@ from order import first_steps, random_squares
 from record import write_record
 
 from flair_jax import config as configuration
-from flair_jax.data import input_pipeline
-from flair_jax.data.input_pipeline import Split
+from flair_jax.data import dataset, input_pipeline
+from flair_jax.data.dataset import Split
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.evaluation.metrics import challenge_scores
 from flair_jax.inference.adaptation import adaptation_order, adapted_statistics
@@ -278,10 +278,8 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
     config = config.copy_and_resolve_references()
     config.optimizer, config.schedule, config.weight_decay = "adamw", "one_cycle", 0.01
     config.learning_rate, config.augment = args.learning_rate, False  # augmented on the host
-    directory = input_pipeline.dataset_directory(args.data_dir, args.data_config)
-    train, val, test = (
-        input_pipeline.open_split(directory, name) for name in ("train", "val", "test")
-    )
+    directory = dataset.dataset_directory(args.data_dir, args.data_config)
+    train, val, test = (dataset.open_split(directory, name) for name in ("train", "val", "test"))
     spec = ModelSpec.from_config(config, (args.crop_size, args.crop_size), 0.0, train.data)
     return {
         "config": config, "spec": spec, "train": train, "val": whole(val, args),

@@ -253,14 +253,14 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
         ),
         Key(
             "matmul_precision", "highest",
-            "On NVIDIA GPUs, with float32: 'tf32' rounds the factors of products to 10 bits, which "
-            "is several times faster; 'highest' rounds nothing. Training and scoring only.",
+            "On NVIDIA GPUs, with float32: 'tf32' rounds the factors of products to 10 bits, at a "
+            "peak 7 to 8 times as high; 'highest' rounds nothing. Not for detect.",
             one_of("highest", "tf32"),
         ),
         Key(
             "deterministic", False,
             "On GPUs: sum in a fixed order, so that a run that is stopped and resumed gives the "
-            "same weights to the bit; slower. Other platforms always do.",
+            "same weights to the bit; may be slower. Other platforms always do.",
         ),
         Key(
             "batch_norm", "sync",

@@ -4,6 +4,7 @@ import importlib.util
 import re
 from typing import TYPE_CHECKING
 
+from flair_jax.aot.chips import CHIPS
 from flair_jax.errors import UserError
 
 if TYPE_CHECKING:  # JAX is imported once the environment is set
@@ -23,7 +24,7 @@ _CARD = """
 gpu_device_info {{
   cuda_compute_capability {{ {capability} }}
   core_count: {cores} fpus_per_core: {units} clock_rate_ghz: {clock}
-  memory_bandwidth: {bandwidth} device_memory_size: {memory} l2_cache_size: {cache}
+  memory_bandwidth: {chip.bandwidth} device_memory_size: {chip.memory} l2_cache_size: {cache}
   shared_memory_per_core: {shared} shared_memory_per_block_optin: {shared_optin}
   shared_memory_per_block: 49152 threads_per_core_limit: 2048 threads_per_block_limit: 1024
   threads_per_warp: 32 registers_per_core_limit: 65536 registers_per_block_limit: 65536
@@ -34,17 +35,20 @@ platform_name: "CUDA"
 dnn_version_info {{ major: 9 minor: 10 }}
 device_description_str: "{kind}"
 """
+
+
+def _card(kind: str, **fields: str | float) -> str:
+    return _CARD.format(kind=kind, chip=CHIPS[kind], **fields)
+
+
 CARDS = {
-    "h100": _CARD.format(
-        kind="NVIDIA H100 80GB HBM3",
-        capability="major: 9 feature_extension: ACCELERATED_FEATURES",
-        cores=132, units=128, clock=1.98, bandwidth=3352320000000, memory=84942979072,
-        cache=52428800, shared=233472, shared_optin=232448,
+    "h100": _card(
+        "NVIDIA H100 80GB HBM3", capability="major: 9 feature_extension: ACCELERATED_FEATURES",
+        cores=132, units=128, clock=1.98, cache=52428800, shared=233472, shared_optin=232448,
     ),
-    "a100": _CARD.format(
-        kind="NVIDIA A100-SXM4-80GB", capability="major: 8",
-        cores=108, units=64, clock=1.41, bandwidth=2039040000000, memory=85100068864,
-        cache=41943040, shared=167936, shared_optin=166912,
+    "a100": _card(
+        "NVIDIA A100-SXM4-80GB", capability="major: 8",
+        cores=108, units=64, clock=1.41, cache=41943040, shared=167936, shared_optin=166912,
     ),
 }  # fmt: skip
 

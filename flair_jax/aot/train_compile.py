@@ -3,17 +3,21 @@
 Nothing is allocated and nothing is run.
 """
 
+import contextlib
 import importlib.metadata
 import time
 from typing import TYPE_CHECKING
+
+from flair_jax.aot.chips import CHIPS, Chip
 
 if TYPE_CHECKING:  # JAX is imported once the environment is set
     import jax
     import ml_collections
 
-    from flair_jax.aot.figures import Chip, Figures
+    from flair_jax.aot.figures import Figures
 
 
+COMPILERS = {"tpu": ("libtpu",), "gpu": ("jax-cuda13-pjrt", "jax-cuda12-pjrt")}  # packages
 MANY = 20  # collectives in a step: the gradients' and the losses' are fewer
 
 
@@ -30,7 +34,7 @@ def compile_and_show(
     """
     import jax
 
-    from flair_jax.aot.figures import CHIPS, figures_of, usable_memory
+    from flair_jax.aot.figures import figures_of, usable_memory
     from flair_jax.aot.programs import lower_train_step
     from flair_jax.runtime import arithmetic
 
@@ -44,7 +48,7 @@ def compile_and_show(
         ("chips", f"{mesh.size} x {devices[0].device_kind}, {hosts} host(s)"),
         ("compiler", _versions(devices[0].platform)),
     )  # fmt: skip
-    arithmetic.set_precision(config.matmul_precision, devices[0].platform)
+    arithmetic.set_precision(config.matmul_precision, devices[0])
     lowered, started = lower_train_step(config, patch_size, mesh), time.monotonic()
     try:
         compiled = lowered.compile()
@@ -66,7 +70,7 @@ def compile_and_show(
 def rows(
     figures: "Figures",
     memory: float | None,
-    chip: "Chip | None",
+    chip: Chip | None,
     batch_size: int,
     chips: int,
     products: str,
@@ -105,7 +109,7 @@ def _memory_rows(figures: "Figures", memory: float | None) -> list[tuple[str, st
 
 
 def _work_rows(
-    figures: "Figures", chip: "Chip | None", batch_size: int, chips: int, products: str
+    figures: "Figures", chip: Chip | None, batch_size: int, chips: int, products: str
 ) -> list[tuple[str, str]]:
     names = "operations of a chip", "memory traffic of a chip", "roofline", "images per second"
     if figures.flops is None or figures.traffic is None:
@@ -138,8 +142,11 @@ def _collective_rows(figures: "Figures") -> list[tuple[str, str]]:
 
 
 def _versions(platform: str) -> str:
-    names = ["jax", "jaxlib", *(["libtpu"] if platform == "tpu" else [])]
-    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    found = []
+    for name in ("jax", "jaxlib", *COMPILERS.get(platform, ())):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # one of the two
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join(found)
 
 
 def _gib(size: float) -> str:

@@ -21,7 +21,7 @@ COMMANDS = {
     "config": "List the configuration keys, or what a configuration changes.",
     "import-torch": "Convert PyTorch weights to a checkpoint.",
     "export": "Convert a checkpoint: PyTorch weights, ONNX, StableHLO.",
-    "train-compile": "Compile the train step for TPUs or GPUs: memory, roofline, collectives.",
+    "train-compile": "Compile the train step for TPUs or GPUs: memory, roofline.",
     "synthetic": "Write a small synthetic data set in FLAIR #1's file layout.",
 }
 RENAMED = {"export-torch": "export --format=torch --checkpoint=DIR --output=FILE"}

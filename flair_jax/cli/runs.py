@@ -110,7 +110,8 @@ def run(
 
         logging.set_verbosity(logging.ERROR)  # Orbax logs every save
         compilation_cache.use(values.compilation_cache)
-        arithmetic.set_precision(values.matmul_precision, jax.default_backend())
+        if values.matmul_precision != "highest":  # otherwise the backend need not start yet
+            arithmetic.set_precision(values.matmul_precision, jax.devices()[0])
         storage.check_reachable(folder, "--workdir")
         if values.synthetic.use:
             values = synthetic.prepare(values)

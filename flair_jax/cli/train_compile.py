@@ -7,7 +7,6 @@ from flair_jax.cli import config_flags
 from flair_jax.errors import UserError
 
 EXAMPLES = (
-    "flair-jax train-compile --config=baseline --batch_size=8",
     "flair-jax train-compile --config=baseline --topology=v5e:2x4 --batch_size=64 \\\n"
     "      --config.dtype=bfloat16",
     "flair-jax train-compile --config=baseline --topology=h100:8 --batch_size=64 \\\n"

@@ -174,7 +174,7 @@ def doctor(
     if source:
         scan = scan_source(source, sample, seed, num_workers, progress)
     else:
-        from flair_jax.data.input_pipeline import dataset_directory
+        from flair_jax.data.dataset import dataset_directory
 
         directory = dataset_directory(data_dir or "", data_config)
         scan = scan_built(directory, sample, seed, num_workers, progress)

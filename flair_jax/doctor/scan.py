@@ -268,7 +268,7 @@ def scan_built(
     """Scans a built data set.
 
     Args:
-        directory: its version directory, see `input_pipeline.dataset_directory`.
+        directory: its version directory, see `dataset.dataset_directory`.
         sample, seed, num_workers, progress: see `scan_source`.
 
     Raises:

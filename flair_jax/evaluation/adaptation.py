@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 from jax.sharding import Mesh
 
-from flair_jax.data.input_pipeline import THREADED, Reading, Split, as_text, batches
+from flair_jax.data.dataset import Split, as_text
+from flair_jax.data.input_pipeline import DEFAULT_READING, Reading, batches
 from flair_jax.inference.adaptation import (
     FEW,
     adaptation_order,
@@ -41,7 +42,7 @@ def parts(
     batch_stats: Arrays,
     mesh: Mesh,
     *,
-    reading: Reading = THREADED,
+    reading: Reading = DEFAULT_READING,
 ) -> Iterator[Part]:
     """The whole split with the model's statistics, or its domains with their own.
 

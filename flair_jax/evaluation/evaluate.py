@@ -14,16 +14,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flair_jax.config import eval_batch_size
-from flair_jax.data.input_pipeline import (
-    THREADED,
-    Batch,
-    Reading,
-    Split,
-    dataset_directory,
-    on_device,
-    open_split,
-    split_batches,
-)
+from flair_jax.data.dataset import Split, dataset_directory, open_split
+from flair_jax.data.input_pipeline import DEFAULT_READING, Batch, Reading, on_device, split_batches
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.errors import UserError
 from flair_jax.evaluation import provenance, tables
@@ -200,7 +192,7 @@ def evaluate_checkpoint(
     *,
     batch_size: int,
     loss_normalization: str,
-    reading: Reading = THREADED,
+    reading: Reading = DEFAULT_READING,
     output: epath.PathLike | None = None,
     ema: bool | None = None,
     adapt: str = "",

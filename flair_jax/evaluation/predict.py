@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
@@ -16,16 +17,8 @@ from rasterio.io import MemoryFile
 from rasterio.transform import Affine
 
 from flair_jax.config import eval_batch_size
-from flair_jax.data.input_pipeline import (
-    THREADED,
-    Batch,
-    Reading,
-    Split,
-    dataset_directory,
-    on_device,
-    open_split,
-    split_batches,
-)
+from flair_jax.data.dataset import Split, dataset_directory, open_split
+from flair_jax.data.input_pipeline import DEFAULT_READING, Batch, Reading, on_device, split_batches
 from flair_jax.data.reference_facts import BENCHMARKS
 from flair_jax.errors import UserError
 from flair_jax.evaluation import provenance
@@ -144,7 +137,7 @@ def predict_checkpoint(
     *,
     batch_size: int,
     output: epath.PathLike,
-    reading: Reading = THREADED,
+    reading: Reading = DEFAULT_READING,
     ema: bool | None = None,
     adapt: str = "",
     overlays: int | None = 0,
@@ -209,40 +202,42 @@ def predict_checkpoint(
     georeference = ("id", "transform", "crs")
     rows = process_rows(mesh, batch_size)
 
+    def dispatched() -> Iterator[tuple[Batch, np.ndarray, jax.Array]]:
+        """Batches, the indices of their patches in the split, and their classes to come."""
+        for part in parts(split, adapt, spec, params, batch_stats, mesh, reading=reading):
+            data = split_batches(
+                part.split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
+                bands=spec.bands, keep=georeference, reading=reading,
+            )  # fmt: skip
+            for number, batch in enumerate(data):
+                arrays = to_global(on_device(batch), mesh)
+                indices = part.indices.take(number * batch_size + rows, mode="clip")  # padding
+                yield batch, indices, predict_step(params, part.batch_stats, arrays)
+
     def write(path: epath.Path, classes: np.ndarray, batch: Batch, i: int, draw: bool) -> None:
         write_prediction(path, classes, batch["transform"][i], str(batch["crs"][i]))
         if draw:
             name = f"OVERLAY_{batch['id'][i]}.png"
             images.write_png(overlay_partial / name, overlay(batch["image"][i], classes, spec))
 
-    names = set()
+    paths: set[epath.Path] = set()
+    writing: list[Future] = []
     with ThreadPoolExecutor(WRITERS) as writers, warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        writing: list[Future] = []
-        for part in parts(split, adapt, spec, params, batch_stats, mesh, reading=reading):
-            data = split_batches(
-                part.split, batch_size, mesh, metadata_encoding=spec.metadata_encoding,
-                bands=spec.bands, keep=georeference, reading=reading,
-            )  # fmt: skip
-            predicted = (
-                (batch, predict_step(params, part.batch_stats, to_global(on_device(batch), mesh)))
-                for batch in data
-            )
-            for number, (batch, result) in enumerate(one_behind(predicted)):
-                classes = local_rows(result)
-                for future in writing:  # of the batch before: no more are held
-                    future.result()
-                writing = []
-                for i in np.flatnonzero(batch["sample"]):
-                    path = partial / f"PRED_{batch['id'][i]}.tif"
-                    if path in names or path.exists():
-                        raise UserError(
-                            f"two patches of the split {split.name!r} have the number of "
-                            f"{path.name}"
-                        )
-                    names.add(path)
-                    draw = part.indices[number * batch_size + rows[i]] in with_overlay
-                    writing.append(writers.submit(write, path, classes[i], batch, int(i), draw))
+        for batch, indices, result in one_behind(dispatched()):
+            classes = local_rows(result)
+            for future in writing:  # of the batch before: no more are held
+                future.result()
+            writing = []
+            for i in np.flatnonzero(batch["sample"]).tolist():
+                path = partial / f"PRED_{batch['id'][i]}.tif"
+                if path in paths or path.exists():
+                    raise UserError(
+                        f"two patches of the split {split.name!r} have the number of {path.name}"
+                    )
+                paths.add(path)
+                draw = indices[i] in with_overlay
+                writing.append(writers.submit(write, path, classes[i], batch, i, draw))
         for future in writing:
             future.result()
     wait_for_hosts("predictions: files written")

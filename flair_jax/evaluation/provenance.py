@@ -8,7 +8,7 @@ from typing import Any
 from etils import epath
 
 from flair_jax.data import fingerprint
-from flair_jax.data.input_pipeline import Split
+from flair_jax.data.dataset import Split
 from flair_jax.models.functional import Arrays
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import checksums

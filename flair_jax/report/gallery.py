@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from flair_jax.config import is_of_ema
-from flair_jax.data import input_pipeline
+from flair_jax.data import dataset, input_pipeline
 from flair_jax.data.bands import band_indices
-from flair_jax.data.input_pipeline import Split
+from flair_jax.data.dataset import Split
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.errors import UserError
 from flair_jax.inference.predictor import load_model
@@ -87,8 +87,8 @@ def make_gallery(run: RunFacts, count: int) -> Gallery:
     if not any(chosen.values()):
         return _none("no patch has a scored class")
     try:
-        directory = input_pipeline.dataset_directory(run.config.data_dir, run.config.data_config)
-        split = input_pipeline.open_split(directory, run.split)
+        directory = dataset.dataset_directory(run.config.data_dir, run.config.data_config)
+        split = dataset.open_split(directory, run.split)
     except UserError as error:
         return _none(f"the data set is not available: {error}")
     except (OSError, ValueError) as error:
@@ -173,7 +173,7 @@ def _of_different_zones(ordered: list[dict[str, Any]], count: int) -> list[dict[
 def _is_in_split(split: Split, patch: dict[str, Any]) -> bool:
     if patch["place"] >= len(split):
         return False
-    return input_pipeline.as_text(split.records[patch["place"]]["id"]) == patch["id"]
+    return dataset.as_text(split.records[patch["place"]]["id"]) == patch["id"]
 
 
 def _predict(split: Split, index: int, model: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

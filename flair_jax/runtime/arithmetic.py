@@ -4,6 +4,7 @@ Both are settings of XLA and JAX for the whole process.
 """
 
 import os
+import re
 
 import jax
 
@@ -20,24 +21,29 @@ def fix_order() -> None:
         os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()
 
 
-def set_precision(matmul_precision: str, platform: str) -> None:
-    """Sets what products of float32 are rounded to: nothing, or TF32 on GPUs.
+def has_tf32(device: jax.Device) -> bool:
+    """Whether a device multiplies in TF32: NVIDIA's GPUs from compute capability 8.0 on."""
+    # AMD's have a capability too, such as "gfx942"; other devices have none.
+    capability = str(getattr(device, "compute_capability", ""))
+    return re.fullmatch(r"\d+\.\d+", capability) is not None and float(capability) >= 8
+
+
+def set_precision(matmul_precision: str, device: jax.Device) -> None:
+    """Sets what products of float32 are rounded to: nothing, or TF32 where a device has it.
 
     Args:
         matmul_precision: of the configuration.
-        platform: of the devices, as JAX names it. On all but GPUs nothing changes: CPUs have no
-            TF32, and TPUs would round more.
+        device: one of those that compute. Without TF32 nothing changes: TPUs would round more.
     """
-    if matmul_precision == "tf32" and platform in ("gpu", "cuda"):
+    if matmul_precision == "tf32" and has_tf32(device):
         jax.config.update("jax_default_matmul_precision", "tensorfloat32")
 
 
 def describe(dtype: str, matmul_precision: str, device: jax.Device) -> str:
     """What a run's products are rounded to, for the lines at its start; "" if nothing to choose."""
-    has_tf32 = float(getattr(device, "compute_capability", 0)) >= 8  # NVIDIA's
-    if matmul_precision == "tf32" and not has_tf32:
+    if matmul_precision == "tf32" and not has_tf32(device):
         return f"config.matmul_precision=tf32 changes nothing on {device.device_kind}"
-    if not has_tf32 or dtype != "float32":
+    if not has_tf32(device) or dtype != "float32":
         return ""
     if matmul_precision == "tf32":
         return "of float32 rounded to TF32 (config.matmul_precision=tf32)"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flair_jax.data import input_pipeline
+from flair_jax.data import dataset
 from flair_jax.data.input_pipeline import Reading
 from flair_jax.errors import UserError
 from flair_jax.evaluation import evaluate, predict, tables
@@ -27,8 +27,8 @@ def score_and_predict(experiment: Experiment) -> dict[str, Any] | None:
     """
     config, workdir, mesh = experiment.config, experiment.workdir, experiment.mesh
     try:
-        test = input_pipeline.open_split(
-            input_pipeline.dataset_directory(config.data_dir, config.data_config), "test"
+        test = dataset.open_split(
+            dataset.dataset_directory(config.data_dir, config.data_config), "test"
         )
     except UserError as error:
         console.log(f"no test score: {error}")

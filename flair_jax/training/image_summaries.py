@@ -7,7 +7,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from flair_jax.data.input_pipeline import PADDING, Split, as_text, batches, on_device
+from flair_jax.data.dataset import Split, as_text
+from flair_jax.data.input_pipeline import PADDING, batches, on_device
 from flair_jax.evaluation.predict import make_predict_step
 from flair_jax.models.functional import Arrays
 from flair_jax.models.spec import ModelSpec

@@ -16,7 +16,8 @@ from etils import epath
 
 from flair_jax.config import follows_validation
 from flair_jax.data import input_pipeline
-from flair_jax.data.input_pipeline import Reading, Repeated, Split, TrainOrder, on_device
+from flair_jax.data.dataset import Split
+from flair_jax.data.input_pipeline import Reading, TrainOrder, on_device
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import Evaluation, StopRequestedError, accumulate
 from flair_jax.models.functional import Arrays
@@ -272,9 +273,9 @@ class Loop:
         experiment, size = self.experiment, self.experiment.eval_batch_size
         order = input_pipeline.eval_order(len(experiment.val), size)
         if self._validation is None:
-            times = self.config.num_epochs * (2 if self.config.ema_decay else 1)
             mine = order[:, process_rows(experiment.mesh, size)]
-            self._validation = self._read(experiment.val, Repeated(mine, times))
+            times = self.config.num_epochs * (2 if self.config.ema_decay else 1)
+            self._validation = self._read(experiment.val, mine, times)
         data = itertools.islice(self._validation, len(order))
         return accumulate(
             experiment.eval_step, params, batch_stats,
@@ -282,11 +283,13 @@ class Loop:
             lambda: bool(self.signals.received),
         )  # fmt: skip
 
-    def _read(self, split: Split, order: Sequence[np.ndarray]) -> Iterator[input_pipeline.Batch]:
+    def _read(
+        self, split: Split, order: Sequence[np.ndarray] | np.ndarray, times: int = 1
+    ) -> Iterator[input_pipeline.Batch]:
         spec = self.experiment.spec
         return input_pipeline.batches(
             split, order, metadata_encoding=spec.metadata_encoding, bands=spec.bands,
-            refused_values=spec.refused_values, reading=Reading.of(self.config),
+            refused_values=spec.refused_values, reading=Reading.of(self.config), times=times,
         )  # fmt: skip
 
     def _compile(self, *arguments: Any) -> None:

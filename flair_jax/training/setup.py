@@ -13,8 +13,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flair_jax import config as configuration
-from flair_jax.data import fingerprint, input_pipeline
-from flair_jax.data.input_pipeline import Split
+from flair_jax.data import dataset, fingerprint, input_pipeline
+from flair_jax.data.dataset import Split
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import EvalStep, make_eval_step
 from flair_jax.inference.georeference import common_pixel_size
@@ -119,10 +119,10 @@ def make_experiment(
     check_batch_size(config.batch_size, mesh, "config.batch_size", config.accumulate_steps)
     eval_batch_size = configuration.eval_batch_size(config, mesh.size)
     check_batch_size(eval_batch_size, mesh, "config.eval_batch_size")
-    directory = input_pipeline.dataset_directory(config.data_dir, config.data_config)
-    train, val = (input_pipeline.open_split(directory, name) for name in ("train", "val"))
-    input_pipeline.check_masks(train)
-    input_pipeline.check_masks(val)
+    directory = dataset.dataset_directory(config.data_dir, config.data_config)
+    train, val = (dataset.open_split(directory, name) for name in ("train", "val"))
+    dataset.check_masks(train)
+    dataset.check_masks(val)
     configuration.check_patch_size(config, *train.patch_size)
     pixel_size = common_pixel_size(train.records)
     spec = ModelSpec.from_config(config, train.patch_size, pixel_size, train.data)

@@ -11,7 +11,8 @@ import pytest
 
 from flair_jax import config as configuration
 from flair_jax.aot import hlo, programs
-from flair_jax.aot.figures import CHIPS, figures_of
+from flair_jax.aot.chips import CHIPS
+from flair_jax.aot.figures import figures_of
 from flair_jax.aot.topologies import has_gpu_compiler, topology_devices
 from flair_jax.models import resnet
 from flair_jax.runtime.sharding import make_mesh

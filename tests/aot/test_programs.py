@@ -63,6 +63,7 @@ def test_a_program_for_tpus_has_the_tpus_form(name, config, mesh):
     assert f"x{SIZE}x{SIZE // 8}x40xbf16>" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["evaluation", "prediction", "detection"])
 def test_its_traffic_is_that_of_packed_pixels(name, config, mesh, monkeypatch):
     packed = figures_of(PROGRAMS[name](config, mesh).compile())

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from flair_jax.aot import topologies, train_compile
-from flair_jax.aot.figures import CHIPS, Chip, Figures
+from flair_jax.aot.chips import CHIPS, Chip
+from flair_jax.aot.figures import Figures
 from flair_jax.aot.hlo import Collective, Kernels, collectives, kernels
 from flair_jax.errors import UserError
 
@@ -182,9 +183,9 @@ def test_the_devices_at_hand():
 def test_a_step_that_does_not_fit():
     script = (
         "import sys\n"
-        "from flair_jax.aot import figures\n"
+        "from flair_jax.aot import chips\n"
         "from flair_jax.cli.commands import main\n"
-        "figures.CHIPS['cpu'] = figures.Chip({'bfloat16': 1e12}, 1e11, 2**27)\n"
+        "chips.CHIPS['cpu'] = chips.Chip({'bfloat16': 1e12}, 1e11, 2**27)\n"
         "sys.exit(main(['train-compile', *sys.argv[1:]]))\n"
     )
     done = run(*SMALL, "--config.batch_size=2", devices=1, script=("-c", script))

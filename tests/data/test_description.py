@@ -5,8 +5,9 @@ import own_images
 import pytest
 
 from flair_jax.data.bands import BANDS
+from flair_jax.data.dataset import dataset_directory, open_split
 from flair_jax.data.description import FLAIR_DATA, DataDescription
-from flair_jax.data.input_pipeline import batches, dataset_directory, eval_order, open_split
+from flair_jax.data.input_pipeline import batches, eval_order
 from flair_jax.data.nomenclature import FULL
 from flair_jax.errors import UserError
 

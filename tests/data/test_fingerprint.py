@@ -5,8 +5,8 @@ import pytest
 
 from flair_jax.data import fingerprint as module
 from flair_jax.data import synthetic
+from flair_jax.data.dataset import dataset_directory
 from flair_jax.data.fingerprint import differences, fingerprint
-from flair_jax.data.input_pipeline import dataset_directory
 from flair_jax.errors import UserError
 from tfds_builder.build import build
 

@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from etils import epath
 
-from flair_jax.data import input_pipeline, metadata, synthetic
+from flair_jax.data import dataset, input_pipeline, metadata, synthetic
 from flair_jax.data.bands import BANDS
-from flair_jax.data.input_pipeline import Reading, Repeated, TrainOrder
+from flair_jax.data.input_pipeline import Reading, TrainOrder
 from flair_jax.errors import UserError
 from tfds_builder.build import build
 
 
 @pytest.fixture(scope="module")
 def directory(data_dir):
-    return input_pipeline.dataset_directory(str(data_dir), "published")
+    return dataset.dataset_directory(str(data_dir), "published")
 
 
 @pytest.fixture(scope="module")
 def train(directory):
-    return input_pipeline.open_split(directory, "train")
+    return dataset.open_split(directory, "train")
 
 
 def test_split(train):
@@ -54,11 +54,15 @@ def test_batches_of_several_epochs(train):
         np.testing.assert_array_equal(made["image"], expected["image"])
 
 
-def test_a_repeated_order():
+def test_repeated_batches(train):
     order = input_pipeline.eval_order(5, 4)
-    repeated = Repeated(order, 3)
-    assert len(repeated) == 6
-    np.testing.assert_array_equal([repeated[i] for i in range(6)], np.tile(order, (3, 1)))
+    repeated = list(input_pipeline.batches(train, order, times=3))
+    tiled = list(input_pipeline.batches(train, np.tile(order, (3, 1))))
+    assert len(repeated) == len(tiled) == 6
+    for made, expected in zip(repeated, tiled, strict=True):
+        assert made.keys() == expected.keys()
+        for name in made:
+            np.testing.assert_array_equal(made[name], expected[name])
 
 
 def test_nothing_is_left_of_a_training(train):
@@ -144,7 +148,7 @@ def test_damaged_records_are_one_error_that_names_the_shard(directory, tmp_path)
     content = bytearray(shard.read_bytes())
     content[300_000:300_100] = bytes(100)
     shard.write_bytes(content)
-    split = input_pipeline.open_split(copy, "train")
+    split = dataset.open_split(copy, "train")
     for reading in (Reading(), Reading(workers=1)):
         with pytest.raises(UserError) as caught:
             list(input_pipeline.batches(split, np.arange(16)[None], reading=reading))
@@ -172,7 +176,7 @@ def test_damaged_files_are_found_when_a_split_is_opened(
     else:
         (copy / name).write_bytes(content)
     with pytest.raises(UserError) as caught:
-        input_pipeline.open_split(copy, "train")
+        dataset.open_split(copy, "train")
     first, *_, last = str(caught.value).splitlines()
     assert first.startswith(f"{copy / name}{'' if message[0] == ':' else ' '}{message}")
     assert last == f"  flair-jax doctor --data_dir={copy}"
@@ -181,10 +185,10 @@ def test_damaged_files_are_found_when_a_split_is_opened(
 def test_the_newest_version_is_taken(tmp_path):
     for version in ("1.9.0", "1.10.0", "1.2.11", ".1.11.0.incomplete", "1.10.0.old"):
         (tmp_path / "flair/published" / version).mkdir(parents=True)
-    found = input_pipeline.dataset_directory(str(tmp_path), "published")
+    found = dataset.dataset_directory(str(tmp_path), "published")
     assert found.name == "1.10.0"
     with pytest.raises(UserError, match=r"1\.10\.0/dataset_info\.json is missing"):
-        input_pipeline.open_split(found, "train")
+        dataset.open_split(found, "train")
 
 
 def test_other_file_formats_are_refused(tmp_path):
@@ -193,7 +197,7 @@ def test_other_file_formats_are_refused(tmp_path):
         tmp_path / "source", tmp_path, file_format="parquet", num_workers=1, progress=False
     )
     with pytest.raises(UserError, match="is in parquet files, and only array_record is read here"):
-        input_pipeline.open_split(folder, "train")
+        dataset.open_split(folder, "train")
 
 
 @pytest.fixture
@@ -206,11 +210,11 @@ def limits():
 def test_the_limit_of_open_files_is_raised(limits):
     _, hard = limits
     resource.setrlimit(resource.RLIMIT_NOFILE, (300, hard))
-    input_pipeline.allow_open_files(40, "unused")
+    dataset.allow_open_files(40, "unused")
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (300, hard)
-    input_pipeline.allow_open_files(454, "unused")
+    dataset.allow_open_files(454, "unused")
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (454 + 256, hard)
-    input_pipeline.allow_open_files(10, "unused")
+    dataset.allow_open_files(10, "unused")
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == (454 + 256, hard)
 
 
@@ -221,7 +225,7 @@ def test_more_shards_than_the_system_lets_open(directory, monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 256))
     monkeypatch.setattr(resource, "setrlimit", refuse)
     with pytest.raises(UserError) as caught:
-        input_pipeline.open_split(directory, "train")
+        dataset.open_split(directory, "train")
     assert str(caught.value) == (
         f"the data set {directory} has 3 shards, which stay open while they are read, and this "
         "process may open 256 files: raise the limit (ulimit -n 259), or build the data set anew "
@@ -248,18 +252,18 @@ def test_prefetching_is_bound_by_bytes(batch_mb, prefetch_mb, threads, processes
 
 def test_a_data_set_that_is_not_built(tmp_path):
     with pytest.raises(UserError) as caught:
-        input_pipeline.dataset_directory(str(tmp_path), "d077")
+        dataset.dataset_directory(str(tmp_path), "d077")
     assert f"--source=DOWNLOAD_FOLDER --data_dir={tmp_path} --config=d077" in str(caught.value)
     assert "the data set is not built" in str(caught.value)
 
 
 def test_version_directory_itself_will_do(directory):
-    assert input_pipeline.dataset_directory(str(directory), "any") == epath.Path(directory)
+    assert dataset.dataset_directory(str(directory), "any") == epath.Path(directory)
 
 
 def test_split_that_is_not_there(directory):
     with pytest.raises(UserError, match="has no split 'toy'; it has train, val, test"):
-        input_pipeline.open_split(directory, "toy")
+        dataset.open_split(directory, "toy")
 
 
 def test_batch_larger_than_the_split(train):
@@ -272,4 +276,4 @@ def test_batch_larger_than_the_split(train):
 def test_the_data_sets_that_are_there_are_named(tmp_path, builder, there):
     (tmp_path / builder / there / "1.0.0").mkdir(parents=True)
     with pytest.raises(UserError, match=f"'published' in .* one that is there: {there}$"):
-        input_pipeline.dataset_directory(str(tmp_path), "published")
+        dataset.dataset_directory(str(tmp_path), "published")

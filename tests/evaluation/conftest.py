@@ -3,7 +3,7 @@
 import pytest
 
 from flair_jax import config as configuration
-from flair_jax.data import input_pipeline
+from flair_jax.data import dataset
 from flair_jax.inference.loading import save_model
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
@@ -22,5 +22,5 @@ def workdir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def splits(data_dir):
     """Opens a split by its name."""
-    directory = input_pipeline.dataset_directory(str(data_dir), "published")
-    return lambda name: input_pipeline.open_split(directory, name)
+    directory = dataset.dataset_directory(str(data_dir), "published")
+    return lambda name: dataset.open_split(directory, name)

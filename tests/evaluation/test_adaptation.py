@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flair_jax import config as configuration
-from flair_jax.data.input_pipeline import as_text
+from flair_jax.data.dataset import as_text
 from flair_jax.errors import UserError
 from flair_jax.evaluation.adaptation import parts
 from flair_jax.evaluation.evaluate import NoMasksError, evaluate_checkpoint, evaluate_run

@@ -7,11 +7,11 @@ import zipfile
 import numpy as np
 import pytest
 import rasterio
+from etils import epath
 from PIL import Image
 from rasterio.transform import Affine
 
 from flair_jax import config as configuration
-from flair_jax.data import input_pipeline
 from flair_jax.data.nomenclature import BASELINE, FULL, Nomenclature
 from flair_jax.errors import UserError
 from flair_jax.evaluation.predict import (
@@ -202,7 +202,7 @@ def test_the_form_is_checked(predictions):
 def test_a_run_predicts_from_its_workdir(workdir, data_dir, tmp_path, capsys):
     config = configuration.default()
     config.data_dir, config.batch_size = str(data_dir), 2
-    copy = input_pipeline.epath.Path(shutil.copytree(workdir, tmp_path / "run"))
+    copy = epath.Path(shutil.copytree(workdir, tmp_path / "run"))
     zipped = tmp_path / "mine.zip"
     assert predict_run(config, copy, "test", overlays=1, submission=zipped) == 5
     output = capsys.readouterr().out

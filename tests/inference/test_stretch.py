@@ -13,7 +13,7 @@ from rasters import RGB, noise, read_all, write
 from flair_jax import config as configuration
 from flair_jax.cli import detect
 from flair_jax.cli.parser import Parser
-from flair_jax.data import input_pipeline
+from flair_jax.data import dataset
 from flair_jax.errors import UsageError, UserError
 from flair_jax.inference.band_selection import Scaling
 from flair_jax.inference.raster_source import Source
@@ -188,7 +188,7 @@ def test_from_the_data_set_to_the_map(tmp_path):
         stretch=stretch,
         **source,
     )
-    split = input_pipeline.open_split(folder, "test")
+    split = dataset.open_split(folder, "test")
     assert split.data.image_types == ("uint16",)
     config = configuration.default()
     config.nomenclature, config.bands = "data", ("red", "soil_moisture", "nir")

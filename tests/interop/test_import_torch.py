@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 import flair_jax
 from flair_jax import config as configuration
-from flair_jax.data import input_pipeline
+from flair_jax.data import dataset
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import evaluate_checkpoint
 from flair_jax.inference.loading import find, save_model
@@ -359,8 +359,8 @@ def test_a_bare_resnet_is_no_model(tmp_path):
 
 def test_a_model_of_three_bands_scores_patches_of_five(imported, data_dir):
     _, run = imported
-    directory = input_pipeline.dataset_directory(str(data_dir), "published")
-    split = input_pipeline.open_split(directory, "test")
+    directory = dataset.dataset_directory(str(data_dir), "published")
+    split = dataset.open_split(directory, "test")
     metrics = evaluate_checkpoint(
         run, split, make_mesh(), batch_size=5, loss_normalization="pixels"
     )

@@ -9,7 +9,7 @@ import rasterio
 
 import flair_jax
 from flair_jax import config as configuration
-from flair_jax.data.input_pipeline import open_split
+from flair_jax.data.dataset import open_split
 from flair_jax.evaluation import summarize, tables
 from flair_jax.evaluation.evaluate import evaluate_checkpoint
 from flair_jax.evaluation.predict import predict_checkpoint

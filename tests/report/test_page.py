@@ -18,7 +18,7 @@ from PIL import Image
 
 from flair_jax import config as configuration
 from flair_jax.config import default
-from flair_jax.data import input_pipeline
+from flair_jax.data import dataset
 from flair_jax.data.nomenclature import BASELINE
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import evaluate_checkpoint
@@ -57,9 +57,7 @@ def workdir(data_dir, tmp_path_factory):
     _, params, batch_stats = split_model(spec.build_model())
     save_model(workdir / "checkpoints", spec, params, batch_stats)
     (workdir / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in LOG))
-    split = input_pipeline.open_split(
-        input_pipeline.dataset_directory(str(data_dir), "published"), "test"
-    )
+    split = dataset.open_split(dataset.dataset_directory(str(data_dir), "published"), "test")
     evaluate_checkpoint(
         workdir, split, make_mesh(), batch_size=2, loss_normalization="pixels",
         output=workdir / "evaluation/test",
@@ -121,8 +119,8 @@ def test_patches_of_a_split_are_scored_one_by_one(workdir, metrics):
 
 def _scored_pixels(workdir):
     config = configuration.load(workdir)
-    directory = input_pipeline.dataset_directory(config.data_dir, "published")
-    records = input_pipeline.open_split(directory, "test").records
+    directory = dataset.dataset_directory(config.data_dir, "published")
+    records = dataset.open_split(directory, "test").records
     return [(BASELINE.labels[record["mask"]] < 12).sum() for record in records]
 
 

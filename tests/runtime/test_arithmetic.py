@@ -11,6 +11,8 @@ from flair_jax.runtime import arithmetic
 H100 = SimpleNamespace(device_kind="NVIDIA H100 80GB HBM3", compute_capability="9.0")
 V100 = SimpleNamespace(device_kind="Tesla V100", compute_capability="7.0")
 TPU = SimpleNamespace(device_kind="TPU v5 lite")
+CPU = SimpleNamespace(device_kind="cpu")
+MI300 = SimpleNamespace(device_kind="AMD Instinct MI300X", compute_capability="gfx942")
 
 
 @pytest.fixture
@@ -21,17 +23,18 @@ def unchanged():
 
 
 @pytest.mark.parametrize(
-    ("precision", "platform", "expected"),
+    ("precision", "device", "expected"),
     [
-        ("tf32", "gpu", None),
-        ("tf32", "cuda", None),
-        ("tf32", "tpu", jax.lax.Precision.HIGHEST),
-        ("tf32", "cpu", jax.lax.Precision.HIGHEST),
-        ("highest", "gpu", jax.lax.Precision.HIGHEST),
+        ("tf32", H100, None),
+        ("tf32", V100, jax.lax.Precision.HIGHEST),
+        ("tf32", MI300, jax.lax.Precision.HIGHEST),
+        ("tf32", TPU, jax.lax.Precision.HIGHEST),
+        ("tf32", CPU, jax.lax.Precision.HIGHEST),
+        ("highest", H100, jax.lax.Precision.HIGHEST),
     ],
 )
-def test_products_are_rounded_to_tf32_on_gpus_only(precision, platform, expected, unchanged):
-    arithmetic.set_precision(precision, platform)
+def test_products_are_rounded_to_tf32_on_gpus_only(precision, device, expected, unchanged):
+    arithmetic.set_precision(precision, device)
     assert plain.full_precision(jnp.ones(1)) is expected
     assert plain.full_precision(jnp.ones(1, jnp.bfloat16)) is None
 
@@ -54,6 +57,8 @@ def test_a_fixed_order_is_a_flag_of_xlas_once(before, monkeypatch):
         ("float32", "tf32", V100, "config.matmul_precision=tf32 changes nothing on Tesla V100"),
         ("float32", "tf32", TPU, "config.matmul_precision=tf32 changes nothing on TPU v5 lite"),
         ("float32", "highest", TPU, ""),
+        ("float32", "highest", MI300, ""),
+        ("float32", "tf32", MI300, "config.matmul_precision=tf32 changes nothing on AMD Instinct"),
     ],
 )
 def test_the_start_of_a_run_reports_it(dtype, precision, device, expected):

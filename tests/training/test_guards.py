@@ -11,7 +11,7 @@ from damage import damage
 
 from flair_jax import config as configuration
 from flair_jax.data import synthetic
-from flair_jax.data.input_pipeline import dataset_directory, open_split
+from flair_jax.data.dataset import dataset_directory, open_split
 from flair_jax.errors import UserError
 from flair_jax.evaluation import evaluate
 from flair_jax.inference import loading

@@ -9,7 +9,7 @@ import pytest
 import tiny_model
 
 from flair_jax import config as configuration
-from flair_jax.data import input_pipeline, synthetic
+from flair_jax.data import dataset, synthetic
 from flair_jax.data.description import FLAIR_DATA
 from flair_jax.data.nomenclature import COSIA, HUB, Nomenclature
 from flair_jax.doctor import examine
@@ -103,8 +103,7 @@ def test_a_model_is_scored_by_the_masks_of_both(hub, data_dir, small_network, tm
     """By FLAIR #1's and FLAIR-HUB's masks of the same patches the scores are the same."""
     flair = build(hub.flair, tmp_path / "flair", num_workers=1, progress=False)
     splits = [
-        input_pipeline.open_split(folder, "test")
-        for folder in (flair, data_dir / "flair_hub/hub/1.0.0")
+        dataset.open_split(folder, "test") for folder in (flair, data_dir / "flair_hub/hub/1.0.0")
     ]
     config = configuration.default()
     for name in ("baseline", "full", "cosia"):
@@ -129,7 +128,7 @@ def test_a_model_is_scored_by_the_masks_of_both(hub, data_dir, small_network, tm
 
 
 def test_masks_of_others_are_refused(data_dir):
-    cosia = input_pipeline.open_split(data_dir / "flair_hub/hub/1.0.0", "test").data
+    cosia = dataset.open_split(data_dir / "flair_hub/hub/1.0.0", "test").data
     config = configuration.default()
     config.nomenclature = "data"
     spec = ModelSpec.from_config(config, (64, 64), 0.2, cosia)
@@ -141,7 +140,7 @@ def test_masks_of_others_are_refused(data_dir):
 
 def test_a_data_set_that_is_not_built(tmp_path):
     with pytest.raises(UserError, match=r"(?s)flair_hub/hub/\*/.*--config=hub"):
-        input_pipeline.dataset_directory(str(tmp_path), "hub")
+        dataset.dataset_directory(str(tmp_path), "hub")
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from PIL import Image
 from tensorboard_events import images
 
 from flair_jax.config import default
-from flair_jax.data.input_pipeline import dataset_directory, open_split
+from flair_jax.data.dataset import dataset_directory, open_split
 from flair_jax.data.nomenclature import BASELINE
 from flair_jax.inference.predictor import Model
 from flair_jax.models.functional import split_model

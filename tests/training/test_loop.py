@@ -15,7 +15,7 @@ from damage import halve, largest_file
 from tensorboard_events import images
 
 from flair_jax import config as configuration
-from flair_jax.data import input_pipeline
+from flair_jax.data import dataset
 from flair_jax.data.nomenclature import BASELINE
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import evaluate_checkpoint
@@ -96,8 +96,8 @@ def test_metrics_count_the_whole_test_split(metrics):
 
 def test_predictions_agree_with_the_confusion_matrix(workdir, metrics, data_dir):
     """The predicted files, scored by hand against the masks, give the same matrix."""
-    directory = input_pipeline.dataset_directory(str(data_dir), "published")
-    split = input_pipeline.open_split(directory, "test")
+    directory = dataset.dataset_directory(str(data_dir), "published")
+    split = dataset.open_split(directory, "test")
     confusion = np.zeros((13, 13), int)
     for record in split.records:
         path = workdir / "predictions" / f"PRED_{record['id'].decode()}.tif"
@@ -275,8 +275,8 @@ def test_checkpoint_of_another_class_count(config, workdir, metrics, tmp_path):
 def test_test_split_without_masks_is_predicted_but_not_scored(
     config, workdir, metrics, data_dir, tmp_path
 ):
-    directory = input_pipeline.dataset_directory(str(data_dir), "published")
-    split = input_pipeline.open_split(directory, "test")
+    directory = dataset.dataset_directory(str(data_dir), "published")
+    split = dataset.open_split(directory, "test")
     records = [{**record, "has_mask": False} for record in split.records]
     unlabelled = dataclasses.replace(split, records=records)
     options = {"mesh": make_mesh(), "batch_size": 4}
@@ -291,8 +291,8 @@ def test_test_split_without_masks_is_predicted_but_not_scored(
 def test_two_patches_of_one_number_are_not_predicted_into_one_file(
     config, workdir, metrics, data_dir, tmp_path
 ):
-    directory = input_pipeline.dataset_directory(str(data_dir), "published")
-    split = input_pipeline.open_split(directory, "test")
+    directory = dataset.dataset_directory(str(data_dir), "published")
+    split = dataset.open_split(directory, "test")
     doubled = dataclasses.replace(split, records=[split.records[0]] * 2)
     with pytest.raises(UserError, match="two patches of the split 'test' have the number"):
         predict_checkpoint(workdir, doubled, make_mesh(), batch_size=4, output=tmp_path / "out")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from flair_jax import config as configuration
-from flair_jax.data import input_pipeline, synthetic
+from flair_jax.data import dataset, synthetic
 from flair_jax.errors import UserError
 from flair_jax.models.functional import split_model
 from flair_jax.runtime.sharding import make_mesh
@@ -164,8 +164,8 @@ def test_a_split_without_masks_is_refused_at_once(config, tmp_path, monkeypatch,
         records = [{**record, "has_mask": False} for record in opened.records]
         return dataclasses.replace(opened, records=records)
 
-    real = input_pipeline.open_split
-    monkeypatch.setattr(input_pipeline, "open_split", open_split)
+    real = dataset.open_split
+    monkeypatch.setattr(dataset, "open_split", open_split)
     with pytest.raises(UserError, match=f"no patch of the split '{split}' in .* has a mask"):
         make_experiment(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -16,7 +16,7 @@ import pytest
 import rasterio
 from processes import finish
 
-from flair_jax.data.input_pipeline import dataset_directory, open_split
+from flair_jax.data.dataset import dataset_directory, open_split
 
 pytestmark = pytest.mark.slow
 SETTINGS = {
