@@ -12,6 +12,7 @@ import flair_jax
 from flair_jax.data.bands import BANDS
 from flair_jax.data.nomenclature import BASELINE
 from flair_jax.inference.fill import fill_invalid
+from flair_jax.inference.tiles import Grid
 from flair_jax.models.spec import ModelSpec
 
 PLACE = from_origin(900_000, 6_500_000, 0.2, 0.2)
@@ -42,7 +43,7 @@ def write(path, pixels, **profile):
 
 def detect(model, source, output, **options):
     # A batch of these small tiles takes little longer than one tile.
-    options = {"tile": TILE, "margin": MARGIN, "batch_size": 4} | options
+    options = {"tile": TILE, "margin": MARGIN, "batch_size": 4, "engine": "jax"} | options
     return flair_jax.detect_raster(model, source, output, **options)
 
 
@@ -66,31 +67,35 @@ def one_by_one(model, images):
 def tile_by_tile(model, pixels, tile=TILE, margin=MARGIN, apply=in_batches, valid=None):
     """Probabilities (H, W, classes) of tiles that are predicted one by one and stitched."""
     valid = np.ones(pixels.shape[1:], bool) if valid is None else valid
-    core = tile - 2 * margin
-    height, width = pixels.shape[1:]
-    spare = [-(-side // core) * core - side for side in (height, width)]
-    before = [margin + s // 2 for s in spare]
-    after = [margin + s - s // 2 for s in spare]
-    padding = [(0, 0), (before[0], after[0]), (before[1], after[1])]
-    padded = np.moveaxis(np.pad(pixels, padding, mode="symmetric"), 0, -1)
+    grid = Grid.over(*pixels.shape[1:], (tile, tile), margin, blended=False)
     corners = [
-        (top, left)
-        for top in range(0, height + spare[0], core)
-        for left in range(0, width + spare[1], core)
+        (grid.vertical.start(row) + tile, grid.horizontal.start(column) + tile)
+        for row in range(grid.vertical.count)
+        for column in range(grid.horizontal.count)
     ]
-    padded_valid = np.pad(valid, padding[1:], mode="symmetric")
+    padding = [(tile, tile), (tile, tile)]
+    padded = np.moveaxis(np.pad(pixels, [(0, 0), *padding], mode="symmetric"), 0, -1)
+    padded_valid = np.pad(valid, padding, mode="symmetric")
     windows = [np.s_[y : y + tile, x : x + tile] for y, x in corners]
     # Tiles without a valid pixel are predicted, too, but nothing of them is compared.
     images = [
         fill_invalid(padded[w], padded_valid[w]) if padded_valid[w].any() else padded[w]
         for w in windows
     ]
-    tiles = apply(model, images)
-    stitched = np.empty((height + spare[0], width + spare[1], 13), np.float32)
-    for (top, left), of_tile in zip(corners, tiles, strict=True):
-        inner = of_tile[margin : tile - margin, margin : tile - margin]
-        stitched[top : top + core, left : left + core] = inner
-    return stitched[spare[0] // 2 :, spare[1] // 2 :][:height, :width]
+    stitched = np.empty((*padded_valid.shape, 13), np.float32)
+    ends = [length + tile for length in pixels.shape[1:]]
+    for corner, of_tile in zip(corners, apply(model, images), strict=True):
+        # Without the margins towards other tiles; the last tile written has the corner.
+        inner = tuple(
+            slice(0 if start <= tile else margin, tile if start + tile >= end else tile - margin)
+            for start, end in zip(corner, ends, strict=True)
+        )
+        where = tuple(
+            slice(start + part.start, start + part.stop)
+            for start, part in zip(corner, inner, strict=True)
+        )
+        stitched[where] = of_tile[inner]
+    return stitched[tile:-tile, tile:-tile]
 
 
 def command(*flags, devices=1, **more):

@@ -17,7 +17,7 @@ from flair_jax.data import metadata
 from flair_jax.evaluation.evaluate import make_eval_step
 from flair_jax.evaluation.predict import make_predict_step
 from flair_jax.inference.tile_predictor import tile_programs
-from flair_jax.models.functional import Arrays, split_model
+from flair_jax.models.functional import Arrays, abstract_model, split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import batch_sharding, replicated
 from flair_jax.training.optimizer import make_optimizer
@@ -107,7 +107,7 @@ def _model(
 ) -> tuple[ModelSpec, nnx.GraphDef, tuple[Arrays, Arrays]]:
     """Spec, structure, and the shapes of parameters and running statistics."""
     spec = ModelSpec.from_config(config, (size, size))
-    graphdef, *arrays = split_model(spec.abstract_model())
+    graphdef, *arrays = abstract_model(spec)
     params, batch_stats = _on(replicated(mesh), arrays)
     return spec, graphdef, (params, batch_stats)
 

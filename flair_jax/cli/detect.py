@@ -61,15 +61,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="PIXELS",
-        help="side of the tiles, a multiple of 32 (1024, less for a small raster)",
+        help="side of square tiles, a multiple of 32; by default those that compute the fewest "
+        "pixels within --memory",
     )
     add(
         "--margin",
         type=int,
         default=-1,
         metavar="PIXELS",
-        help="context at each side of a tile (128, a quarter of a small tile)",
+        help="context between neighbouring tiles (128, a quarter of a small --tile)",
     )
+    add(
+        "--memory", type=float, default=0.0, metavar="GB",
+        help="that the process, or on accelerators each device, may take with the tiles that are "
+        "chosen (2, half of a device's)",
+    )  # fmt: skip
     add(
         "--blend",
         type=one_of("crop", "hann"),
@@ -88,7 +94,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="TILES",
-        help="tiles at a time over all devices (one a CPU, four an accelerator)",
+        help="tiles at a time over all devices (one for each)",
     )
     add(
         "--first_class",
@@ -115,7 +121,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "auto (the default): openvino on a CPU where it is installed",
     )  # fmt: skip
     add(
-        "--precision", type=one_of("float32", "bfloat16"), default="", metavar="TYPE",
+        "--precision", type=one_of("float32", "bfloat16"), default=argparse.SUPPRESS,
+        metavar="TYPE",
         help="of the activations; the model's own, if not given",
     )  # fmt: skip
     add("--overwrite", action="store_true", help="replace what an earlier detection wrote")

@@ -35,7 +35,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--input", type=one_of("uint8", "float32"), default="uint8", metavar="TYPE",
         help="uint8 (the default), normalised in the graph; or float32, normalised before",
     )  # fmt: skip
-    onnx("--probabilities", action="store_true", help="write probabilities in place of logits")
+    onnx(
+        "--result", type=one_of("logits", "probabilities", "classes"), default="logits",
+        metavar="NAME", help="logits (the default) or probabilities of all classes; or classes: "
+        "uint8 numbers from 0",
+    )  # fmt: skip
     onnx(
         "--deepness", action="store_true",
         help="for the QGIS plug-in Deepness: float32, probabilities, its metadata",
@@ -48,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
     path = export(
         args.checkpoint, args.output, args.format, ema=args.ema, input=args.input,
-        probabilities=args.probabilities, deepness=args.deepness,
+        result=args.result, deepness=args.deepness,
     )  # fmt: skip
     print(f"written: {path}")
     return 0

@@ -23,7 +23,7 @@ from flair_jax.evaluation.adaptation import parts, suffix
 from flair_jax.evaluation.grouped_metrics import FIELDS, by_patch, grouped_scores, groups
 from flair_jax.evaluation.metrics import DEFINITIONS, challenge_scores, confusion_matrices, summary
 from flair_jax.inference.loading import load, watches_ema
-from flair_jax.models.functional import Arrays, forward
+from flair_jax.models.functional import Arrays, abstract_model, forward
 from flair_jax.models.losses import cross_entropy_sums
 from flair_jax.models.ops import for_mesh
 from flair_jax.models.preprocess import to_labels
@@ -237,7 +237,7 @@ def evaluate_checkpoint(
             assert saved is not None
             console.log(f"the split {split.name!r} is already scored: {output}")
             return saved
-    graphdef = nnx.split(spec.abstract_model())[0]
+    graphdef = abstract_model(spec)[0]
     eval_step = make_eval_step(graphdef, spec, loss_normalization, mesh)
     evaluations = []
     for part in parts(split, adapt, spec, params, batch_stats, mesh, reading=reading):

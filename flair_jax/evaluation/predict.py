@@ -25,7 +25,7 @@ from flair_jax.evaluation import provenance
 from flair_jax.evaluation.adaptation import parts, suffix
 from flair_jax.evaluation.submission import check_submittable, write_submission
 from flair_jax.inference.loading import load, watches_ema
-from flair_jax.models.functional import Arrays, forward
+from flair_jax.models.functional import Arrays, abstract_model, forward
 from flair_jax.models.ops import for_mesh
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
@@ -198,7 +198,7 @@ def predict_checkpoint(
         if with_overlay:
             overlay_partial.mkdir()
     wait_for_hosts("predictions: folder made")
-    predict_step = make_predict_step(nnx.split(spec.abstract_model())[0], spec, mesh)
+    predict_step = make_predict_step(abstract_model(spec)[0], spec, mesh)
     georeference = ("id", "transform", "crs")
     rows = process_rows(mesh, batch_size)
 

@@ -13,14 +13,13 @@ from collections.abc import Iterable
 
 import jax
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from flair_jax.inference.fill import fill_invalid
 from flair_jax.inference.predictor import Model
 from flair_jax.inference.raster_source import Source
 from flair_jax.inference.tiles import Grid
-from flair_jax.models.functional import Arrays, merge_model, model_batch_stats
+from flair_jax.models.functional import Arrays, abstract_model, merge_model, model_batch_stats
 from flair_jax.models.ops import for_mesh
 from flair_jax.models.preprocess import normalise
 from flair_jax.models.spec import ModelSpec
@@ -95,7 +94,7 @@ def adapted_statistics(
 def _statistics_of_batch(spec: ModelSpec, mesh: Mesh) -> jax.stages.Wrapped:
     """A jitted function: parameters, statistics, batch -> the statistics of the batch alone."""
     whole = replicated(mesh)
-    graphdef, ops = nnx.split(spec.abstract_model())[0], for_mesh(mesh)
+    graphdef, ops = abstract_model(spec)[0], for_mesh(mesh)
 
     def of_batch(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> Arrays:
         model = merge_model(graphdef, params, batch_stats, ops)
@@ -126,8 +125,8 @@ def adapt_to_raster(model: Model, source: Source, mesh: Mesh) -> tuple[Model, st
         mesh: the devices.
     """
     side = max(model.spec.patch_size) or WINDOW
-    grid = Grid.over(source.height, source.width, side, margin=0, blended=False)
-    count = grid.vertical.count * grid.horizontal.count
+    grid = Grid.over(source.height, source.width, (side, side), margin=0, blended=False)
+    count = grid.count
     windows: list[np.ndarray] = []
     best, most = None, 0.0
     for number in np.random.default_rng(0).permutation(count):

@@ -17,7 +17,7 @@ from etils import epath
 
 import flair_jax
 from flair_jax.errors import UserError
-from flair_jax.inference import engines, geotiff, qgis_style
+from flair_jax.inference import engines, geotiff, qgis_style, tile_size
 from flair_jax.inference.adaptation import adapt_to_raster
 from flair_jax.inference.band_selection import Scaling
 from flair_jax.inference.class_areas import class_areas
@@ -117,14 +117,25 @@ class _Job:
             Scaling(options.stretch, self.spec.stretch, self.spec.image_types),
         )
         _check_not_read(self.products, self.source.files)
-        height, width = self.source.height, self.source.width
-        tile, margin = options.tile_and_margin(height, width)
-        self.grid = Grid.over(height, width, tile, margin, options.blend == "hann")
         self.mesh = make_mesh()
         self.engine, self.engine_note = engines.choose(options.engine, self.mesh)
-        each = 1 if self.mesh.devices.flat[0].platform == "cpu" else 4
-        self.batch_size = options.batch_size or each * self.mesh.size
+        self.batch_size = options.batch_size or self.mesh.size
+        self.grid = self._grid()
         check_batch_size(self.batch_size, self.mesh, "--batch_size")
+
+    def _grid(self) -> Grid:
+        options, height, width = self.options, self.source.height, self.source.width
+        if self.mesh.devices.flat[0].platform == "cpu":
+            memory = options.memory or tile_size.MEMORY
+            # Four bytes: the logits of this batch and the last one, sums.
+            kept = 16 * len(self.spec.nomenclature) * (self._only_classes is False)
+            together = engines.pixels_within(memory, self.engine, self.precision, kept)
+        else:
+            together = tile_size.on_accelerator(self.mesh, options.memory) * self.mesh.size
+        tile, self.margin = options.tiles(
+            height, width, pixels=together // self.batch_size, batch=self.batch_size
+        )
+        return Grid.over(height, width, tile, self.margin, options.blend == "hann")
 
     def run(self) -> list[epath.Path]:
         """Runs what is not done yet, and returns the files written."""
@@ -155,7 +166,8 @@ class _Job:
         self._log_header(model)
         engine = None
         if self.engine != engines.JAX:
-            engine = engines.make(self.engine, model, self.precision)
+            result = "classes" if self._only_classes else "logits"
+            engine = engines.make(self.engine, model, self.precision, result)
         predictor = TilePredictor(
             model, self.mesh, self.grid, tta=self.options.tta,
             probabilities=self.options.probabilities, confidence=self.options.confidence,
@@ -271,7 +283,7 @@ class _Job:
             if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
                 raise UserError(
                     f"there is too little memory for {self.batch_size} tiles of "
-                    f"{self.grid.vertical.tile}: give a smaller --tile or --batch_size"
+                    f"{self._tile} pixels: give a smaller --memory, --tile or --batch_size"
                 ) from error
             raise
 
@@ -289,13 +301,24 @@ class _Job:
         return end - begin
 
     @property
+    def _only_classes(self) -> bool:
+        """Whether a tile's classes are all that is computed."""
+        options = self.options
+        averaged = options.tta or options.blend == "hann"
+        return not (averaged or options.probabilities or options.confidence)
+
+    @property
+    def _tile(self) -> str:
+        return f"{self.grid.vertical.tile} x {self.grid.horizontal.tile}"
+
+    @property
     def precision(self) -> str:
         """Of the activations."""
         return self.options.precision or self.spec.dtype
 
     def _tags(self, model: Model) -> dict[str, str]:
         first, names = self.options.first_class, self.spec.nomenclature.names
-        axis, size = self.grid.horizontal, self.source.pixel_size
+        size = self.source.pixel_size
         return {
             "MODEL": f"unet-resnet34, nomenclature {self.spec.nomenclature.name}",
             "MODEL_CHECKPOINT": model.path,
@@ -312,7 +335,7 @@ class _Job:
             "ENGINE": f"{engines.describe(self.engine)}, {self.precision}",
             "FIRST_CLASS": str(first),
             "CLASS_NAMES": "; ".join(f"{i} {name}" for i, name in enumerate(names, first)),
-            "TILES": f"{axis.tile} pixels, margin {axis.margin}, blend {self.options.blend}"
+            "TILES": f"{self._tile} pixels, margin {self.margin}, blend {self.options.blend}"
             + (", mean of 8 symmetries" if self.options.tta else ""),
         }
 
@@ -335,12 +358,11 @@ class _Job:
         return json.loads(json.dumps(settings))
 
     def _log_header(self, model: Model) -> None:
-        source, axis = self.source, self.grid.horizontal
+        source, tiles = self.source, self.grid.count
         size = _metres(source.pixel_size)
         trained_at = (
             f" at {getattr(self.spec, 'pixel_size', 0.0):g} m" if self.spec.pixel_size else ""
         )
-        tiles = self.grid.vertical.count * axis.count
         lines = [
             f"raster   {source.name}: {source.width:,} x {source.height:,} pixels"
             + (f" of {size}" if size else "")
@@ -349,9 +371,10 @@ class _Job:
             f"valid    {source.validity}",
             f"model    {model.path}, step {model.step}: {', '.join(self.spec.bands)}{trained_at} "
             f"-> {len(self.spec.nomenclature)} classes",
-            f"tiles    {tiles:,} of {axis.tile} pixels, margin {axis.margin}, "
+            f"tiles    {tiles:,} of {self._tile} pixels, margin {self.margin}, "
             f"{self.options.blend}, {self.batch_size} at a time on {self.mesh.size} x "
-            f"{jax.devices()[0].device_kind}",
+            f"{jax.devices()[0].device_kind}; {self.grid.repeated:.0%} of the computed pixels are "
+            "margin",
         ]
         lines.append(f"engine   {engines.describe(self.engine)}, {self.precision}")
         if self.engine_note:

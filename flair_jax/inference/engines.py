@@ -17,7 +17,7 @@ from flair_jax.inference.predictor import Model
 JAX = "jax"
 ENGINES = ("auto", JAX, "openvino", "onnxruntime")
 PRECISIONS = ("float32", "bfloat16")
-# (N, H, W, bands) uint8 -> logits (N, H, W, classes) float32
+# (N, H, W, bands) uint8 -> logits (N, H, W, classes) float32, or classes (N, H, W) uint8
 Engine = Callable[[np.ndarray], np.ndarray]
 
 
@@ -35,7 +35,7 @@ def choose(name: str, mesh: Mesh) -> tuple[str, str]:
     if name == "auto":
         if not on_cpu or mesh.size > 1:
             return JAX, ""
-        if _installed("openvino"):
+        if is_installed("openvino"):
             return "openvino", ""
         return JAX, "OpenVINO would be faster on this CPU: pip install 'flair-jax[cpu]'"
     if name != JAX:
@@ -44,15 +44,39 @@ def choose(name: str, mesh: Mesh) -> tuple[str, str]:
                 f"--engine={name} computes on a CPU, and JAX has found {mesh.devices.flat[0]}: "
                 "leave it out"
             )
-        if not _installed(name):
+        if not is_installed(name):
             raise UserError(
                 f"--engine={name} is not installed: pip install 'flair-jax[cpu]', or leave it out"
             )
     return name, ""
 
 
-def _installed(name: str) -> bool:
+def is_installed(name: str) -> bool:
+    """Whether an engine can be used, with the package that writes its graph."""
     return all(importlib.util.find_spec(package) for package in (name, "onnx"))
+
+
+# Of a process that detects on two cores: GB without tiles, and bytes for each pixel of a batch that
+# the network takes.
+_MEMORY = {
+    (JAX, "float32"): (0.7, 270),
+    (JAX, "bfloat16"): (0.7, 270),
+    ("openvino", "float32"): (0.95, 220),
+    ("openvino", "bfloat16"): (0.95, 140),
+    ("onnxruntime", "float32"): (0.95, 600),
+}
+
+
+def pixels_within(memory: float, name: str, precision: str, of_classes: int) -> int:
+    """Pixels of a batch of tiles with which a process on a CPU keeps within a limit of memory.
+
+    Args:
+        memory: the limit in GB.
+        name, precision: of the engine.
+        of_classes: bytes that are kept for each pixel of what is computed from the logits.
+    """
+    fixed, per_pixel = _MEMORY[name, precision]
+    return max(0, int((memory - fixed) * 1e9 / (per_pixel + of_classes)))
 
 
 def describe(name: str) -> str:
@@ -60,13 +84,14 @@ def describe(name: str) -> str:
     return f"{name} {importlib.metadata.version(name)}"
 
 
-def make(name: str, model: Model, precision: str) -> Engine:
+def make(name: str, model: Model, precision: str, result: str) -> Engine:
     """An engine with a model in it.
 
     Args:
         name: "openvino" or "onnxruntime".
         model: without metadata.
         precision: of `PRECISIONS`.
+        result: "logits", or "classes", which take less memory.
 
     Raises:
         UserError: the engine does not have this precision.
@@ -77,7 +102,7 @@ def make(name: str, model: Model, precision: str) -> Engine:
         key: np.asarray(array, np.float32)
         for key, array in {**model.params, **model.batch_stats}.items()
     }
-    graph = onnx_graph.build(weights, model.spec, takes_uint8=True, probabilities=False)
+    graph = onnx_graph.build(weights, model.spec, takes_uint8=True, result=result)
     content = graph.SerializeToString()
     if name == "openvino":
         return _OpenVino(content, precision)
@@ -118,8 +143,9 @@ class _OpenVino:
         layouts = PrePostProcessor(model)
         layouts.input().tensor().set_layout(Layout("NHWC"))
         layouts.input().model().set_layout(Layout("NCHW"))
-        layouts.output().model().set_layout(Layout("NCHW"))
-        layouts.output().tensor().set_layout(Layout("NHWC"))
+        if len(model.output().get_partial_shape()) == 4:
+            layouts.output().model().set_layout(Layout("NCHW"))
+            layouts.output().tensor().set_layout(Layout("NHWC"))
         return self._core.compile_model(layouts.build(), "CPU", self._settings)
 
 
@@ -129,7 +155,7 @@ def _onnx_runtime(content: bytes) -> Engine:
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
     def infer(image: np.ndarray) -> np.ndarray:
-        (logits,) = session.run(None, {"image": np.ascontiguousarray(image.transpose(0, 3, 1, 2))})
-        return np.ascontiguousarray(logits.transpose(0, 2, 3, 1))
+        (result,) = session.run(None, {"image": np.ascontiguousarray(image.transpose(0, 3, 1, 2))})
+        return result if result.ndim == 3 else np.ascontiguousarray(result.transpose(0, 2, 3, 1))
 
     return infer

@@ -33,7 +33,7 @@ from jax.sharding import Mesh
 
 from flair_jax.config import is_of_ema
 from flair_jax.errors import UserError
-from flair_jax.models.functional import Arrays, split_model, value_fault
+from flair_jax.models.functional import Arrays, abstract_model, value_fault
 from flair_jax.models.spec import FILE, ModelSpec
 from flair_jax.runtime import checksums
 from flair_jax.runtime.sharding import replicate
@@ -388,7 +388,7 @@ def _load_step(
     folder = absolute(directory) / str(step)
     if not folder.exists():
         raise UserError(f"there is no checkpoint {folder}")
-    _, params, batch_stats = split_model(spec.abstract_model())
+    _, params, batch_stats = abstract_model(spec)
     record = read_record(folder)
     known = record.get("checksums", {})
     if not ema:

@@ -4,10 +4,10 @@ import dataclasses
 import math
 
 from flair_jax.errors import UserError
+from flair_jax.inference import tile_size
 from flair_jax.inference.engines import ENGINES, PRECISIONS
 from flair_jax.models.choices import STRIDE
 
-TILE = 1024  # a smaller share is margin than at 512; larger tiles need more memory for little gain
 MARGIN = 128
 BLENDS = ("crop", "hann")
 
@@ -22,14 +22,17 @@ class Options:
         stretch: (lowest, highest) value of each of the model's bands, or one for all, which become
             0 and 255; empty: the model's own for rasters of the type that it was trained on.
         resolution: ground sample distance in metres to resample to (bilinear); 0: no resampling.
-        tile: side of a tile in pixels, a multiple of 32; 0: 1024, or less for a small raster.
-        margin: pixels of context at each side of a tile; -1: 128, or a quarter of a tile smaller
-            than 512.
+        tile: side of square tiles in pixels, a multiple of 32; 0: the tiles that compute the
+            fewest pixels within `memory`, see `tile_size`.
+        margin: pixels of context between neighbouring tiles; -1: 128, or a quarter of a `tile`
+            smaller than 512.
+        memory: GB that the process on a CPU, or else each device, may take with the tiles that are
+            chosen; 0: 2 on a CPU, half of a device's memory.
         blend: "crop" keeps the core of each tile, without its margin; "hann" averages the
             probabilities of overlapping tiles, weighted by a Hann window.
         tta: test-time augmentation: average the probabilities over the eight symmetries of the
             square.
-        batch_size: tiles per batch, over all devices; 0: one per CPU, four per accelerator.
+        batch_size: tiles per batch, over all devices; 0: one per device.
         first_class: the value of the first class: 1 as in FLAIR's masks, 0 as in the challenge.
         probabilities: also write the probabilities of all classes.
         confidence: also write the margin between the two most probable classes, and the entropy.
@@ -47,6 +50,7 @@ class Options:
     resolution: float = 0.0
     tile: int = 0
     margin: int = -1
+    memory: float = 0.0
     blend: str = "crop"
     tta: bool = False
     batch_size: int = 0
@@ -83,33 +87,40 @@ class Options:
             raise UserError(f"--first_class={self.first_class} is neither 0 nor 1")
         if self.margin < -1:
             raise UserError(f"--margin={self.margin} is not a number of pixels")
+        if not 0 <= self.memory < math.inf:
+            raise UserError(f"--memory={self.memory} is not a number of GB, such as 4")
+        if self.memory and self.tile:
+            raise UserError("--memory chooses the tiles, and --tile gives them: leave one out")
         if not 0 <= self.resolution < math.inf:
             raise UserError(
                 f"--resolution={self.resolution} is not a ground sample distance: give metres"
             )
 
-    def tile_and_margin(self, height: int, width: int) -> tuple[int, int]:
-        """Side and margin, in pixels, of the tiles of a raster of this size.
+    def tiles(
+        self, height: int, width: int, *, pixels: int, batch: int
+    ) -> tuple[tuple[int, int], int]:
+        """Height and width, and margin, of the tiles of a raster of this size.
+
+        Args:
+            height, width: of the raster.
+            pixels: of a tile, at most, unless `tile` is given.
+            batch: tiles of a row that are computed together.
 
         Raises:
-            UserError: the margin is too large for the tile.
+            UserError: the margin is too large for the tile, or the memory too small for any.
         """
+        blended = self.blend == "hann"
         margin = self.margin
         if margin < 0:
             margin = min(MARGIN, self.tile // 4) if self.tile else MARGIN
-        # A raster smaller than a tile needs a tile of its own size and two margins.
-        enough = _multiple(max(height, width) + 2 * margin)
-        tile = self.tile or max(min(TILE, enough), _multiple(4 * margin))
-        blended = self.blend == "hann"
-        if 4 * margin > tile if blended else 2 * margin >= tile:
+        if not self.tile:
+            return tile_size.choose(
+                height, width, margin, pixels=pixels, batch=batch, blended=blended, square=self.tta
+            ), margin
+        if 4 * margin > self.tile if blended else 2 * margin >= self.tile:
             bound = "at most a quarter of (--blend=hann)" if blended else "less than half"
             raise UserError(
-                f"--margin={margin} must be {bound} the tile, which is {tile}: "
-                f"set --margin={tile // 4}, for example, or a larger --tile"
+                f"--margin={margin} must be {bound} the tile, which is {self.tile}: "
+                f"set --margin={self.tile // 4}, for example, or a larger --tile"
             )
-        return tile, margin
-
-
-def _multiple(pixels: int) -> int:
-    """`pixels` rounded up to a multiple of the network's stride."""
-    return -(-pixels // STRIDE) * STRIDE
+        return (self.tile, self.tile), margin

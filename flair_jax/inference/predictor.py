@@ -6,12 +6,11 @@ import os
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import load
-from flair_jax.models.functional import Arrays, forward
+from flair_jax.models.functional import Arrays, abstract_model, forward
 from flair_jax.models.ops import for_mesh
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import batch_sharding, make_mesh, replicated, to_global
@@ -40,7 +39,7 @@ class Model:
         self.spec = spec
         self.params, self.batch_stats = params, batch_stats
         self.step = step
-        graphdef = nnx.split(spec.abstract_model())[0]
+        graphdef = abstract_model(spec)[0]
         self._mesh, ops = mesh, for_mesh(mesh)
 
         def infer(params: Arrays, batch_stats: Arrays, batch: dict[str, jax.Array]) -> jax.Array:

@@ -1,19 +1,18 @@
 """Tiles -> classes, probabilities, confidence: one jitted function, batches over all devices."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from flair_jax.inference.engines import Engine
 from flair_jax.inference.predictor import Model
 from flair_jax.inference.tiles import Grid
-from flair_jax.models.functional import forward
+from flair_jax.models.functional import abstract_model, forward
 from flair_jax.models.ops import for_mesh
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import batch_sharding, replicated, to_global
@@ -21,7 +20,7 @@ from flair_jax.runtime.sharding import batch_sharding, replicated, to_global
 # Probabilities that are added up are integers of this unit: sums of integers do not depend on the
 # order, so a flipped raster gives exactly the flipped result.
 UNIT = 2**24
-Made = dict[str, jax.Array]
+Made = Mapping[str, jax.Array | np.ndarray]
 VIEWS = 8  # symmetries of the square
 
 
@@ -34,7 +33,7 @@ class TilePredictor:
         grid: the tiles.
         tta: whether to average over the eight symmetries.
         probabilities, confidence: what is wanted beside the classes.
-        engine: computes the logits; None: the devices do.
+        engine: computes the logits, or if nothing else is wanted the classes; None: the devices do.
     """
 
     def __init__(
@@ -45,10 +44,10 @@ class TilePredictor:
         self._arrays = model.params, model.batch_stats
         self._views = VIEWS if tta else 1
         self._classes = len(model.spec.nomenclature)
+        self._measures = probabilities or confidence
         self._run = tile_programs(
             model.spec,
             mesh,
-            grid.horizontal.margin,
             self._views,
             probabilities,
             confidence,
@@ -59,16 +58,19 @@ class TilePredictor:
         """Starts computing a batch.
 
         Args:
-            images: (N, tile, tile, bands) uint8, N a multiple of the devices.
+            images: (N, height, width, bands) uint8, N a multiple of the devices; square for
+                test-time augmentation.
             row: of all tiles in the grid.
             columns: of the tiles; fewer than N if the last images are of no interest.
 
         Returns:
-            Arrays on the devices, of N tiles: with cropping, what `products` gives of their
-            cores; with blending, "scores" (N, tile, tile, classes) int32 for `tiles.Blender`.
+            Arrays, usually on the devices, of N tiles: what `products` gives; with blending,
+            "scores" (N, height, width, classes) int32 for `tiles.Blender`.
         """
         blended = self._grid.horizontal.blended
         if not blended and self._views == 1:
+            if self._engine and not self._measures:
+                return {"classes": self._engine(images)}
             return self._run.plain(*self._inputs(images, 0))
         total = jax.device_put(
             jnp.zeros((*images.shape[:3], self._classes), jnp.int32), batch_sharding(self._mesh)
@@ -76,9 +78,9 @@ class TilePredictor:
         for view in range(self._views):
             total = self._run.add_view(*self._inputs(images, view), jnp.int32(view), total)
         if not blended:
-            return self._run.crop(total)
+            return self._run.of_total(total)
         down = np.stack([self._grid.vertical.weights(row)] * len(images))
-        right = np.ones_like(down)
+        right = np.ones((len(images), images.shape[2]), np.float32)
         for i, column in enumerate(columns):
             right[i] = self._grid.horizontal.weights(column)
         weights = to_global({"down": down, "right": right}, self._mesh)
@@ -88,7 +90,8 @@ class TilePredictor:
         """What the programs take first: weights, statistics and images; or a view's logits."""
         if self._engine is None:
             return *self._arrays, to_global({"image": images}, self._mesh)["image"]
-        logits = self._engine(np.ascontiguousarray(_turned(images, view)))
+        image = np.ascontiguousarray(_turned(images, view)) if self._views > 1 else images
+        logits = self._engine(image)
         return (to_global({"logits": logits}, self._mesh)["logits"],)
 
     def finish(self, scores: np.ndarray) -> dict[str, np.ndarray]:
@@ -101,7 +104,7 @@ class TilePrograms(NamedTuple):
 
     plain: jax.stages.Wrapped  # (*inputs) -> Made
     add_view: jax.stages.Wrapped  # (*inputs, view, total) -> total
-    crop: jax.stages.Wrapped  # total -> Made
+    of_total: jax.stages.Wrapped  # total -> Made
     weigh: jax.stages.Wrapped  # (total, down, right) -> Made
     finish: jax.stages.Wrapped  # scores -> Made
 
@@ -110,7 +113,6 @@ class TilePrograms(NamedTuple):
 def tile_programs(
     spec: ModelSpec,
     mesh: Mesh,
-    margin: int,
     views: int,
     probabilities: bool,
     confidence: bool,
@@ -122,15 +124,14 @@ def tile_programs(
     Args:
         spec: of the model.
         mesh: the devices.
-        margin: pixels that are cut off on every side.
         views: 1, or 8 for an average over the symmetries of the square.
         probabilities, confidence: what is wanted beside the classes.
-        of_logits: whether the inputs are the logits of an engine (N, tile, tile, classes) float32,
-            of a view if there are several; or else parameters, statistics and images (N, tile,
-            tile, bands) uint8.
+        of_logits: whether the inputs are the logits of an engine (N, height, width, classes)
+            float32, of a view if there are several; or else parameters, statistics and images (N,
+            height, width, bands) uint8.
     """
     whole, split = replicated(mesh), batch_sharding(mesh)
-    graphdef, ops = nnx.split(spec.abstract_model())[0], for_mesh(mesh)
+    graphdef, ops = abstract_model(spec)[0], for_mesh(mesh)
     wanted = functools.partial(products, probabilities=probabilities, confidence=confidence)
 
     def infer(*inputs: Any, view: jax.Array | None = None) -> jax.Array:
@@ -141,11 +142,8 @@ def tile_programs(
         logits = forward(graphdef, spec, params, batch_stats, {"image": image}, ops)
         return ops.leave(logits).astype(jnp.float32)
 
-    def core(x: jax.Array) -> jax.Array:
-        return x[:, margin : x.shape[1] - margin, margin : x.shape[2] - margin]
-
     def plain(*inputs: Any) -> Made:
-        logits = core(infer(*inputs))
+        logits = infer(*inputs)
         return wanted(logits, jax.nn.softmax(logits))
 
     def add_view(*arguments: Any) -> jax.Array:
@@ -155,8 +153,8 @@ def tile_programs(
         logits = infer(*inputs, view=view)
         return total + _turned_back(_integers(jax.nn.softmax(logits)), view)
 
-    def crop(total: jax.Array) -> Made:
-        return wanted(core(total), core(total) / (UNIT * views))
+    def of_total(total: jax.Array) -> Made:
+        return wanted(total, total / (UNIT * views))
 
     def weigh(total: jax.Array, down: jax.Array, right: jax.Array) -> Made:
         weights = down[:, :, None, None] * right[:, None, :, None]
@@ -171,7 +169,7 @@ def tile_programs(
             out_shardings=split,
             donate_argnums=len(given) + 1,
         ),
-        jax.jit(crop, in_shardings=split, out_shardings=split),
+        jax.jit(of_total, in_shardings=split, out_shardings=split),
         jax.jit(weigh, in_shardings=split, out_shardings=split, donate_argnums=0),
         jax.jit(lambda scores: wanted(scores, scores / UNIT)),
     )

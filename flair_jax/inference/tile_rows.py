@@ -17,7 +17,7 @@ from flair_jax.inference.fill import fill_invalid
 from flair_jax.inference.progress import TileProgress
 from flair_jax.inference.raster_source import Source
 from flair_jax.inference.resume import PartialJob, RowWriter
-from flair_jax.inference.tile_predictor import TilePredictor
+from flair_jax.inference.tile_predictor import Made, TilePredictor
 from flair_jax.inference.tiles import Blender, Grid
 from flair_jax.runtime.preemption import Preempted, StopSignals
 
@@ -110,7 +110,7 @@ class RowOfTiles:
         self._grid, self._row, self._predictor = grid, row, predictor
         self._blender, self._file = blender, file
 
-    def __call__(self, batch: Sequence[Tile], results: dict[str, jax.Array]) -> None:
+    def __call__(self, batch: Sequence[Tile], results: Made) -> None:
         """Waits for the results of a batch and writes them; runs in the writer thread.
 
         Args:
@@ -128,9 +128,7 @@ class RowOfTiles:
             if self._blender:
                 of_tile = self._blended(self._blender, column, of_tile, within)
             elif of_tile:
-                margin = self._grid.horizontal.margin
-                core = tuple(slice(s.start - margin, s.stop - margin) for s in within)
-                of_tile = {name: values[core] for name, values in of_tile.items()}
+                of_tile = {name: values[within] for name, values in of_tile.items()}
             if of_tile and self._file:
                 left = self._grid.done(self._row, column)[1].start
                 self._file.write(left, of_tile, valid[within])

@@ -1,8 +1,8 @@
 """Layout and blending of the overlapping tiles of a raster.
 
-Neighbouring tiles overlap by two margins. A tile without its margins is its core; the cores are
-adjacent and cover the raster. The surplus is divided between both ends, so that a flipped raster
-has flipped tiles if its sides are even.
+Neighbouring tiles overlap by two margins; at the raster's edges, where there is no context to read,
+tiles have none. What the tiles cover beyond the raster is divided between both ends, so that a
+flipped raster has flipped tiles if its sides are even.
 """
 
 import dataclasses
@@ -16,8 +16,8 @@ class Axis:
 
     Attributes:
         length: of the raster along the axis, in pixels.
-        tile: side of a tile.
-        margin: at each end of a tile, less than half a tile.
+        tile: length of a tile.
+        margin: context at an end of a tile that has a neighbour, less than half a tile.
         blended: whether overlapping tiles are averaged; the margin is then at most a quarter of a
             tile.
     """
@@ -29,29 +29,30 @@ class Axis:
 
     @property
     def core(self) -> int:
-        """Pixels of a tile without its margins: the distance from tile to tile."""
+        """The distance from tile to tile: a tile without two margins."""
         return self.tile - 2 * self.margin
 
     @property
     def count(self) -> int:
         """Number of tiles."""
-        return -(-self.length // self.core)
+        return max(1, -(-(self.length - 2 * self.margin) // self.core))
 
     def start(self, k: int) -> int:
         """First pixel of tile `k`; negative where the tile begins before the raster."""
-        surplus = self.count * self.core - self.length
-        return k * self.core - surplus // 2 - self.margin
+        surplus = self.count * self.core + 2 * self.margin - self.length
+        return k * self.core - surplus // 2
 
     def done(self, k: int) -> tuple[int, int]:
         """Begin and end of the pixels that tile `k` completes.
 
-        These are the pixels of its core; with blending, those that no later tile overlaps.
+        These are its pixels without the margins towards its neighbours; with blending, those that
+        no later tile overlaps.
         """
-        begin = self.start(k) + (0 if self.blended else self.margin)
-        end = begin + self.core
-        if self.blended and k == self.count - 1:
-            end += 2 * self.margin
-        return max(begin, 0), min(end, self.length)
+        begin = self.start(k) + (self.margin if k > 0 and not self.blended else 0)
+        end = self.start(k + 1) + (0 if self.blended else self.margin)
+        if k == self.count - 1:
+            end = self.length
+        return max(begin, 0), end
 
     def pixels(self, k: int) -> np.ndarray:
         """(tile,) int: pixel indices of tile `k`, reflected at both ends of the raster.
@@ -84,9 +85,26 @@ class Grid:
     horizontal: Axis
 
     @classmethod
-    def over(cls, height: int, width: int, tile: int, margin: int, blended: bool) -> "Grid":
-        """The tiles of a raster of this height and width."""
-        return cls(Axis(height, tile, margin, blended), Axis(width, tile, margin, blended))
+    def over(
+        cls, height: int, width: int, tile: tuple[int, int], margin: int, blended: bool
+    ) -> "Grid":
+        """The tiles, of this height and width, of a raster; a single one needs no margin."""
+        vertical, horizontal = (
+            Axis(length, side, margin if side < length else 0, blended)
+            for length, side in zip((height, width), tile, strict=True)
+        )
+        return cls(vertical, horizontal)
+
+    @property
+    def count(self) -> int:
+        """Number of tiles."""
+        return self.vertical.count * self.horizontal.count
+
+    @property
+    def repeated(self) -> float:
+        """Share of the computed pixels that are margin, or lie outside of the raster."""
+        computed = self.count * self.vertical.tile * self.horizontal.tile
+        return 1 - self.vertical.length * self.horizontal.length / computed
 
     def done(self, row: int, column: int) -> tuple[slice, slice]:
         """Rows and columns of the raster that this tile completes."""
@@ -114,35 +132,34 @@ class Blender:
 
     def __init__(self, grid: Grid, classes: int) -> None:
         self._grid = grid
-        tile, margin = grid.horizontal.tile, grid.horizontal.margin
-        width = grid.horizontal.count * grid.horizontal.core + 2 * margin
-        self._above = np.zeros((2 * margin, width, classes), np.int32)
-        self._left = np.zeros((tile, 2 * margin, classes), np.int32)
+        down, right = grid.vertical, grid.horizontal
+        width = right.count * right.core + 2 * right.margin
+        self._above = np.zeros((2 * down.margin, width, classes), np.int32)
+        self._left = np.zeros((down.tile, 2 * right.margin, classes), np.int32)
 
     def add(self, row: int, column: int, scores: np.ndarray | None) -> np.ndarray | None:
         """Adds a tile to the overlaps with its left and upper neighbours.
 
         Args:
             row, column: of the tile; tiles must come in row-major order.
-            scores: (tile, tile, classes) int32, weighted; None for a tile without valid pixels.
+            scores: (height, width, classes) int32, weighted; None for a tile without valid pixels.
 
         Returns:
             The sums of the pixels that no later tile overlaps, relative to the tile's first row and
             column; None if there were no scores.
         """
-        axis = self._grid.horizontal
-        core, overlap = axis.core, 2 * axis.margin
-        first, last = column == 0, column == axis.count - 1
-        above = self._above[:, column * core : None if last else (column + 1) * core]
+        down, right = self._grid.vertical, self._grid.horizontal
+        first, last = column == 0, column == right.count - 1
+        above = self._above[:, column * right.core : None if last else (column + 1) * right.core]
         if scores is None:
             self._left[:] = 0
             above[:] = 0
             return None
-        done = np.array(scores if last else scores[:, :core])
+        done = np.array(scores if last else scores[:, : right.core])
         if not first:
-            done[:, :overlap] += self._left
-        self._left[:] = scores[:, core:]
+            done[:, : 2 * right.margin] += self._left
+        self._left[:] = scores[:, right.core :]
         if row > 0:
-            done[:overlap] += above
-        above[:] = done[core:]
-        return done if row == self._grid.vertical.count - 1 else done[:core]
+            done[: 2 * down.margin] += above
+        above[:] = done[down.core :]
+        return done if row == down.count - 1 else done[: down.core]

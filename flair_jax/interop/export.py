@@ -8,12 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import load
 from flair_jax.interop import torch_weights
-from flair_jax.models.functional import Arrays, forward
+from flair_jax.models.functional import Arrays, abstract_model, forward
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh
 
@@ -33,7 +32,7 @@ def export(
     *,
     ema: bool | None = None,
     input: str = "uint8",
-    probabilities: bool = False,
+    result: str = "logits",
     deepness: bool = False,
 ) -> pathlib.Path:
     """Writes a checkpoint in another format, atomically.
@@ -43,7 +42,7 @@ def export(
         output: the file, or for "stablehlo" the folder, to write.
         format: of `SUFFIXES`.
         ema: the moving average of the weights; None: see `loading.load`.
-        input, probabilities, deepness: of "onnx", see `write_onnx`.
+        input, result, deepness: of "onnx", see `write_onnx`.
 
     Returns:
         What was written.
@@ -66,7 +65,7 @@ def export(
         if format == "torch":
             write_torch(partial, spec, params, batch_stats)
         elif format == "onnx":
-            options: dict[str, Any] = {"probabilities": probabilities, "deepness": deepness}
+            options: dict[str, Any] = {"result": result, "deepness": deepness}
             write_onnx(partial, spec, params, batch_stats, input=input, **options)
         else:
             write_stablehlo(partial, spec, params, batch_stats)
@@ -112,7 +111,7 @@ def write_onnx(
     batch_stats: Arrays,
     *,
     input: str = "uint8",
-    probabilities: bool = False,
+    result: str = "logits",
     deepness: bool = False,
 ) -> None:
     """Writes an ONNX file, see `onnx_graph.build`.
@@ -121,7 +120,7 @@ def write_onnx(
         path: the file.
         spec, params, batch_stats: of the model.
         input: "uint8", normalised in the graph, or "float32", normalised before.
-        probabilities: write these in place of logits.
+        result: "logits", "probabilities" or "classes".
         deepness: for the QGIS plug-in Deepness, which normalises itself: float32 in,
             probabilities out, and its keys in the file's metadata.
 
@@ -140,8 +139,8 @@ def write_onnx(
         raise UserError("Deepness feeds no metadata, which this model takes")
     weights = {name: np.asarray(x, np.float32) for name, x in {**params, **batch_stats}.items()}
     takes_uint8 = input == "uint8" and not deepness
-    probabilities = probabilities or deepness
-    model = onnx_graph.build(weights, spec, takes_uint8=takes_uint8, probabilities=probabilities)
+    result = "probabilities" if deepness else result
+    model = onnx_graph.build(weights, spec, takes_uint8=takes_uint8, result=result)
     onnx_graph.describe(model, spec, for_deepness=deepness)
     onnx.checker.check_model(model, full_check=True)
     onnx.save_model(model, path)
@@ -165,11 +164,13 @@ def write_stablehlo(
     from safetensors.numpy import save_file
 
     weights = {name: np.asarray(x, np.float32) for name, x in {**params, **batch_stats}.items()}
-    graphdef = nnx.split(spec.abstract_model())[0]
+    graphdef = abstract_model(spec)[0]
 
     def infer(weights: Arrays, batch: Arrays) -> jax.Array:
-        parts = ({name: weights[name] for name in part} for part in (params, batch_stats))
-        logits = forward(graphdef, spec, *parts, batch)
+        parts, statistics = (
+            {name: weights[name] for name in part} for part in (params, batch_stats)
+        )
+        logits = forward(graphdef, spec, parts, statistics, batch)
         return jax.nn.softmax(logits.astype(jnp.float32))
 
     n, h, w = jax.export.symbolic_shape("n, h, w")

@@ -1,5 +1,7 @@
 """A model as a pure function: its structure, and its arrays by dotted name."""
 
+import functools
+
 import jax
 import numpy as np
 from flax import nnx, traverse_util
@@ -16,6 +18,12 @@ def split_model(model: UNet) -> tuple[nnx.GraphDef, Arrays, Arrays]:
     """The model as (structure, parameters by name, running statistics by name)."""
     graphdef, params, batch_stats = nnx.split(model, nnx.Param, nnx.BatchStat)  # type: ignore[misc]
     return graphdef, _by_name(params), _by_name(batch_stats)
+
+
+@functools.lru_cache(maxsize=8)
+def abstract_model(spec: ModelSpec) -> tuple[nnx.GraphDef, Arrays, Arrays]:
+    """What `split_model` gives, with shapes in place of arrays."""
+    return split_model(spec.abstract_model())
 
 
 def merge_model(

@@ -23,6 +23,7 @@ OPSET = 17  # ONNX 1.12 of 2022: what ONNX Runtime 1.12, OpenVINO 2022.3 and QGI
 IR_VERSION = 8  # the format of that version
 DEEPNESS_TILE = 512  # pixels, where the size of the training patches is not known
 DEEPNESS_OVERLAP = 25  # per cent of a tile: 128 of 512 pixels
+RESULTS = ("logits", "probabilities", "classes")
 Weights = Mapping[str, np.ndarray]
 
 
@@ -85,9 +86,7 @@ class Graph:
         return self.node("Relu", [x])
 
 
-def build(
-    weights: Weights, spec: ModelSpec, *, takes_uint8: bool, probabilities: bool
-) -> onnx.ModelProto:
+def build(weights: Weights, spec: ModelSpec, *, takes_uint8: bool, result: str) -> onnx.ModelProto:
     """The graph of a model.
 
     Args:
@@ -95,8 +94,8 @@ def build(
         spec: of the model.
         takes_uint8: whether its input "image" is uint8 and is normalised in the graph; otherwise
             it is float32, normalised as the spec tells.
-        probabilities: whether its output is "probabilities", which sum to 1, or else "logits";
-            both are (N, classes, height, width) float32.
+        result: its output: "logits" or "probabilities" (N, classes, height, width) float32, or the
+            most probable "classes" (N, height, width) uint8, from 0.
     """
     graph = Graph(weights)
     image_type = TensorProto.UINT8 if takes_uint8 else TensorProto.FLOAT
@@ -111,15 +110,22 @@ def build(
         )
         x = graph.node("Add", [x, _metadata_code(graph, spec)])
     x = graph.convolution(_decoder(graph, skips, x), "segmentation_head.0")
-    output = "probabilities" if probabilities else "logits"
-    last = {"Softmax": {"axis": 1}} if probabilities else {"Identity": {}}
-    ((kind, attributes),) = last.items()
-    graph.nodes.append(helper.make_node(kind, [x], [output], name=output, **attributes))
-    classes = ["batch", len(spec.nomenclature), "height", "width"]
+    shape = ["batch", len(spec.nomenclature), "height", "width"]
+    result_type = TensorProto.FLOAT
+    if result == "classes":
+        x = graph.node("ArgMax", [x], axis=1, keepdims=0)
+        shape, result_type = ["batch", "height", "width"], TensorProto.UINT8
+    last = {
+        "logits": ("Identity", {}),
+        "probabilities": ("Softmax", {"axis": 1}),
+        "classes": ("Cast", {"to": result_type}),
+    }
+    kind, attributes = last[result]
+    graph.nodes.append(helper.make_node(kind, [x], [result], name=result, **attributes))
     return helper.make_model(
         helper.make_graph(
             graph.nodes, "unet", inputs,
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, classes)],
+            [helper.make_tensor_value_info(result, result_type, shape)],
             graph.initializers,
         ),
         producer_name="flair-jax", ir_version=IR_VERSION,
@@ -131,7 +137,7 @@ def _normalised(graph: Graph, spec: ModelSpec) -> str:
     """As `preprocess.normalise`."""
     x = graph.node("Cast", ["image"], to=TensorProto.FLOAT)
     if spec.normalization == "scaling":
-        return graph.node("Div", [x, graph.constant("highest", np.float32(255))])
+        return graph.node("Div", [x, graph.constant("highest", np.full(1, 255, np.float32))])
     means, stds = (
         graph.constant(name, np.asarray(values, np.float32).reshape(1, -1, 1, 1))
         for name, values in (("means", spec.means), ("stds", spec.stds))

@@ -18,7 +18,7 @@ from flair_jax.data.dataset import Split
 from flair_jax.errors import UserError
 from flair_jax.evaluation.evaluate import EvalStep, make_eval_step
 from flair_jax.inference.georeference import common_pixel_size
-from flair_jax.models.functional import Arrays, split_model
+from flair_jax.models.functional import Arrays, abstract_model
 from flair_jax.models.spec import FILE, ModelSpec
 from flair_jax.runtime import arithmetic, checksums, console
 from flair_jax.runtime.atomic_io import atomic_write
@@ -240,7 +240,7 @@ def start(
 
 def abstract_state(experiment: Experiment) -> TrainState:
     """The names, shapes and dtypes of the state."""
-    _, params, batch_stats = split_model(experiment.spec.abstract_model())
+    _, params, batch_stats = abstract_model(experiment.spec)
     return jax.eval_shape(lambda p, s: _state_of(experiment, p, s), params, batch_stats)
 
 

@@ -108,7 +108,7 @@ def _on_white(image: np.ndarray, height: int) -> np.ndarray:
 def png(image: np.ndarray) -> bytes:
     """An image (H, W, 3) or (H, W), uint8, as a PNG file's bytes."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -40,8 +40,8 @@ def test_hann_has_no_step_at_tile_borders(model, tmp_path):
     cropped = read(tmp_path / "crop_probabilities.tif")
     blended = read(tmp_path / "hann_probabilities.tif")
     for axis, length in ((1, 200), (2, 220)):
-        spare = -(-length // core) * core - length
-        cores = np.arange(core, length + spare, core) - spare // 2
+        spare = -(-(length - 2 * margin) // core) * core + 2 * margin - length
+        cores = np.arange(core + margin, length + spare - margin, core) - spare // 2
         ends_of_tiles = np.concatenate([cores - margin, cores + margin])
         assert steps(cropped, axis, cores) > 3
         assert steps(blended, axis, cores) < 1.3
@@ -57,7 +57,7 @@ def test_hann_is_the_weighted_mean_of_plain_tiles(model, large, tmp_path):
     total = np.zeros((height + 2 * TILE, width + 2 * TILE, 13))
     weights = np.zeros((height + 2 * TILE, width + 2 * TILE, 1))
     starts = [
-        range(-((-(-n // core) * core - n) // 2) - MARGIN, n - MARGIN, core)
+        range(-((-(-(n - 2 * MARGIN) // core) * core + 2 * MARGIN - n) // 2), n - 2 * MARGIN, core)
         for n in (height, width)
     ]
     padded = np.moveaxis(np.pad(pixels, [(0, 0), (TILE, TILE), (TILE, TILE)], "symmetric"), 0, -1)

@@ -68,7 +68,7 @@ def test_colours_names_and_tags(detected, checkpoint):
     assert tags["CLASS_NAMES"].startswith("1 building; 2 pervious surface; 3")
     assert tags["FLAIR_JAX_VERSION"] == flair_jax.__version__
     assert (tags["MODEL_CHECKPOINT"], tags["MODEL_STEP"]) == (str(checkpoint), "0")
-    assert tags["TILES"] == "64 pixels, margin 16, blend crop"
+    assert tags["TILES"] == "64 x 64 pixels, margin 16, blend crop"
     names = xml.parse(f"{output}.aux.xml").findall(".//Category")
     assert [n.text or "" for n in names] == ["", *BASELINE.names]
 

@@ -1,9 +1,14 @@
 """Layout and blending of tiles; checks of the options."""
 
+import itertools
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flair_jax.errors import UserError
+from flair_jax.inference import tile_size
 from flair_jax.inference.options import Options
 from flair_jax.inference.tiles import Axis, Blender, Grid
 
@@ -34,9 +39,9 @@ def test_pixels_are_those_of_symmetric_padding(length):
 
 def test_tiles_of_an_even_length_are_flipped_with_it():
     axis = Axis(100, tile=64, margin=16, blended=False)
-    assert [axis.start(k) for k in range(axis.count)] == [-30, 2, 34, 66]
-    for k in range(4):
-        np.testing.assert_array_equal(99 - axis.pixels(k)[::-1], axis.pixels(3 - k))
+    assert [axis.start(k) for k in range(axis.count)] == [-14, 18, 50]
+    for k in range(3):
+        np.testing.assert_array_equal(99 - axis.pixels(k)[::-1], axis.pixels(2 - k))
 
 
 @pytest.mark.parametrize(("tile", "margin"), [(64, 16), (64, 8), (96, 24), (64, 0)])
@@ -55,45 +60,81 @@ def test_weights_sum_to_one_over_the_raster(tile, margin):
 
 @pytest.mark.parametrize(("height", "width"), [(100, 60), (33, 200), (5, 7)])
 def test_the_blender_sums_overlapping_tiles(height, width):
-    grid = Grid.over(height, width, tile=32, margin=6, blended=True)
+    grid = Grid.over(height, width, (32, 64), margin=6, blended=True)
     rng = np.random.default_rng(0)
-    total = np.zeros((height + 64, width + 64, 3), np.int32)
+    total = np.zeros((height + 128, width + 128, 3), np.int32)
     found = np.zeros((height, width, 3), np.int32)
     blender = Blender(grid, 3)
     skipped = (1, 1)
     for row in range(grid.vertical.count):
         for column in range(grid.horizontal.count):
-            scores = rng.integers(0, 1000, (32, 32, 3), dtype=np.int32)
+            scores = rng.integers(0, 1000, (32, 64, 3), dtype=np.int32)
             if (row, column) == skipped:
                 assert blender.add(row, column, None) is None
                 continue
-            top, left = grid.vertical.start(row) + 32, grid.horizontal.start(column) + 32
-            total[top : top + 32, left : left + 32] += scores
+            top, left = grid.vertical.start(row) + 64, grid.horizontal.start(column) + 64
+            total[top : top + 32, left : left + 64] += scores
             done = blender.add(row, column, scores.copy())
             found[grid.done(row, column)] = done[grid.within_tile(row, column)]
-    total = total[32 : 32 + height, 32 : 32 + width]
+    total = total[64 : 64 + height, 64 : 64 + width]
     if grid.vertical.count > 1 and grid.horizontal.count > 1:  # the pixels of the skipped tile
         top, left = grid.vertical.start(1), grid.horizontal.start(1)
-        hole = np.s_[max(top, 0) : top + 32, max(left, 0) : left + 32]
+        hole = np.s_[max(top, 0) : top + 32, max(left, 0) : left + 64]
         total[hole], found[hole] = 0, 0
     np.testing.assert_array_equal(found, total)
 
 
 @pytest.mark.parametrize(
-    ("options", "size", "expected"),
+    ("options", "size", "tile", "margin", "count"),
     [
-        ({}, (3000, 3000), (1024, 128)),
-        ({}, (100, 60), (384, 128)),  # 100 + 2 x 128 pixels, up to a multiple of 32; at least 512
-        ({"tile": 64}, (3000, 3000), (64, 16)),
-        ({"tile": 512}, (1, 1), (512, 128)),
-        ({"margin": 0}, (1, 1), (32, 0)),
-        ({"blend": "hann"}, (1, 1), (512, 128)),
+        ({}, (3072, 3072), (1664, 1664), 128, 4),
+        ({}, (100, 60), (256, 256), 128, 1),  # reflected up to 256 pixels
+        ({}, (718, 1210), (736, 1216), 128, 1),  # one tile, up to a multiple of 32
+        ({}, (60, 40_000), (256, 10_208), 128, 4),
+        ({"tta": True}, (60, 5_000), (576, 576), 128, 15),  # square
+        ({"margin": 0}, (4096, 4096), (512, 4096), 0, 8),
+        ({"blend": "hann"}, (3072, 3072), (1664, 1664), 128, 4),
+        ({"tile": 64}, (3000, 3000), (64, 64), 16, 93**2),
+        ({"tile": 512}, (1, 1), (512, 512), 128, 1),
     ],
 )
-def test_default_tiles(options, size, expected):
-    tile, margin = Options(**options).tile_and_margin(*size)
-    assert margin == expected[1]
-    assert tile == max(expected[0], 4 * margin)
+def test_chosen_tiles(options, size, tile, margin, count):
+    found = Options(**options).tiles(*size, pixels=3 << 20, batch=1)
+    assert found == (tile, margin)
+    assert Grid.over(*size, *found, blended=False).count == count
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 6000), st.integers(1, 6000)),
+    margin=st.sampled_from([0, 16, 100, 128]),
+    batch=st.sampled_from([1, 4]),
+    flags=st.tuples(st.booleans(), st.booleans()),
+)
+def test_chosen_tiles_fit_and_are_the_best(size, margin, batch, flags):
+    """No tile with fewer computed pixels is found by trying all of them."""
+    blended, square = flags
+    limit = 600_000
+    tile = tile_size.choose(
+        *size, margin, pixels=limit, batch=batch, blended=blended, square=square
+    )
+    least = max(256, -(-(4 if blended else 3) * margin // 32) * 32)
+
+    def computed(height, width):
+        grid = Grid.over(*size, (height, width), margin, blended)
+        columns = -(-grid.horizontal.count // batch) * batch
+        return grid.vertical.count * columns * height * width
+
+    assert tile[0] % 32 == tile[1] % 32 == 0
+    assert tile[0] * tile[1] <= limit
+    assert not square or tile[0] == tile[1]
+    of_height, of_width = (
+        [side for side in range(256, 2400, 32) if side >= min(least, max(256, length))]
+        for length in size
+    )
+    fitting = [tile for tile in itertools.product(of_height, of_width) if np.prod(tile) <= limit]
+    if fitting and not square:
+        assert computed(*tile) <= min(itertools.starmap(computed, fitting))
 
 
 @pytest.mark.parametrize(
@@ -105,12 +146,17 @@ def test_default_tiles(options, size, expected):
         ({"blend": "mean"}, r"--blend='mean' is unknown: crop or hann"),
         ({"first_class": 2}, r"--first_class=2 is neither 0 nor 1"),
         ({"resolution": -1}, r"--resolution=-1"),
+        ({"memory": -1}, r"--memory=-1 is not a number of GB"),
+        ({"memory": 4, "tile": 512}, r"--memory chooses the tiles, and --tile gives them"),
+        ({}, r"--memory is too small for the smallest tile, 384 x 384 pixels with a margin"),
+        ({"engine": "torch"}, r"--engine='torch' is unknown: auto or jax or"),
+        ({"precision": "float16"}, r"--precision='float16' is unknown: float32 or bfloat16"),
     ],
 )
 def test_invalid_options(options, message):
     def check():
         Options(**options).check()
-        Options(**options).tile_and_margin(500, 500)
+        Options(**options).tiles(500, 500, pixels=100_000, batch=1)
 
     with pytest.raises(UserError, match=message):
         check()

@@ -77,7 +77,7 @@ def in_onnx(runtime, path, image, *metadata):
 @pytest.mark.parametrize("shape", [(1, 64, 64), (3, 32, 96)])
 def test_onnx_has_the_same_probabilities_for_any_size(model, runtime, shape, tmp_path):
     path = tmp_path / "model.onnx"
-    export.write_onnx(path, model.spec, model.params, model.batch_stats, probabilities=True)
+    export.write_onnx(path, model.spec, model.params, model.batch_stats, result="probabilities")
     given = inputs(model, *shape)
     found, session = in_onnx(runtime, path, *given)
     expected = np.asarray(model(*given))
