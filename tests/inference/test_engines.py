@@ -47,7 +47,7 @@ def test_an_engine_gives_the_classes_and_measures_of_jax(model, by_jax, tmp_path
         assert raster.tags()["ENGINE"].startswith(engine)
     classes, found = (read(folder / f"{name}.tif")[0] for folder in (expected, tmp_path))
     assert (classes == found).mean() > 0.999
-    assert len(np.unique(classes)) > 5
+    assert len(np.unique(classes)) > 2
     for product in ("probabilities", "confidence"):
         if options.get(product):
             of_both = [read(f / f"{name}_{product}.tif").astype(int) for f in (expected, tmp_path)]
@@ -83,7 +83,7 @@ def test_an_interrupted_detection_resumes_to_the_same_bytes(
 
         def engine(image):
             calls.append(len(image))
-            if len(calls) == 3:
+            if len(calls) == 7:
                 raise Preempted("stopped")
             return run(image)
 
@@ -95,7 +95,7 @@ def test_an_interrupted_detection_resumes_to_the_same_bytes(
         detect(model, path, output, engine=engine, batch_size=1)
     before = len(calls)
     detect(model, path, output, engine=engine, batch_size=1, resume=True)
-    assert len(calls) - before < 16  # the finished row is not computed again
+    assert len(calls) - before == 12  # the finished row is not computed again
     np.testing.assert_array_equal(read(output), read(whole))
 
 
