@@ -1,13 +1,13 @@
-"""Time and memory of detecting one raster, compared with a PyTorch implementation.
+"""Time and memory of detecting one raster, compared with plain loops over tiles by other engines.
 
-    pip install -e ".[torch]" segmentation-models-pytorch
+    pip install -e ".[torch,cpu,onnx]" segmentation-models-pytorch onnxruntime
     python benchmarks/detection.py --source=DOWNLOAD --checkpoint=RUN [--output=FILE.json]
 
 The raster is a mosaic of the first patches of the download. `flair-jax detect` runs as a user
-starts it, with a cold and a warm compilation cache, and with the reference's tiles of 512 pixels.
-The peer is `peer_detection.py` with the same weights. Each run is a new process, timed from its
-start to the written file; the variants alternate for `--rounds` rounds. Memory is the peak resident
-set size of the process.
+starts it, with each engine, with a cold and a warm compilation cache, and with the reference's
+tiles of 512 pixels. The peers are `peer_detection.py` with the same weights. Each run is a new
+process, timed from its start to the written file; the variants alternate for `--rounds` rounds.
+Memory is the peak resident set size of the process.
 
 With the same tiles both must predict the same classes, except where the two best classes differ by
 rounding only, and at the edge of the raster, where flair_jax reflects the image and the peer pads
@@ -31,8 +31,9 @@ from record import write_record
 
 ROOT = Path(__file__).parents[1]
 PATCH, TILE, MARGIN = 512, 512, 128
-WARM, COLD, SAME_TILES = "flair-jax", "flair-jax, cold cache", f"flair-jax, tiles of {TILE}"
-PEER, CHANNELS_LAST = "peer", "peer, channels last"
+COLD, WARM, SAME_TILES = "jax, cold cache", "jax", f"jax, tiles of {TILE}"
+OPENVINO, BFLOAT16 = "openvino", "openvino bfloat16"
+PEER = "peer"
 Figures = dict[str, float]  # of one process: wall and processor time in seconds, memory in MiB
 
 
@@ -50,24 +51,25 @@ def main() -> None:
         scratch = Path(name)
         raster, weights = scratch / "mosaic.tif", scratch / "weights.safetensors"
         write_mosaic(Path(args.source), args.side, raster)
-        export = [
-            "flair_jax",
-            "export",
-            "--format=torch",
-            f"--checkpoint={checkpoint}",
-            f"--output={weights}",
-        ]
-        subprocess.run([sys.executable, "-m", *export], cwd=ROOT, check=True, capture_output=True)
+        onnx = scratch / "float32.onnx"
+        export(checkpoint, "--format=torch", f"--output={weights}")
+        export(checkpoint, "--format=onnx", "--input=float32", f"--output={onnx}")
         ours = ["-m", "flair_jax", "detect", f"--checkpoint={checkpoint}", "--overwrite"]
         tiles = [f"--tile={TILE}", f"--margin={MARGIN}"]
-        peer = ["benchmarks/peer_detection.py", f"--weights={weights}", *tiles]
-        peer.append(f"--batch_size={args.batch_size}")
+        peer = ["benchmarks/peer_detection.py", *tiles, f"--batch_size={args.batch_size}"]
+        in_torch, in_onnx = [*peer, f"--weights={weights}"], [*peer, f"--weights={onnx}"]
         commands = {
-            COLD: ours,
-            WARM: ours,
-            PEER: peer,
-            SAME_TILES: ours + tiles,
-            CHANNELS_LAST: [*peer, "--channels_last"],
+            COLD: [*ours, "--engine=jax"],
+            WARM: [*ours, "--engine=jax"],
+            SAME_TILES: [*ours, "--engine=jax", *tiles],
+            OPENVINO: [*ours, "--engine=openvino"],
+            BFLOAT16: [*ours, "--engine=openvino", "--precision=bfloat16"],
+            PEER: in_torch,
+            "peer, channels last": [*in_torch, "--channels_last"],
+            "peer, channels last, bfloat16": [*in_torch, "--channels_last", "--bfloat16"],
+            "peer, onnxruntime": [*in_onnx, "--engine=onnxruntime"],
+            "peer, openvino": [*in_onnx, "--engine=openvino"],
+            "peer, openvino bfloat16": [*in_onnx, "--engine=openvino", "--bfloat16"],
         }
         outputs = {name: scratch / f"{i}.tif" for i, name in enumerate(commands)}
         runs: dict[str, list[Figures]] = {name: [] for name in commands}
@@ -80,16 +82,20 @@ def main() -> None:
         results["ratio to the peer"] = {
             name: results[PEER]["wall"] / results[name]["wall"] for name in commands if name != PEER
         }
-        results["ratio of processor time"] = {
-            name: results[PEER]["processor"] / results[name]["processor"]
-            for name in commands if name != PEER
-        }  # fmt: skip
         results["share of equal classes"] = agreement(outputs)
     for what, figures in results.items():
         print(f"{what}: " + ", ".join(f"{key} {value:.5g}" for key, value in figures.items()))
     if args.output:
-        packages = ("rasterio", "torch", "segmentation-models-pytorch")
+        packages = (
+            "rasterio", "torch", "segmentation-models-pytorch", "openvino", "onnxruntime",
+        )  # fmt: skip
         write_record(args.output, args, results, packages)
+
+
+def export(checkpoint: str, *flags: str) -> None:
+    """Writes the weights for the peers."""
+    command = ["flair_jax", "export", f"--checkpoint={checkpoint}", *flags]
+    subprocess.run([sys.executable, "-m", *command], cwd=ROOT, check=True, capture_output=True)
 
 
 def write_mosaic(source: Path, side: int, path: Path) -> None:
@@ -128,14 +134,17 @@ def medians(runs: list[Figures]) -> Figures:
 
 
 def agreement(outputs: dict[str, Path]) -> Figures:
-    """Fractions of pixels with the peer's class, with the same tiles and with our default ones."""
-    peer = classes_of(outputs[PEER])
-    same, ours = classes_of(outputs[SAME_TILES]) - 1, classes_of(outputs[WARM]) - 1
+    """Shares of the pixels that have equal classes in two outputs."""
     inside = np.s_[TILE:-TILE, TILE:-TILE]
+    peer = classes_of(outputs[PEER])
+    same, jax, openvino, bfloat16 = (
+        classes_of(outputs[name]) - 1 for name in (SAME_TILES, WARM, OPENVINO, BFLOAT16)
+    )
     return {
-        "same tiles, away from the edge": float(np.mean(same[inside] == peer[inside])),
-        "same tiles": float(np.mean(same == peer)),
-        "our tiles": float(np.mean(ours == peer)),
+        "same tiles and peer, away from the edge": float(np.mean(same[inside] == peer[inside])),
+        "our tiles and peer": float(np.mean(jax == peer)),
+        "jax and openvino": float(np.mean(jax == openvino)),
+        "jax and openvino bfloat16": float(np.mean(jax == bfloat16)),
         "pixels compared": peer.size,
     }
 

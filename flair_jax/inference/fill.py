@@ -5,7 +5,6 @@ valid pixels beside it. Mirroring the valid part, or smoothing, is no better tha
 """
 
 import numpy as np
-from scipy import ndimage
 
 
 def fill_invalid(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -20,6 +19,8 @@ def fill_invalid(image: np.ndarray, valid: np.ndarray) -> np.ndarray:
     """
     if valid.all():
         return image
+    from scipy import ndimage  # here, since most rasters do not need what takes long to import
+
     rows, columns = np.nonzero(~valid)
     nearest = ndimage.distance_transform_edt(~valid, return_distances=False, return_indices=True)
     filled = image.copy()

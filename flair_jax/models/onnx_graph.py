@@ -55,20 +55,20 @@ class Graph:
             norm: of the normalisation, if there is one.
             stride: 1 or 2.
         """
-        kernel = self._weights[f"{name}.kernel"].astype(np.float64)
+        kernel = self._weights[f"{name}.kernel"]
         if norm:
             scale, bias, mean, var = (
                 self._weights[f"{norm}.{part}"].astype(np.float64)
                 for part in ("scale", "bias", "mean", "var")
             )
             factor = scale / np.sqrt(var + BatchNorm.epsilon)
-            kernel, bias = kernel * factor, bias - mean * factor
+            kernel, bias = kernel * factor.astype(np.float32), bias - mean * factor
         else:
             bias = self._weights[f"{name}.bias"]
         size = kernel.shape[0]
         inputs = [
             x,
-            self.constant(f"{name}.weight", kernel.transpose(3, 2, 0, 1).astype(np.float32)),
+            self.constant(f"{name}.weight", kernel.transpose(3, 2, 0, 1)),
             self.constant(f"{name}.bias", bias.astype(np.float32)),
         ]
         return self.node(
