@@ -12,10 +12,10 @@ from flax import nnx
 
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import load
-from flair_jax.interop import torch_weights
 from flair_jax.models.functional import Arrays, forward
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh
+from flair_jax.weights import torch_weights
 
 SUFFIXES = {
     "torch": (".safetensors", ".pth", ".pt"),

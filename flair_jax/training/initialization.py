@@ -12,11 +12,11 @@ from jax.sharding import Mesh
 from flair_jax.data.nomenclature import BASELINE, FULL, Nomenclature
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import load
-from flair_jax.interop import torch_files, torch_weights
-from flair_jax.interop.import_torch import known_spec
 from flair_jax.models.functional import Arrays, split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import replicated
+from flair_jax.weights import torch_files, torch_weights
+from flair_jax.weights.torch_spec import known_spec
 
 # torchvision's first ("v1") ImageNet weights of ResNet34, which the baseline starts from.
 IMAGENET = "hf://timm/resnet34.tv_in1k/model.safetensors"

@@ -21,11 +21,8 @@ from flair_jax.data.metadata import encode_reference
 from flair_jax.errors import UserError
 from flair_jax.inference import loading
 from flair_jax.inference.adaptation import BATCH, adapted_statistics
-from flair_jax.interop.architectures import architecture
 from flair_jax.interop.export import export
 from flair_jax.interop.import_torch import import_weights
-from flair_jax.interop.torch_files import read
-from flair_jax.interop.torch_weights import load_state_dict, network_tensors
 from flair_jax.models.functional import forward, split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
@@ -34,6 +31,9 @@ from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.schedules import Best, Progress
 from flair_jax.training.state import create_train_state
 from flair_jax.training.step import make_train_step
+from flair_jax.weights.architectures import architecture
+from flair_jax.weights.torch_files import read
+from flair_jax.weights.torch_weights import load_state_dict, network_tensors
 
 # Of the largest logit, or of 1 where all are smaller: after two steps of training the largest is
 # 0.4, and the peer's own float32 is 1.6e-5 of it away from its float64 (this project's 1.2e-5).

@@ -12,9 +12,9 @@ import numpy as np
 from flax import nnx
 
 from flair_jax.errors import UserError
-from flair_jax.interop.architectures import check_network
 from flair_jax.models.functional import Arrays, split_model, value_fault
 from flair_jax.models.unet import UNet
+from flair_jax.weights.architectures import check_network
 
 _SUFFIXES = {"scale": "weight", "mean": "running_mean", "var": "running_var", "kernel": "weight"}
 # Attributes of modules that wrap a network: DataParallel's, torch.compile's, Lightning's, FLAIR's.
