@@ -23,7 +23,7 @@ from flair_jax.inference.band_selection import Scaling
 from flair_jax.inference.class_areas import class_areas
 from flair_jax.inference.input_files import UnreadableError, expand, is_remote
 from flair_jax.inference.job_lock import job_lock
-from flair_jax.inference.loading import find
+from flair_jax.inference.loading import load_spec
 from flair_jax.inference.options import Options
 from flair_jax.inference.predictor import Model, load_model
 from flair_jax.inference.progress import duration
@@ -33,7 +33,6 @@ from flair_jax.inference.tile_predictor import TilePredictor
 from flair_jax.inference.tile_rows import predict_rows
 from flair_jax.inference.tiles import Grid
 from flair_jax.models.functional import Arrays
-from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
 from flair_jax.runtime.preemption import Preempted
 from flair_jax.runtime.sharding import check_batch_size, make_mesh
@@ -55,8 +54,7 @@ def detect_raster(
     place when all of them are complete, the main one last.
 
     Args:
-        checkpoint: a workdir (its best checkpoint is used), a folder of checkpoints, or the folder
-            of one step; or a model from `load_model`, to load it once for many rasters.
+        checkpoint: what `load_model` takes, or a model from it, to load it once for many rasters.
         inputs: rasters that GDAL can open, of uint8 or of the type of the model's training images,
             or of any type with the option `stretch`: a path, a URL, a glob, a comma-separated list,
             or several of these; several rasters are mosaicked.
@@ -102,7 +100,7 @@ class _Job:
         if isinstance(checkpoint, Model):
             self.spec = checkpoint.spec
         else:  # the weights, which take longer, are loaded after all checks
-            self.spec = ModelSpec.load(find(checkpoint)[0])
+            self.spec = load_spec(checkpoint)
         if self.spec.takes_metadata:
             raise UserError(
                 "this model takes metadata (position, camera, date) with each "

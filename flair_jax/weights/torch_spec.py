@@ -12,7 +12,7 @@ from flair_jax.data.description import FLAIR_NAME
 from flair_jax.data.nomenclature import COSIA, FULL, NOMENCLATURES, Nomenclature
 from flair_jax.errors import UserError
 from flair_jax.models.spec import ModelSpec
-from flair_jax.weights import torch_weights
+from flair_jax.weights import hugging_face, torch_weights
 from flair_jax.weights.architectures import check_network
 from tfds_builder.hub import reference as hub_reference
 
@@ -30,8 +30,8 @@ def spec_for(
 ) -> ModelSpec:
     """The spec of a file of weights: from the arguments, else from what the file shows.
 
-    A FLAIR-INC file shows it by its name; a model of FLAIR-HUB's code by its tensors' names, but
-    for the normalisation.
+    A FLAIR-INC file shows it by its name, or that of its repository on the hub; a model of
+    FLAIR-HUB's code by its tensors' names, but for the normalisation.
 
     Args:
         weights: the file's path.
@@ -48,7 +48,7 @@ def spec_for(
     check_network(tensors, weights)
     channels = _size(tensors, "encoder.conv1.weight", weights)
     outputs = _size(tensors, "segmentation_head.0.weight", weights)
-    known = _FLAIR_INC.search(pathlib.PurePath(weights).name)
+    known = _flair_inc(weights)
     hub = torch_weights.hub_source(state_dict, weights)
     chosen: Nomenclature | None = None
     if nomenclature is not None:
@@ -121,6 +121,14 @@ def spec_for(
     )
 
 
+def _flair_inc(weights: str) -> re.Match[str] | None:
+    """What the name of a FLAIR-INC file, or of its repository on the hub, shows."""
+    found = _FLAIR_INC.search(pathlib.PurePath(weights).name)
+    if not found and weights.startswith(hugging_face.SCHEME):
+        found = _FLAIR_INC.search(hugging_face.parse(weights).repository)
+    return found
+
+
 def _size(tensors: dict[str, np.ndarray], name: str, weights: str) -> int:
     """The input channels of the stem, or the outputs of the head."""
     tensor = tensors.get(name)
@@ -144,7 +152,7 @@ def known_spec(weights: str, state_dict: dict[str, np.ndarray]) -> ModelSpec | N
             f"{weights} is of FLAIR-HUB's code: make a checkpoint of it with flair-jax "
             f"import-torch --weights={weights} --out=DIR --normalization=NAME, and start from DIR"
         )
-    if not _FLAIR_INC.search(pathlib.PurePath(weights).name):
+    if not _flair_inc(weights):
         return None
     return spec_for(weights, state_dict)
 
@@ -157,7 +165,7 @@ def _flair_inc_classes(state_dict: dict[str, np.ndarray], outputs: int, count: s
     if weights is None or len(weights) != outputs or outputs != len(FULL):
         raise UserError(
             f"the file has {outputs} outputs and no {torch_weights.CLASS_WEIGHTS} for 19 classes, "
-            "so its classes are not known: give --nomenclature"
+            "so its classes are not known: give flair-jax import-torch their --nomenclature"
         )
     enabled = tuple(
         dataclasses.replace(c, weight=float(w)) for c, w in zip(FULL.classes, weights, strict=True)
