@@ -25,6 +25,7 @@ from flair_jax.weights.torch_spec import known_spec
 
 WEIGHTS = "model.safetensors"
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin")
+_SIZED = ("encoder.conv1.weight", "segmentation_head.0.weight")
 RECORD = "flair_jax"  # the key of the record in the metadata of a file of safetensors
 
 
@@ -117,17 +118,10 @@ def _known(published: Published) -> ModelSpec:
         return published.spec
     tensors = torch_weights.network_tensors(published.state_dict, published.source)
     check_network(tensors, published.source)
-    stem, head = (
-        tensors.get(name) for name in ("encoder.conv1.weight", "segmentation_head.0.weight")
-    )
-    sizes = (
-        ""
-        if stem is None or head is None
-        else (f" (the weights have {stem.shape[1]} input bands and {head.shape[0]} classes)")
-    )
+    bands, classes = (torch_weights.size(tensors, name, published.source) for name in _SIZED)
     raise UserError(
-        f"nothing tells the bands, classes and normalisation of {published.source}{sizes}: make a "
-        f"checkpoint of it with flair-jax import-torch --weights={published.source} --out=DIR "
+        f"nothing tells the bands, classes and normalisation of {published.source}, which has "
+        f"{bands} input bands and {classes} classes: make a checkpoint of it with flair-jax import-torch --weights={published.source} --out=DIR "
         "--bands=NAMES --nomenclature=NAME --normalization=NAME, and give DIR"
     )
 

@@ -46,8 +46,8 @@ def spec_for(
     """
     tensors = torch_weights.network_tensors(state_dict, weights)
     check_network(tensors, weights)
-    channels = _size(tensors, "encoder.conv1.weight", weights)
-    outputs = _size(tensors, "segmentation_head.0.weight", weights)
+    channels = torch_weights.size(tensors, "encoder.conv1.weight", weights)
+    outputs = torch_weights.size(tensors, "segmentation_head.0.weight", weights)
     known = _flair_inc(weights)
     hub = torch_weights.hub_source(state_dict, weights)
     chosen: Nomenclature | None = None
@@ -127,17 +127,6 @@ def _flair_inc(weights: str) -> re.Match[str] | None:
     if not found and weights.startswith(hugging_face.SCHEME):
         found = _FLAIR_INC.search(hugging_face.parse(weights).repository)
     return found
-
-
-def _size(tensors: dict[str, np.ndarray], name: str, weights: str) -> int:
-    """The input channels of the stem, or the outputs of the head."""
-    tensor = tensors.get(name)
-    axis = torch_weights.RESIZED[name]
-    if tensor is None:
-        raise UserError(f"{weights} has no {name}: it is not complete")
-    if tensor.ndim != 4 or not tensor.shape[axis]:
-        raise UserError(f"{weights} has {name} in the shape {tensor.shape}, expected 4 dimensions")
-    return tensor.shape[axis]
 
 
 def known_spec(weights: str, state_dict: dict[str, np.ndarray]) -> ModelSpec | None:

@@ -118,6 +118,26 @@ def network_tensors(
     return tensors
 
 
+def size(tensors: Mapping[str, np.ndarray], name: str, weights: str) -> int:
+    """The input channels of the stem, or the outputs of the head.
+
+    Args:
+        tensors: of `network_tensors`.
+        name: "encoder.conv1.weight" or "segmentation_head.0.weight".
+        weights: the file, for messages.
+
+    Raises:
+        UserError: it is missing, or has other dimensions.
+    """
+    tensor = tensors.get(name)
+    axis = RESIZED[name]
+    if tensor is None:
+        raise UserError(f"{weights} has no {name}: it is not complete")
+    if tensor.ndim != 4 or not tensor.shape[axis]:
+        raise UserError(f"{weights} has {name} in the shape {tensor.shape}, expected 4 dimensions")
+    return tensor.shape[axis]
+
+
 def load_state_dict(
     model: UNet, state_dict: Mapping[str, np.ndarray], source: str = "the state dict"
 ) -> None:
