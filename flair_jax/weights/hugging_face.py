@@ -22,6 +22,10 @@ _ADDRESS = re.compile(
 _TIMEOUT = 10  # seconds for the answer of the hub
 
 
+class UnreachableError(UserError):
+    """The hub gives no answer."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Address:
     """A repository of the hub, or a file in it.
@@ -94,39 +98,38 @@ def download_all(
     Raises:
         UserError: see `download`.
     """
-    first, *rest = choose(_names(address))
-    paths = [download(address.with_file(first))]
-    # The cache has the file in snapshots/<commit>/: the branch may have moved since.
-    folder = paths[0].parents[len(pathlib.PurePosixPath(first).parts) - 1]
-    commit = dataclasses.replace(address, revision=folder.name)
-    return paths + [download(commit.with_file(name)) for name in rest]
-
-
-def _names(address: Address) -> list[str]:
-    """The names of a repository's files; of those in the cache if the hub cannot be reached."""
     hub = _huggingface_hub(address)
 
-    def ask() -> list[str]:
-        info = hub.HfApi().model_info(
+    def ask() -> Any:
+        return hub.HfApi().model_info(
             address.repository, revision=address.revision, timeout=_TIMEOUT
         )
-        return [file.rfilename for file in info.siblings or ()]
 
-    def cached(error: UserError) -> list[str]:
+    def cached() -> Any:
+        return hub.snapshot_download(
+            address.repository, revision=address.revision, local_files_only=True
+        )
+
+    try:
+        info = _ask(address, ask)
+    except UnreachableError as error:
         try:
-            folder = hub.snapshot_download(
-                address.repository, revision=address.revision, local_files_only=True
-            )
+            folder = pathlib.Path(cached())
         except Exception:  # of many kinds: it is not in the cache
             raise error from error.__cause__
-        folder = pathlib.Path(folder)
         console.log(
             f"note: the Hugging Face hub cannot be reached; {address} is taken from its cache, "
             f"commit {folder.name}"
         )
-        return [str(p.relative_to(folder).as_posix()) for p in folder.rglob("*") if p.is_file()]
-
-    return _ask(address, ask, cached)
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return [folder / name for name in choose([p.relative_to(folder).as_posix() for p in files])]
+    first, *rest = choose([file.rfilename for file in info.siblings or ()])
+    # The revision leads the cache to the commit, and the commit to the other files: meanwhile the
+    # branch may have moved.
+    paths = [download(address.with_file(first))]
+    folder = paths[0].parents[len(pathlib.PurePosixPath(first).parts) - 1]  # snapshots/<commit>
+    commit = dataclasses.replace(address, revision=folder.name)
+    return paths + [download(commit.with_file(name)) for name in rest]
 
 
 def _huggingface_hub(address: Address) -> Any:
@@ -138,12 +141,13 @@ def _huggingface_hub(address: Address) -> Any:
     return huggingface_hub
 
 
-def _ask(
-    address: Address,
-    question: Callable[[], Any],
-    otherwise: Callable[[UserError], Any] | None = None,
-) -> Any:
-    """What the hub answers; where it cannot be reached, what `otherwise` makes of the error."""
+def _ask(address: Address, question: Callable[[], Any]) -> Any:
+    """What the hub answers.
+
+    Raises:
+        UnreachableError: it gives no answer.
+        UserError: it has not what is asked for.
+    """
     from huggingface_hub import errors
 
     page = f"https://huggingface.co/{address.repository}"
@@ -170,13 +174,9 @@ def _ask(
     except Exception as error:  # many kinds, of the libraries for HTTP among them
         problem = error
     reason = (str(problem).strip() or "no answer").splitlines()[0][:200]
-    unreachable = UserError(
+    raise UnreachableError(
         f"{address} is not in the cache and cannot be fetched from the Hugging Face hub "
         f"({type(problem).__name__}: {reason}): connect to the network, or where there is one run "
         f"hf download {address.repository} --local-dir=FOLDER, and give the path of "
         + (f"FOLDER/{address.file}" if address.file else "FOLDER")
-    )
-    unreachable.__cause__ = problem
-    if otherwise is None:
-        raise unreachable
-    return otherwise(unreachable)
+    ) from problem

@@ -121,8 +121,9 @@ def _known(published: Published) -> ModelSpec:
     bands, classes = (torch_weights.size(tensors, name, published.source) for name in _SIZED)
     raise UserError(
         f"nothing tells the bands, classes and normalisation of {published.source}, which has "
-        f"{bands} input bands and {classes} classes: make a checkpoint of it with flair-jax import-torch --weights={published.source} --out=DIR "
-        "--bands=NAMES --nomenclature=NAME --normalization=NAME, and give DIR"
+        f"{bands} input bands and {classes} classes: make a checkpoint of it with flair-jax "
+        f"import-torch --weights={published.source} --out=DIR --bands=NAMES --nomenclature=NAME "
+        "--normalization=NAME, and give DIR"
     )
 
 
