@@ -4,9 +4,24 @@ import contextlib
 import hashlib
 import http.server
 import json
+import os
 import threading
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def environment(endpoint, cache, *, offline=False):
+    """The variables of a process that uses a server, or is told that there is no network."""
+    return os.environ | {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(cache),
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_OFFLINE": str(int(offline)),
+        "JAX_PLATFORMS": "cpu",
+        "no_proxy": "127.0.0.1",
+    }
 
 
 @contextlib.contextmanager

@@ -372,8 +372,9 @@ def load(
                 f"{path} is a published model and no run: it has one step, and no moving average "
                 "of the weights beside them"
             )
-        spec, params, batch_stats, step = published.load(path)
-        return spec, replicate(params, mesh), replicate(batch_stats, mesh), step
+        spec, *arrays, step = published.load(path)
+        params, batch_stats = (replicate(each, mesh) for each in arrays)
+        return spec, params, batch_stats, step
     directory, named = find(path)
     spec = ModelSpec.load(directory)
     steps = saved_steps(directory)

@@ -1,7 +1,6 @@
 """Addresses of the Hugging Face hub, and their files: of a server, of its cache, or of neither."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -70,11 +69,7 @@ for argument in sys.argv[1:]:
 def fetch(cache, endpoint, *requests, offline=False):
     """What a process of its own fetches: lists of contents, or messages."""
     pytest.importorskip("huggingface_hub")
-    environment = os.environ | {
-        "HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": str(int(offline)),
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(cache),
-        "no_proxy": "127.0.0.1", "JAX_PLATFORMS": "cpu",
-    }  # fmt: skip
+    environment = hugging_face_server.environment(endpoint, cache, offline=offline)
     done = subprocess.run(
         [sys.executable, "-c", FETCH, *(json.dumps(r) for r in requests)],
         env=environment, capture_output=True, text=True, check=True,

@@ -1,5 +1,10 @@
 """Published weights: folders and files, what is known of their models, and errors."""
 
+import json
+import subprocess
+import sys
+
+import hugging_face_server
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,6 +18,7 @@ from flair_jax.inference import loading
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.models.unet import UNet
+from flair_jax.runtime import checksums
 from flair_jax.weights import published, torch_weights
 
 INC = "FLAIR-INC_rgbi_15cl_resnet34-unet_weights.safetensors"
@@ -110,3 +116,48 @@ def test_checkpoints_are_told_from_published_weights(tmp_path):
         (folder / "model.safetensors").touch()  # somebody's export into it
     assert not published.is_published(run)
     assert not published.is_published(run / "checkpoints")
+
+
+# Prints what the models of its arguments are, or why they cannot be had.
+DESCRIBE = """
+import json, sys
+import flair_jax
+from flair_jax.errors import UserError
+from flair_jax.runtime import checksums
+for path in sys.argv[1:]:
+    try:
+        model = flair_jax.load_model(path)
+        arrays = {**model.params, **model.batch_stats}
+        bands, count = model.spec.bands, len(model.spec.nomenclature)
+        print(json.dumps([bands, count, model.spec.normalization, checksums.of_arrays(arrays)]))
+    except UserError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def test_models_of_the_hub(flair_inc, tmp_path):
+    pytest.importorskip("huggingface_hub")
+    weights = (flair_inc / INC).read_bytes()
+    ModelSpec.from_config(configuration.default(), (64, 64)).save(tmp_path)
+    ours = {"model.json": (tmp_path / "model.json").read_bytes(), "model.safetensors": weights}
+    repositories = {
+        "IGNF/a": {"README.md": b"", INC: weights},
+        "IGNF/FLAIR-INC_rgbi_15cl_resnet34-unet": {"model.safetensors": weights},
+        "o/unknown": {"model.safetensors": weights},
+        "o/two": {"a.pth": b"", "b.safetensors": b""},
+        "o/misfit": ours,
+    }
+    with hugging_face_server.serve(repositories) as (endpoint, requests):
+        done = subprocess.run(
+            [sys.executable, "-c", DESCRIBE, *(f"hf://{name}" for name in repositories)],
+            env=hugging_face_server.environment(endpoint, tmp_path / "cache"),
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    model = flair_jax.load_model(flair_inc)
+    crc = checksums.of_arrays({**model.params, **model.batch_stats})
+    assert found[:2] == [[["red", "green", "blue", "nir"], 19, "custom", crc]] * 2
+    assert "flair-jax import-torch --weights=hf://o/unknown/model.safetensors --out=D" in found[2]
+    assert "2 files of weights: give one of hf://o/two/a.pth, hf://o/two/b.saf" in found[3]
+    assert "hf://o/misfit/model.safetensors does not fit the model" in found[4]
+    assert not [r for r in requests if "a.pth" in r]
