@@ -39,6 +39,8 @@ def serve(repositories):
         def do_GET(self):
             requests.append(f"{self.command} {self.path}")
             parts = self.path.split("?")[0].strip("/").split("/")
+            if len(parts) < 4:
+                return self.answer(404)
             if parts[:2] == ["api", "models"]:
                 repository, revision = "/".join(parts[2:4]), parts[5] if parts[5:] else "main"
             else:

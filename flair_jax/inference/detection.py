@@ -23,7 +23,7 @@ from flair_jax.inference.band_selection import Scaling
 from flair_jax.inference.class_areas import class_areas
 from flair_jax.inference.input_files import UnreadableError, expand, is_remote
 from flair_jax.inference.job_lock import job_lock
-from flair_jax.inference.loading import load_spec
+from flair_jax.inference.loading import find
 from flair_jax.inference.options import Options
 from flair_jax.inference.predictor import Model, load_model
 from flair_jax.inference.progress import duration
@@ -33,10 +33,12 @@ from flair_jax.inference.tile_predictor import TilePredictor
 from flair_jax.inference.tile_rows import predict_rows
 from flair_jax.inference.tiles import Grid
 from flair_jax.models.functional import Arrays
+from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
 from flair_jax.runtime.preemption import Preempted
 from flair_jax.runtime.sharding import check_batch_size, make_mesh
 from flair_jax.viz import images
+from flair_jax.weights.published import is_published
 
 _MB = 1 << 20
 
@@ -97,10 +99,12 @@ class _Job:
         _check_not_read(self.products, paths)
         if not options.resume:
             self._check_not_there()
+        if not isinstance(checkpoint, Model) and is_published(checkpoint):
+            checkpoint = self.checkpoint = load_model(checkpoint, ema=options.ema)
         if isinstance(checkpoint, Model):
             self.spec = checkpoint.spec
         else:  # the weights, which take longer, are loaded after all checks
-            self.spec = load_spec(checkpoint)
+            self.spec = ModelSpec.load(find(checkpoint)[0])
         if self.spec.takes_metadata:
             raise UserError(
                 "this model takes metadata (position, camera, date) with each "

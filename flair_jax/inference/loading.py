@@ -338,18 +338,6 @@ def find(path: epath.PathLike) -> tuple[epath.Path, int | None]:
     )
 
 
-def load_spec(path: epath.PathLike) -> ModelSpec:
-    """The spec of a checkpoint or of a published model.
-
-    Args:
-        path: see `load`.
-
-    Raises:
-        UserError: there is none, or it cannot be read.
-    """
-    return published.load_spec(path) if is_published(path) else ModelSpec.load(find(path)[0])
-
-
 def load(
     path: epath.PathLike, mesh: Mesh, step: int | None = None, *, ema: bool | None = None
 ) -> tuple[ModelSpec, Arrays, Arrays, int]:

@@ -174,9 +174,10 @@ def _ask(address: Address, question: Callable[[], Any]) -> Any:
     except Exception as error:  # many kinds, of the libraries for HTTP among them
         problem = error
     reason = (str(problem).strip() or "no answer").splitlines()[0][:200]
+    revision = f" --revision={address.revision}" if address.revision else ""
     raise UnreachableError(
         f"{address} is not in the cache and cannot be fetched from the Hugging Face hub "
         f"({type(problem).__name__}: {reason}): connect to the network, or where there is one run "
-        f"hf download {address.repository} --local-dir=FOLDER, and give the path of "
+        f"hf download {address.repository}{revision} --local-dir=FOLDER, and give the path of "
         + (f"FOLDER/{address.file}" if address.file else "FOLDER")
     ) from problem

@@ -81,16 +81,6 @@ def read(path: str | os.PathLike[str]) -> Published:
     return Published(source, state_dict, ModelSpec.load(folder), _record(file))
 
 
-def load_spec(path: str | os.PathLike[str]) -> ModelSpec:
-    """The spec of published weights; of an export it is read alone.
-
-    Raises:
-        UserError: see `load`.
-    """
-    folder = _locate(os.fspath(path))[2]
-    return _known(read(path)) if folder is None else ModelSpec.load(folder)
-
-
 def load(path: str | os.PathLike[str]) -> tuple[ModelSpec, Arrays, Arrays, int]:
     """Spec, parameters, batch statistics and step (0 where it is not known) of published weights.
 

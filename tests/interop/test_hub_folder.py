@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+import rasterio
 from flax import nnx
 
 import flair_jax
@@ -237,7 +238,7 @@ def test_the_item_is_valid(case, name):
     """By the schemas that pystac brings; that of the extension would have to be fetched."""
     pystac = pytest.importorskip("pystac")
     pytest.importorskip("jsonschema")
-    from pystac import validation
+    validation = pytest.importorskip("pystac.validation")
     from pystac.extensions.mlm import MLMExtension
 
     spec = spec_of(case)
@@ -260,3 +261,22 @@ def test_the_item_is_valid(case, name):
     assert [c.description for c in output.classes] == spec.nomenclature.names
     assert [c.value for c in output.classes] == list(range(13))
     assert mlm.total_parameters == count
+
+
+def test_detection_takes_the_folder(model, tmp_path):
+    folder = write(tmp_path / "unet", model)
+    image = np.random.default_rng(0).integers(1, 256, (3, 64, 64), np.uint8)
+    profile = {"driver": "GTiff", "width": 64, "height": 64, "count": 3, "dtype": "uint8"}
+    transform = rasterio.Affine(0.2, 0, 900_000, 0, -0.2, 6_500_000)
+    with rasterio.open(
+        tmp_path / "a.tif", "w", crs="EPSG:2154", transform=transform, **profile
+    ) as raster:
+        raster.write(image)
+    flair_jax.detect_raster(
+        folder, tmp_path / "a.tif", tmp_path / "cover.tif", engine="jax", bands=(1, 2, 3)
+    )
+    with rasterio.open(tmp_path / "cover.tif") as raster:
+        found, tags = raster.read(1), raster.tags()
+    expected = flair_jax.load_model(folder)(image.transpose(1, 2, 0)[None])
+    np.testing.assert_array_equal(found, np.asarray(expected).argmax(-1)[0] + 1)
+    assert (tags["MODEL_CHECKPOINT"], tags["MODEL_STEP"]) == (str(folder), "7")

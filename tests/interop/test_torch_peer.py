@@ -411,4 +411,4 @@ def test_the_library_loads_a_folder_for_the_hub(normalization, tmp_path):
 def test_a_folder_of_the_library_itself_does_not_tell_its_bands(tmp_path):
     smp.create_model("unet", "resnet34", encoder_weights=None, classes=7).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"has 3 input bands and 7 classes: .* --nomenclature=NAME"):
-        loading.load_spec(tmp_path)
+        loading.load(tmp_path, make_mesh())
