@@ -41,13 +41,13 @@ from record import processor
 from flair_jax import config as configuration
 from flair_jax.data import dataset, input_pipeline
 from flair_jax.data.bands import BANDS
-from flair_jax.interop.torch_weights import state_dict_of
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
 from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.state import create_train_state
 from flair_jax.training.step import make_train_step
+from flair_jax.weights.torch_weights import state_dict_of
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt

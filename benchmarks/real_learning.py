@@ -49,7 +49,6 @@ from flair_jax.data.dataset import Split
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.evaluation.metrics import challenge_scores
 from flair_jax.inference.adaptation import adaptation_order, adapted_statistics
-from flair_jax.interop.torch_weights import state_dict_of
 from flair_jax.models.functional import Arrays, forward
 from flair_jax.models.ops import for_mesh
 from flair_jax.models.spec import ModelSpec
@@ -59,6 +58,7 @@ from flair_jax.training.initialization import random_weights
 from flair_jax.training.optimizer import make_optimizer, rate_factor
 from flair_jax.training.state import create_train_state
 from flair_jax.training.step import make_train_step, set_training_options
+from flair_jax.weights.torch_weights import state_dict_of
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt

@@ -285,8 +285,8 @@ SECTIONS: dict[str, tuple[Key, ...]] = {
     "Initial weights": (
         Key(
             "init_from", "",
-            "A workdir, a checkpoint or a file of PyTorch weights to start from; '' for random "
-            "weights.",
+            "A workdir, a checkpoint, a file of PyTorch weights or hf://organisation/repository to "
+            "start from; '' for random weights.",
         ),
         Key(
             "encoder_weights", "",

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flair_jax.interop.torch_weights import load_state_dict, torch_name
 from flair_jax.models.functional import split_model
 from flair_jax.models.unet import UNet
+from flair_jax.weights.torch_weights import load_state_dict, torch_name
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -21,7 +21,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--checkpoint",
         required=True,
         metavar="DIR",
-        help="a run's workdir, a folder of checkpoints, or the folder of one step",
+        help="a run's workdir, a folder of checkpoints, or the folder of one step; or a published "
+        "model: hf://organisation/repository, a folder with its files, or a file of weights",
     )
     add(
         "--input",

@@ -1,4 +1,4 @@
-"""flair-jax export: a checkpoint -> PyTorch weights, an ONNX file, a StableHLO program."""
+"""flair-jax export: a model -> PyTorch weights, ONNX, StableHLO, a folder for a hub."""
 
 import argparse
 
@@ -9,21 +9,29 @@ EXAMPLES = (
     "flair-jax export --checkpoint=runs/baseline --format=onnx --output=baseline.onnx",
     "flair-jax export --checkpoint=runs/baseline --format=onnx --deepness --output=for_qgis.onnx",
     "flair-jax export --checkpoint=runs/baseline --format=stablehlo --output=baseline_program",
+    "flair-jax export --checkpoint=runs/baseline --format=hub --license=etalab-2.0 \\\n"
+    "      --output=flair-baseline",
 )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Defines the flags."""
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="DIR", help="a workdir or a folder of checkpoints")
+    add("--checkpoint", required=True, metavar="DIR", help="what detect takes")
     add(
-        "--format", required=True, type=one_of("torch", "onnx", "stablehlo"), metavar="NAME",
+        "--format", required=True, type=one_of("torch", "onnx", "stablehlo", "hub"), metavar="NAME",
         help="torch: weights of segmentation-models-pytorch's U-Net; onnx: for ONNX Runtime, "
-        "OpenVINO, QGIS (extra `onnx`); stablehlo: for JAX without this package",
+        "OpenVINO, QGIS (extra `onnx`); stablehlo: for JAX without this package; "
+        "hub: a folder for the Hugging Face hub",
     )  # fmt: skip
     add(
         "--output", required=True, metavar="PATH",
         help="to write: .safetensors, or (with PyTorch) .pth or .pt; .onnx; a folder",
+    )  # fmt: skip
+    add(
+        "--license", default="", metavar="ID",
+        help="of --format=hub: the SPDX identifier of the licence that you publish the model "
+        "under, such as Apache-2.0 or etalab-2.0; the card states none, if not given",
     )  # fmt: skip
     add(
         "--ema", action=argparse.BooleanOptionalAction, default=None,
@@ -52,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
     path = export(
         args.checkpoint, args.output, args.format, ema=args.ema, input=args.input,
-        result=args.result, deepness=args.deepness,
+        result=args.result, deepness=args.deepness, license=args.license,
     )  # fmt: skip
     print(f"written: {path}")
     return 0

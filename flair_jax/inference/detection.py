@@ -38,6 +38,7 @@ from flair_jax.runtime import console
 from flair_jax.runtime.preemption import Preempted
 from flair_jax.runtime.sharding import check_batch_size, make_mesh
 from flair_jax.viz import images
+from flair_jax.weights.published import is_published
 
 _MB = 1 << 20
 
@@ -55,8 +56,7 @@ def detect_raster(
     place when all of them are complete, the main one last.
 
     Args:
-        checkpoint: a workdir (its best checkpoint is used), a folder of checkpoints, or the folder
-            of one step; or a model from `load_model`, to load it once for many rasters.
+        checkpoint: what `load_model` takes, or a model from it, to load it once for many rasters.
         inputs: rasters that GDAL can open, of uint8 or of the type of the model's training images,
             or of any type with the option `stretch`: a path, a URL, a glob, a comma-separated list,
             or several of these; several rasters are mosaicked.
@@ -99,6 +99,8 @@ class _Job:
         _check_not_read(self.products, paths)
         if not options.resume:
             self._check_not_there()
+        if not isinstance(checkpoint, Model) and is_published(checkpoint):
+            checkpoint = self.checkpoint = load_model(checkpoint, ema=options.ema)
         if isinstance(checkpoint, Model):
             self.spec = checkpoint.spec
         else:  # the weights, which take longer, are loaded after all checks

@@ -38,6 +38,8 @@ from flair_jax.models.spec import FILE, ModelSpec
 from flair_jax.runtime import checksums
 from flair_jax.runtime.sharding import replicate
 from flair_jax.runtime.storage import is_remote
+from flair_jax.weights import published
+from flair_jax.weights.published import is_published
 
 T = TypeVar("T")
 WAITS = (0.5, 2.0)  # seconds before a failed read is tried again
@@ -258,11 +260,13 @@ def watches_ema(path: epath.PathLike) -> bool:
     """Whether a run's best step is that of the moving average of its weights (config.monitor).
 
     Args:
-        path: see `find`.
+        path: see `load`; False for a published model.
 
     Raises:
         UserError: there is no checkpoint, or it cannot be read.
     """
+    if is_published(path):
+        return False
     directory, step = find(path)
     directory = absolute(directory)
     steps = saved_steps(directory)
@@ -308,7 +312,7 @@ def save_model(
 
 
 def find(path: epath.PathLike) -> tuple[epath.Path, int | None]:
-    """Finds a checkpoint from any of the paths that a user may give.
+    """Finds a checkpoint of this package from any of the paths that a user may give.
 
     Args:
         path: a workdir, its folder of checkpoints, or the folder of one step.
@@ -319,8 +323,6 @@ def find(path: epath.PathLike) -> tuple[epath.Path, int | None]:
     Raises:
         UserError: there is no checkpoint.
     """
-    if os.fspath(path).startswith("hf:"):
-        _refuse_file(os.fspath(path))
     path = epath.Path(path).expanduser()
     for directory, step in (
         (path / "checkpoints", None),
@@ -329,36 +331,38 @@ def find(path: epath.PathLike) -> tuple[epath.Path, int | None]:
     ):
         if (directory / FILE).exists() and (step is None or path.exists()):
             return directory, step
-    if path.exists() and not path.is_dir():
-        _refuse_file(os.fspath(path))
     raise UserError(
         f"there is no checkpoint at {path}: expected a workdir with checkpoints/{FILE} in it, "
-        "a folder of checkpoints, or the folder of one step"
-    )
-
-
-def _refuse_file(path: str) -> NoReturn:
-    raise UserError(
-        f"{path} is a file, and a checkpoint is a folder: make one of a file of PyTorch weights "
-        f"with flair-jax import-torch --weights={path} --out=DIR, and give DIR"
+        "a folder of checkpoints, or the folder of one step; or a published model: "
+        "hf://organisation/repository, a folder with its files, or a file of weights"
     )
 
 
 def load(
     path: epath.PathLike, mesh: Mesh, step: int | None = None, *, ema: bool | None = None
 ) -> tuple[ModelSpec, Arrays, Arrays, int]:
-    """Spec, parameters, batch statistics and step of a checkpoint, for inference.
+    """Spec, parameters, batch statistics and step of a model, for inference.
 
     Args:
-        path: see `find`.
+        path: a checkpoint, see `find`; or a published model, see `published.read`.
         mesh: the devices, each of which gets a copy.
         step: which step; by default the one that the path names, or else the best.
         ema: the moving average of the weights in place of the weights themselves; None: the one
             of the two that the run has watched (config.monitor).
 
     Raises:
-        UserError: there is no checkpoint, or it cannot be read.
+        UserError: there is no checkpoint, or it cannot be read; or `step` or `ema` is asked of a
+            published model.
     """
+    if is_published(path):
+        if step is not None or ema:
+            raise UserError(
+                f"{path} is a published model and no run: it has one step, and no moving average "
+                "of the weights beside them"
+            )
+        spec, *arrays, step = published.load(path)
+        params, batch_stats = (replicate(each, mesh) for each in arrays)
+        return spec, params, batch_stats, step
     directory, named = find(path)
     spec = ModelSpec.load(directory)
     steps = saved_steps(directory)

@@ -93,16 +93,19 @@ class Model:
 def load_model(
     path: str | os.PathLike[str], step: int | None = None, *, ema: bool | None = None
 ) -> Model:
-    """Loads a checkpoint for inference, on all devices of this process.
+    """Loads a model for inference, on all devices of this process.
 
     Args:
-        path: a workdir (its best checkpoint is taken), a folder of checkpoints, or one of a step.
+        path: a workdir (its best checkpoint is taken), a folder of checkpoints, or one of a step;
+            or a published model: `hf://organisation/repository`, with `@revision` or `/file` where
+            wanted, a folder with the files of such a repository, or a file of weights.
         step: a step to take instead.
         ema: the moving average of the weights in place of the weights themselves; None: the one
             of the two that the run has watched (config.monitor).
 
     Raises:
-        UserError: there is no checkpoint, or it cannot be read.
+        UserError: there is no model, it cannot be read, or its bands, classes or normalisation are
+            not known.
     """
     mesh = make_mesh(jax.local_devices())
     return Model(os.fspath(path), mesh, *load(path, mesh, step, ema=ema))

@@ -1,4 +1,4 @@
-"""Export of a checkpoint for other programs: PyTorch weights, an ONNX file, a StableHLO program."""
+"""Export of a model: PyTorch weights, an ONNX file, a StableHLO program, a folder for the hub."""
 
 import os
 import pathlib
@@ -10,16 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from flair_jax.errors import UserError
-from flair_jax.inference.loading import load
-from flair_jax.interop import torch_weights
+from flair_jax.inference.loading import load, watches_ema
+from flair_jax.interop import hub_folder
 from flair_jax.models.functional import Arrays, abstract_model, forward
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh
+from flair_jax.weights import torch_weights
 
 SUFFIXES = {
     "torch": (".safetensors", ".pth", ".pt"),
     "onnx": (".onnx",),
     "stablehlo": ("",),  # a folder
+    "hub": ("",),
 }
 PLATFORMS = ("cpu", "cuda", "tpu")  # of a StableHLO program
 PROGRAM, WEIGHTS = "program.stablehlo", "weights.safetensors"
@@ -34,15 +36,17 @@ def export(
     input: str = "uint8",
     result: str = "logits",
     deepness: bool = False,
+    license: str = "",
 ) -> pathlib.Path:
     """Writes a checkpoint in another format, atomically.
 
     Args:
-        checkpoint: see `loading.find`; of a run, its best one is taken.
-        output: the file, or for "stablehlo" the folder, to write.
+        checkpoint: see `loading.load`; of a run, its best one is taken.
+        output: the file, or for "stablehlo" and "hub" the folder, to write.
         format: of `SUFFIXES`.
         ema: the moving average of the weights; None: see `loading.load`.
         input, result, deepness: of "onnx", see `write_onnx`.
+        license: of "hub", see `hub_folder.write_hub_folder`.
 
     Returns:
         What was written.
@@ -54,11 +58,15 @@ def export(
     path = pathlib.Path(output).expanduser()
     if path.exists():
         raise UserError(f"{path} exists: give another --output, or remove it")
+    hub_folder.check_license(license)
+    if license and format != "hub":
+        raise UserError(f"--license is of --format=hub, and not of --format={format}")
     suffixes = SUFFIXES[format]
     if path.suffix not in suffixes:
         expected = " or ".join(suffixes) if suffixes != ("",) else "no suffix, as of a folder"
         raise UserError(f"--output={output}: --format={format} expects {expected}")
-    spec, params, batch_stats, _ = load(checkpoint, make_mesh(), ema=ema)
+    ema = watches_ema(checkpoint) if ema is None else ema
+    spec, params, batch_stats, step = load(checkpoint, make_mesh(), ema=ema)
     partial = path.with_name(f".{path.stem}.partial{path.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -67,6 +75,12 @@ def export(
         elif format == "onnx":
             options: dict[str, Any] = {"result": result, "deepness": deepness}
             write_onnx(partial, spec, params, batch_stats, input=input, **options)
+        elif format == "hub":
+            metrics = hub_folder.known_scores(checkpoint, params, batch_stats, ema)
+            hub_folder.write_hub_folder(
+                partial, path.name, spec, params, batch_stats, step=step, ema=ema,
+                license=license, metrics=metrics,
+            )  # fmt: skip
         else:
             write_stablehlo(partial, spec, params, batch_stats)
         os.replace(partial, path)

@@ -1,6 +1,5 @@
 """Initial weights: random, from a checkpoint, from PyTorch weights, or an ImageNet encoder."""
 
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +11,11 @@ from jax.sharding import Mesh
 from flair_jax.data.nomenclature import BASELINE, FULL, Nomenclature
 from flair_jax.errors import UserError
 from flair_jax.inference.loading import load
-from flair_jax.interop import torch_files, torch_weights
-from flair_jax.interop.import_torch import known_spec
 from flair_jax.models.functional import Arrays, split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import replicated
+from flair_jax.weights import torch_files, torch_weights
+from flair_jax.weights.published import SUFFIXES, is_published, read
 
 # torchvision's first ("v1") ImageNet weights of ResNet34, which the baseline starts from.
 IMAGENET = "hf://timm/resnet34.tv_in1k/model.safetensors"
@@ -54,8 +53,8 @@ def initial_weights(
     Args:
         params, batch_stats: of the model, randomly initialised.
         spec: of the model.
-        init_from: "", a checkpoint of this package (see `loading.find`), or a file with PyTorch
-            weights (see `torch_files.read`) of the complete network.
+        init_from: "", a checkpoint of this package (see `loading.find`), or published weights of
+            the complete network (see `published.read`).
         encoder_weights: "", "imagenet", or a file of a bare ResNet34 (torchvision's or timm's).
         mesh: the devices for a checkpoint's arrays.
 
@@ -179,9 +178,10 @@ def _mapping(
 
 def _read_network(source: str, initial: Arrays, mesh: Mesh) -> tuple[Arrays, ModelSpec | None]:
     """A source's arrays by our names, and its spec if it has or implies one."""
-    if _is_file(source):
-        state_dict = torch_files.read(source)
-        spec = known_spec(source, state_dict)
+    spec: ModelSpec | None
+    if is_published(source) or source.endswith(SUFFIXES):
+        published = read(source)
+        state_dict, spec = published.state_dict, published.spec
     else:
         spec, params, batch_stats, _ = load(source, mesh)
         state_dict = torch_weights.state_dict_of(params, batch_stats)
@@ -211,11 +211,3 @@ def adapt_stem(kernel: np.ndarray, bands: int) -> np.ndarray:
     if kernel.shape[1] == bands:
         return kernel
     return kernel[:, np.arange(bands) % kernel.shape[1]] * (kernel.shape[1] / bands)
-
-
-def _is_file(source: str) -> bool:
-    return (
-        source.startswith("hf://")
-        or source.endswith((".safetensors", ".pth", ".pt", ".ckpt", ".bin"))
-        or pathlib.Path(source).expanduser().is_file()
-    )

@@ -240,17 +240,6 @@ def test_a_nomenclature_that_is_no_known_one(tmp_path, name):
         )
 
 
-def test_a_file_in_place_of_a_checkpoint(tmp_path):
-    path = write(tmp_path / "w.safetensors", 5, 13)
-    for given in (path, "hf://organisation/repository/w.safetensors"):
-        with pytest.raises(
-            UserError,
-            match=f"{given} is a file, and a checkpoint is a folder: .* flair-jax import-torch "
-            f"--weights={given} --out=DIR, and give DIR",
-        ):
-            flair_jax.load_model(given)
-
-
 def damaged(weights):
     key = next(key for key in weights if key.endswith("layer2.0.bn1.running_var"))
     value = weights[key].copy()

@@ -21,11 +21,9 @@ from flair_jax.data.metadata import encode_reference
 from flair_jax.errors import UserError
 from flair_jax.inference import loading
 from flair_jax.inference.adaptation import BATCH, adapted_statistics
-from flair_jax.interop.architectures import architecture
+from flair_jax.interop import hub_folder
 from flair_jax.interop.export import export
 from flair_jax.interop.import_torch import import_weights
-from flair_jax.interop.torch_files import read
-from flair_jax.interop.torch_weights import load_state_dict, network_tensors
 from flair_jax.models.functional import forward, split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh, replicate, to_global
@@ -34,6 +32,9 @@ from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.schedules import Best, Progress
 from flair_jax.training.state import create_train_state
 from flair_jax.training.step import make_train_step
+from flair_jax.weights.architectures import architecture
+from flair_jax.weights.torch_files import read
+from flair_jax.weights.torch_weights import load_state_dict, network_tensors
 
 # Of the largest logit, or of 1 where all are smaller: after two steps of training the largest is
 # 0.4, and the peer's own float32 is 1.6e-5 of it away from its float64 (this project's 1.2e-5).
@@ -374,3 +375,40 @@ def test_flair_inc_file_as_published(tmp_path):
     assert spec.normalization == "custom"
     assert spec.nomenclature.names == nomenclature.FULL.names
     assert spec.nomenclature.weights.tolist() == [1] * 12 + [0] * 7
+
+
+@pytest.mark.parametrize("normalization", ["custom", "scaling"])
+def test_the_library_loads_a_folder_for_the_hub(normalization, tmp_path):
+    """By the lines of its model card, which are run here as they are but for its address."""
+    config = configuration.default()
+    config.bands, config.normalization = ("red", "green", "blue"), normalization
+    spec = ModelSpec.from_config(config, (64, 64))
+    torch.manual_seed(3)
+    peer = smp.create_model("unet", "resnet34", encoder_weights=None, in_channels=3, classes=13)
+    model = spec.build_model()
+    load_state_dict(model, {key: value.numpy() for key, value in peer.state_dict().items()})
+    folder = tmp_path / "unet"
+    hub_folder.write_hub_folder(folder, "unet", spec, *split_model(model)[1:], step=1, ema=False)
+
+    tensors = load_file(folder / "model.safetensors")
+    peer.load_state_dict(tensors, strict=True)
+    assert sum(p.numel() for p in peer.parameters()) == 24_438_109
+
+    blocks = (folder / "README.md").read_text().split("```python\n")[1:]
+    ours, theirs = (block.split("```")[0] for block in blocks)
+    image = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    names = {"images": image}
+    exec(ours.replace("hf://ORGANISATION/unet", str(folder)), names)
+    peers = {"images": torch.tensor(image.transpose(0, 3, 1, 2))}
+    exec(theirs.replace("ORGANISATION/unet", str(folder)), peers)
+    found = peers["probabilities"].numpy().transpose(0, 2, 3, 1)
+    with torch.no_grad():
+        largest = peers["model"](peers["inputs"]).abs().max().item()
+    tolerance = TOLERANCE * max(1, largest)
+    np.testing.assert_allclose(np.asarray(names["probabilities"]), found, rtol=0, atol=tolerance)
+
+
+def test_a_folder_of_the_library_itself_does_not_tell_its_bands(tmp_path):
+    smp.create_model("unet", "resnet34", encoder_weights=None, classes=7).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"has 3 input bands and 7 classes: .* --nomenclature=NAME"):
+        loading.load(tmp_path, make_mesh())

@@ -15,12 +15,12 @@ from scipy.ndimage import uniform_filter
 
 from flair_jax import config as configuration
 from flair_jax.data.nomenclature import BASELINE
-from flair_jax.interop.torch_weights import torch_name
 from flair_jax.models.functional import merge_model, model_batch_stats, split_model
 from flair_jax.models.losses import cross_entropy
 from flair_jax.models.ops import for_platform
 from flair_jax.training.optimizer import make_optimizer
 from flair_jax.training.state import create_train_state
+from flair_jax.weights.torch_weights import torch_name
 
 WEIGHTS = jnp.asarray(BASELINE.weights)
 

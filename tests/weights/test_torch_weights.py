@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from flair_jax.errors import UserError
-from flair_jax.interop import torch_files, torch_weights
 from flair_jax.models.functional import split_model
 from flair_jax.models.unet import UNet
+from flair_jax.weights import torch_files, torch_weights
 
 MODEL = UNet(5, 13, rngs=nnx.Rngs(0))
 WEIGHTS = state_dict(MODEL)
@@ -183,7 +183,7 @@ def test_no_torch_is_needed(tmp_path):
     save_file(WEIGHTS, tmp_path / "w.safetensors")
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from flair_jax.interop import torch_files\n"
+        "from flair_jax.weights import torch_files\n"
         "for file in sys.argv[1:]: print(len(torch_files.read(file)))"
     )
     files = [tmp_path / "w.safetensors", GOLDEN / "torch/lightning.pth"]

@@ -8,13 +8,14 @@ from safetensors.numpy import save_file
 
 from flair_jax import config as configuration
 from flair_jax.errors import UserError
-from flair_jax.interop.architectures import LOADABLE, check_network
-from flair_jax.interop.import_torch import import_weights, spec_for
-from flair_jax.interop.torch_weights import match
+from flair_jax.interop.import_torch import import_weights
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime.sharding import make_mesh
 from flair_jax.training.initialization import initial_weights
+from flair_jax.weights.architectures import LOADABLE, check_network
+from flair_jax.weights.torch_spec import spec_for
+from flair_jax.weights.torch_weights import match
 
 
 def named(*names, **shapes):

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from flair_jax.errors import UserError
-from flair_jax.interop.torch_files import read
+from flair_jax.weights.torch_files import read
 
 FILES = GOLDEN / "torch"
 GRID = np.arange(24, dtype=np.float32).reshape(4, 6).T

@@ -12,9 +12,9 @@ import numpy as np
 from flax import nnx
 
 from flair_jax.errors import UserError
-from flair_jax.interop.architectures import check_network
 from flair_jax.models.functional import Arrays, split_model, value_fault
 from flair_jax.models.unet import UNet
+from flair_jax.weights.architectures import check_network
 
 _SUFFIXES = {"scale": "weight", "mean": "running_mean", "var": "running_var", "kernel": "weight"}
 # Attributes of modules that wrap a network: DataParallel's, torch.compile's, Lightning's, FLAIR's.
@@ -116,6 +116,26 @@ def network_tensors(
             )
         origin[name], tensors[name] = key, np.asarray(value)
     return tensors
+
+
+def size(tensors: Mapping[str, np.ndarray], name: str, weights: str) -> int:
+    """The input channels of the stem, or the outputs of the head.
+
+    Args:
+        tensors: of `network_tensors`.
+        name: "encoder.conv1.weight" or "segmentation_head.0.weight".
+        weights: the file, for messages.
+
+    Raises:
+        UserError: it is missing, or has other dimensions.
+    """
+    tensor = tensors.get(name)
+    axis = RESIZED[name]
+    if tensor is None:
+        raise UserError(f"{weights} has no {name}: it is not complete")
+    if tensor.ndim != 4 or not tensor.shape[axis]:
+        raise UserError(f"{weights} has {name} in the shape {tensor.shape}, expected 4 dimensions")
+    return tensor.shape[axis]
 
 
 def load_state_dict(

@@ -9,6 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import io
+import os
 import pathlib
 import pickle
 import struct
@@ -20,6 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from flair_jax.errors import UserError
+from flair_jax.weights import hugging_face
 
 # PyTorch's classes of storages, its dtypes, and safetensors' names of the same.
 _DTYPES = {
@@ -62,7 +64,7 @@ def read(path: str) -> dict[str, np.ndarray]:
     Args:
         path: a file of safetensors; a file of `torch.save` with a state dict or, in dictionaries,
             one state dict, as Lightning's checkpoints are; or
-            `hf://organisation/repository/file` of the Hugging Face hub.
+            `hf://organisation/repository/file` of the Hugging Face hub, see `hugging_face`.
 
     Returns:
         PyTorch names -> arrays of the dtypes stored, in PyTorch's layout.
@@ -71,7 +73,12 @@ def read(path: str) -> dict[str, np.ndarray]:
         UserError: it is not there, holds no such thing, is damaged, or a package is missing to
             fetch it.
     """
-    file = pathlib.Path(_from_hub(path) if path.startswith("hf://") else path).expanduser()
+    if path.startswith(hugging_face.SCHEME):
+        address = hugging_face.parse(path)
+        if not address.file:
+            raise UserError(f"{path} is not of the form hf://organisation/repository/file")
+        path = os.fspath(hugging_face.download(address))
+    file = pathlib.Path(path).expanduser()
     if file.is_dir():
         raise UserError(f"{file} is a folder; expected a file of weights")
     if not file.is_file():
@@ -443,20 +450,3 @@ def _kind(value: Any) -> str:
 
 
 # --- The Hugging Face hub ------------------------------------------------------------------------
-
-
-def _from_hub(path: str) -> str:
-    parts = path.removeprefix("hf://").split("/", 2)
-    if len(parts) != 3 or not all(parts):
-        raise UserError(f"{path} is not of the form hf://organisation/repository/file")
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise UserError(f"{path} needs huggingface_hub: pip install 'flair-jax[hub]'") from error
-    try:
-        return hf_hub_download(repo_id=f"{parts[0]}/{parts[1]}", filename=parts[2])
-    except Exception as error:  # the hub raises many kinds when it cannot be reached
-        raise UserError(
-            f"{path} cannot be fetched from the Hugging Face hub ({type(error).__name__}): "
-            "without a network, download the file elsewhere and give its path"
-        ) from error

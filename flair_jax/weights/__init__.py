@@ -1,0 +1,1 @@
+"""Weights that are published: PyTorch's files, names and architectures, the Hugging Face hub."""
