@@ -1,6 +1,6 @@
 """Time and memory of detecting one raster, compared with plain loops over tiles by other engines.
 
-    pip install -e ".[torch,cpu,onnx]" segmentation-models-pytorch onnxruntime
+    pip install -e ".[torch,cpu,export]" segmentation-models-pytorch onnxruntime
     python benchmarks/detection.py --source=DOWNLOAD --checkpoint=RUN [--output=FILE.json]
 
 The raster is a mosaic of the first patches of the download. `flair-jax detect` runs as a user

@@ -21,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--format", required=True, type=one_of("torch", "onnx", "stablehlo", "hub"), metavar="NAME",
         help="torch: weights of segmentation-models-pytorch's U-Net; onnx: for ONNX Runtime, "
-        "OpenVINO, QGIS (extra `onnx`); stablehlo: for JAX without this package; "
+        "OpenVINO, QGIS (extra `export`); stablehlo: for JAX without this package; "
         "hub: a folder for the Hugging Face hub",
     )  # fmt: skip
     add(

@@ -1,5 +1,6 @@
 """Export of a model: PyTorch weights, an ONNX file, a StableHLO program, a folder for the hub."""
 
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -147,7 +148,7 @@ def write_onnx(
         from flair_jax.models import onnx_graph
     except ImportError as error:
         raise UserError(
-            "--format=onnx needs the package onnx: pip install 'flair-jax[onnx]'"
+            "--format=onnx needs the package onnx: pip install 'flair-jax[export]'"
         ) from error
     if deepness and spec.takes_metadata:
         raise UserError("Deepness feeds no metadata, which this model takes")
@@ -172,11 +173,16 @@ def write_stablehlo(
         weights = safetensors.numpy.load_file("weights.safetensors")
         probabilities = program.call(weights, {"image": image})
 
-    The image is (N, H, W, bands) uint8; a model with metadata takes "metadata" (N, numbers)
-    float32 beside it. Probabilities are (N, H, W, classes) float32.
+    The three lines need JAX, flatbuffers and safetensors. The image is (N, H, W, bands) uint8; a
+    model with metadata takes "metadata" (N, numbers) float32 beside it. Probabilities are (N, H,
+    W, classes) float32.
     """
     from safetensors.numpy import save_file
 
+    if not importlib.util.find_spec("flatbuffers"):
+        raise UserError(
+            "--format=stablehlo needs the package flatbuffers: pip install 'flair-jax[export]'"
+        )
     weights = {name: np.asarray(x, np.float32) for name, x in {**params, **batch_stats}.items()}
     graphdef = abstract_model(spec)[0]
 
