@@ -2,11 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,27 +19,30 @@ import flair_jax
 from flair_jax.errors import UserError
 from flair_jax.inference import engines, geotiff, qgis_style
 from flair_jax.inference.adaptation import adapt_to_raster
-from flair_jax.inference.band_selection import Scaling
 from flair_jax.inference.class_areas import class_areas
-from flair_jax.inference.input_files import UnreadableError, expand, is_remote
+from flair_jax.inference.input_files import (
+    UnreadableError,
+    expand,
+    is_remote,
+    without_warnings,
+)
 from flair_jax.inference.job_lock import job_lock
 from flair_jax.inference.loading import find
 from flair_jax.inference.options import Options
 from flair_jax.inference.predictor import Model, load_model
+from flair_jax.inference.preparation import prepare
 from flair_jax.inference.progress import duration
-from flair_jax.inference.raster_source import Source
 from flair_jax.inference.resume import PartialJob
 from flair_jax.inference.tile_predictor import TilePredictor
 from flair_jax.inference.tile_rows import predict_rows
-from flair_jax.inference.tiles import Grid
 from flair_jax.models.functional import Arrays
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
 from flair_jax.runtime.preemption import Preempted
-from flair_jax.runtime.sharding import check_batch_size, make_mesh
 from flair_jax.viz import images
 
 _MB = 1 << 20
+_engine = functools.lru_cache(maxsize=1)(engines.make)  # for many rasters with one model
 
 
 def detect_raster(
@@ -73,9 +76,7 @@ def detect_raster(
     """
     chosen = Options(**options)
     chosen.check()
-    with warnings.catch_warnings():  # what they warn of is reported in the project's own words
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        warnings.simplefilter("ignore", rasterio.errors.NodataShadowWarning)
+    with without_warnings():
         return _Job(checkpoint, expand(inputs), output, chosen).run()
 
 
@@ -90,41 +91,24 @@ class _Job:
         self.started = time.monotonic()
         self.checkpoint, self.options = checkpoint, options
         self.adapted = ""
-        self.output = _local(output)
-        self.products = _products(self.output, options)
+        self.output = local_path(output)
+        self.products = output_files(self.output, options)
         self.sidecars = _sidecars(self.products)
         names = [path.name for path in self.products.values()]
         self.partial = PartialJob(self.output, names)
         self.partial.check_directory()
-        _check_not_read(self.products, paths)
+        check_not_read(self.products, paths)
         if not options.resume:
             self._check_not_there()
         if isinstance(checkpoint, Model):
             self.spec = checkpoint.spec
         else:  # the weights, which take longer, are loaded after all checks
             self.spec = ModelSpec.load(find(checkpoint)[0])
-        if self.spec.takes_metadata:
-            raise UserError(
-                "this model takes metadata (position, camera, date) with each "
-                "image, and a raster has none: use one trained with config.metadata.use=False"
-            )
-        self.source = Source(
-            paths,
-            self.spec.bands,
-            options.bands,
-            options.resolution,
-            self.spec.pixel_size,
-            Scaling(options.stretch, self.spec.stretch, self.spec.image_types),
-        )
-        _check_not_read(self.products, self.source.files)
-        height, width = self.source.height, self.source.width
-        tile, margin = options.tile_and_margin(height, width)
-        self.grid = Grid.over(height, width, tile, margin, options.blend == "hann")
-        self.mesh = make_mesh()
-        self.engine, self.engine_note = engines.choose(options.engine, self.mesh)
-        each = 1 if self.mesh.devices.flat[0].platform == "cpu" else 4
-        self.batch_size = options.batch_size or each * self.mesh.size
-        check_batch_size(self.batch_size, self.mesh, "--batch_size")
+        prepared = prepare(self.spec, paths, options)
+        self.source, self.grid, self.mesh = prepared.source, prepared.grid, prepared.mesh
+        self.engine, self.engine_note = prepared.engine, prepared.engine_note
+        self.batch_size = prepared.batch_size
+        check_not_read(self.products, self.source.files)
 
     def run(self) -> list[epath.Path]:
         """Runs what is not done yet, and returns the files written."""
@@ -155,7 +139,7 @@ class _Job:
         self._log_header(model)
         engine = None
         if self.engine != engines.JAX:
-            engine = engines.make(self.engine, model, self.precision)
+            engine = _engine(self.engine, model, self.precision)
         predictor = TilePredictor(
             model, self.mesh, self.grid, tta=self.options.tta,
             probabilities=self.options.probabilities, confidence=self.options.confidence,
@@ -188,6 +172,7 @@ class _Job:
             self.source.width,
             self.source.georeference,
             tags,
+            self.source.area.window if self.source.area else None,
         )
         built = {name: self.partial.directory / path.name for name, path in self.products.items()}
         geotiff.write_classes(built["classes"], rows, nomenclature, first_class)
@@ -295,7 +280,7 @@ class _Job:
 
     def _tags(self, model: Model) -> dict[str, str]:
         first, names = self.options.first_class, self.spec.nomenclature.names
-        axis, size = self.grid.horizontal, self.source.pixel_size
+        axis, size, area = self.grid.horizontal, self.source.pixel_size, self.source.area
         return {
             "MODEL": f"unet-resnet34, nomenclature {self.spec.nomenclature.name}",
             "MODEL_CHECKPOINT": model.path,
@@ -307,6 +292,7 @@ class _Job:
             + (", synthetic: not for real images" if self.spec.synthetic else ""),
             "INPUT_BANDS": self.source.bands,
             "INPUT_VALIDITY": self.source.validity,
+            **({"AREA_OF_INTEREST": area.description} if area else {}),
             "GROUND_SAMPLE_DISTANCE": _metres(size) or "unknown",
             "FLAIR_JAX_VERSION": flair_jax.__version__,
             "ENGINE": f"{engines.describe(self.engine)}, {self.precision}",
@@ -332,7 +318,7 @@ class _Job:
             "devices": f"{self.mesh.size} x {jax.devices()[0].device_kind}",
             "jax": jax.__version__,
         }
-        return json.loads(json.dumps(settings))
+        return json.loads(json.dumps(settings, default=os.fspath))
 
     def _log_header(self, model: Model) -> None:
         source, axis = self.source, self.grid.horizontal
@@ -340,16 +326,26 @@ class _Job:
         trained_at = (
             f" at {getattr(self.spec, 'pixel_size', 0.0):g} m" if self.spec.pixel_size else ""
         )
-        tiles = self.grid.vertical.count * axis.count
+        count = self.grid.vertical.count * axis.count
+        tiles = f"{count:,}"
+        area = []
+        if source.area:
+            top, left, height, width = source.area.window
+            area = [
+                f"area     {source.area.description}; the map is {width:,} x {height:,} pixels from "
+                f"column {left:,}, row {top:,}"
+            ]
+            tiles = f"at most {source.area.tiles(self.grid):,} of {count:,},"
         lines = [
             f"raster   {source.name}: {source.width:,} x {source.height:,} pixels"
             + (f" of {size}" if size else "")
             + f", {source.georeference.description}",
             f"bands    {source.bands}",
             f"valid    {source.validity}",
+            *area,
             f"model    {model.path}, step {model.step}: {', '.join(self.spec.bands)}{trained_at} "
             f"-> {len(self.spec.nomenclature)} classes",
-            f"tiles    {tiles:,} of {axis.tile} pixels, margin {axis.margin}, "
+            f"tiles    {tiles} of {axis.tile} pixels, margin {axis.margin}, "
             f"{self.options.blend}, {self.batch_size} at a time on {self.mesh.size} x "
             f"{jax.devices()[0].device_kind}",
         ]
@@ -369,9 +365,11 @@ class _Job:
         seconds = time.monotonic() - self.started
         total = max(int(pixels.sum()), 1)
         in_all = f"{pixels.sum():,} pixels" if areas is None else f"{areas.sum() / 1e4:,.2f} ha"
+        area = self.source.area
+        height, width = area.window[2:] if area else (self.source.height, self.source.width)
         lines = [
-            f"finished in {duration(seconds)}: {self.source.width:,} x {self.source.height:,} "
-            f"pixels, {in_all} with a class; {self.output.stat().length / 1e6:,.1f} MB"
+            f"finished in {duration(seconds)}: {width:,} x {height:,} pixels, "
+            f"{in_all} with a class; {self.output.stat().length / 1e6:,.1f} MB"
         ]
         for number, name in enumerate(self.spec.nomenclature.names):
             if pixels[number]:
@@ -390,7 +388,7 @@ def _metres(size: tuple[float, float] | None) -> str:
     return f"{sides[0]} m" if sides[0] == sides[1] else f"{sides[0]} x {sides[1]} m"
 
 
-def _local(output: str | os.PathLike[str]) -> epath.Path:
+def local_path(output: str | os.PathLike[str]) -> epath.Path:
     """The absolute path of the output.
 
     Raises:
@@ -409,7 +407,7 @@ def _local(output: str | os.PathLike[str]) -> epath.Path:
     return epath.Path(os.path.abspath(os.path.expanduser(output)))
 
 
-def _products(output: epath.Path, options: Options) -> dict[str, epath.Path]:
+def output_files(output: epath.Path, options: Options) -> dict[str, epath.Path]:
     """The output files by content, the main one first."""
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise UserError(f"--output={output} must end in .tif")
@@ -433,7 +431,7 @@ def _sidecars(products: dict[str, epath.Path]) -> list[epath.Path]:
     return [path for path in paths if path not in products.values()]
 
 
-def _check_not_read(products: dict[str, epath.Path], files: Sequence[str]) -> None:
+def check_not_read(products: dict[str, epath.Path], files: Sequence[str]) -> None:
     """Raises a UserError if an output would replace a file that is read."""
     read = {os.path.realpath(path): path for path in files}
     for path in products.values():
