@@ -332,8 +332,8 @@ class _Job:
         if source.area:
             top, left, height, width = source.area.window
             area = [
-                f"area     {source.area.description}; the map is {width:,} x {height:,} pixels from "
-                f"column {left:,}, row {top:,}"
+                f"area     {source.area.description}; the map is {width:,} x {height:,} pixels "
+                f"from column {left:,}, row {top:,}"
             ]
             tiles = f"at most {source.area.tiles(self.grid):,} of {count:,},"
         lines = [
