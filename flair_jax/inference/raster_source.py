@@ -121,8 +121,8 @@ class Source:
     @property
     def files(self) -> list[str]:
         """The local files that the pixels come from."""
-        inputs = [*self._mosaic.inputs, *self._stacked.values()]
-        return with_sources(file for item in inputs for file in item.files)
+        files = [file for item in self._mosaic.inputs for file in item.files]
+        return with_sources(files + [f for band in self._stacked.values() for f in band.files])
 
     @property
     def bands(self) -> str:

@@ -51,7 +51,7 @@ class StackedBand:
         scaling: Scaling,
         in_steps: bool,
     ) -> None:
-        self._name, self.notes = name, list[str]()
+        self.notes: list[str] = []
         items = [RasterInput.open(file.path, file.flag) for file in files]
         numbers = [_number(name, *pair) for pair in zip(files, items, strict=True)]
         types = [item.layout.dtypes[n - 1] for item, n in zip(items, numbers, strict=True)]

@@ -102,9 +102,8 @@ class Windows(Generic[T]):
         classes = results["classes"][rows, columns] + np.uint8(self.first_class)
         found: list[Any] = [window, _masked(classes, masked, NODATA)]
         if "probabilities" in results:
-            probabilities = results["probabilities"][rows, columns]
-            found.append(_masked(probabilities, np.broadcast_to(masked[..., None],
-                                                                probabilities.shape), 0))  # fmt: skip
+            values = results["probabilities"][rows, columns]
+            found.append(_masked(values, np.broadcast_to(masked[..., None], values.shape), 0))
         yield tuple(found)
 
 
