@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.features import rasterize
 from rasterio.transform import Affine
@@ -152,7 +153,7 @@ def of_file(path: str | os.PathLike[str], raster: PixelGrid) -> Area:
 
     try:
         pixels = shapely.transform(geometries, to_pixels)
-    except rasterio.errors.RasterioError as error:
+    except (rasterio.errors.RasterioError, CPLE_BaseError) as error:
         raise UserError(
             f"{path} (--aoi) is in {short_name(crs)}, {raster.name} in "
             f"{short_name(crs_of_raster)}, and GDAL cannot transform between them: {error}"

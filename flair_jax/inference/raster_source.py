@@ -3,6 +3,7 @@
 Some of its bands may come from other files, which are aligned to it.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,7 +12,7 @@ import numpy as np
 from flair_jax.errors import UserError
 from flair_jax.inference import resampling
 from flair_jax.inference.area_of_interest import Area
-from flair_jax.inference.band_files import BandFile
+from flair_jax.inference.band_files import HEIGHT, BandFile
 from flair_jax.inference.band_selection import UNSCALED, Scaling
 from flair_jax.inference.input_files import is_remote, with_sources
 from flair_jax.inference.mosaic import Mosaic
@@ -83,8 +84,17 @@ class Source:
             self.name, self.georeference, self.width, self.height,
             (self._mosaic.width, self._mosaic.height), (factors[0], factors[1]),
         )  # fmt: skip
+        of_heights = scaling
+        if len(scaling.by_user) == 1:  # a range for all bands is meant for the image
+            of_heights = dataclasses.replace(scaling, by_user=())
         self._stacked = {
-            i: StackedBand(name, files[name], self.pixels, scaling.of([i]), in_steps)
+            i: StackedBand(
+                name,
+                files[name],
+                self.pixels,
+                (of_heights if name == HEIGHT else scaling).of([i]),
+                in_steps,
+            )
             for i, name in enumerate(wanted)
             if name in files
         }

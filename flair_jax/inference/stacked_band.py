@@ -1,6 +1,5 @@
 """A band of the model from a file of its own, as the model's uint8; heights from metres."""
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -62,8 +61,6 @@ class StackedBand:
                 f"{' and '.join(types)}: expected metres as float32 or float64, such as by "
                 "gdal_translate -ot Float32"
             )
-        if name == HEIGHT and len(scaling.by_user) == 1:  # made for the image
-            scaling = dataclasses.replace(scaling, by_user=())
         limits, how = _limits(name, files, types, metric, scaling, in_steps)
         # Of metres, the limits are known; the placeholder has the bands selected all the same.
         for_file = Scaling(by_user=(limits,)) if limits else scaling

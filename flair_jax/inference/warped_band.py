@@ -11,6 +11,7 @@ from xml.etree import ElementTree as xml
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.transform import Affine
@@ -141,7 +142,7 @@ class WarpedBand:
                 item.width, item.height, p.transform, p.crs,
                 target.width, target.height, p.target_transform, p.target_crs,
             )  # fmt: skip
-        except rasterio.errors.RasterioError as error:
+        except (rasterio.errors.RasterioError, CPLE_BaseError) as error:
             raise UserError(
                 f"{item.path} ({file.flag}) is in {short_name(p.crs)}, {target.name} in "
                 f"{short_name(p.target_crs)}, and GDAL cannot transform between them: {error}. If "
