@@ -3,7 +3,7 @@
 from typing import Any
 
 __version__ = "0.2.0"
-__all__ = ["detect_raster", "load_model"]
+__all__ = ["detect_raster", "detect_rasters", "load_model", "predict_windows"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +16,12 @@ def __getattr__(name: str) -> Any:
         from flair_jax.inference.detection import detect_raster
 
         return detect_raster
+    if name == "detect_rasters":
+        from flair_jax.inference.many_rasters import detect_rasters
+
+        return detect_rasters
+    if name == "predict_windows":
+        from flair_jax.inference.windows import predict_windows
+
+        return predict_windows
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -627,15 +627,7 @@ def _parsed(own: dict[str, Any]) -> dict[str, Any]:
         if name in own:
             parsed[name] = tuple(part.strip() for part in own[name].split(","))
     if "stretch" in own:
-        try:
-            limits = [tuple(map(float, text.split(","))) for text in own["stretch"]]
-        except ValueError:
-            limits = [()]
-        if any(len(pair) != 2 for pair in limits):
-            raise BuildError(
-                f"--stretch={' '.join(own['stretch'])}: expected MIN,MAX, such as 0,3000"
-            )
-        parsed["stretch"] = tuple(limits)
+        parsed["stretch"] = tuple(own["stretch"])
     return parsed
 
 

@@ -1,6 +1,7 @@
 """The flags of the build, without the imports of its work, so that --help is quick."""
 
 import argparse
+import re
 
 SHARD_MB = 256.0
 OF_OWN = (
@@ -13,7 +14,25 @@ OF_FLAIR = (
     "source", "config", "train_csv", "val_csv", "test_csv", "shuffle", "beam_runner",
     "beam_options",
 )  # fmt: skip
+_PERCENTILE = re.compile(r"p\d+(\.\d+)?")
+Limit = float | str
 FORMATS = ("array_record", "tfrecord", "parquet", "riegeli")  # of TFDS
+
+
+def value_range(text: str, *, percentiles: bool = False) -> tuple[Limit, Limit]:
+    """Returns the limits of a stretch: MIN,MAX, or percentiles such as p2,p98 where they are taken.
+
+    An argparse type.
+    """
+    try:
+        low, high = (
+            limit if percentiles and _PERCENTILE.fullmatch(limit) else float(limit)
+            for limit in (part.strip() for part in text.split(","))
+        )
+    except ValueError as error:
+        more = " or p2,p98" * percentiles
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range such as 0,3000{more}") from error
+    return low, high
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +96,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--bands", metavar="A,B,...", help="names of the files' bands, in order; - leaves one out"
     )
     own.add_argument(
-        "--stretch", nargs="+", metavar="MIN,MAX",
+        "--stretch", nargs="+", type=value_range, metavar="MIN,MAX",
         help="values that become 0 and 255; one for all bands, or one for each",
     )  # fmt: skip
     own.add_argument(

@@ -1,21 +1,25 @@
 """flair-jax detect: the land cover of rasters of any size."""
 
 import argparse
+import functools
 import signal
 import sys
 
-from flair_jax.cli.parser import numbers, one_of, value_range
+from flair_jax.cli.parser import numbers, one_of
+from flair_jax.errors import UsageError
 from flair_jax.runtime import huge_pages
 from flair_jax.runtime.preemption import Preempted
+from tfds_builder.flags import value_range
 
 EXAMPLES = (
     "flair-jax detect --checkpoint=runs/toy --input=ortho.tif --output=cover.tif",
-    "flair-jax detect --checkpoint=runs/toy --input a.tif b.tif --output=ab.tif",
+    "flair-jax detect --checkpoint=runs/toy --input=rgb.tif --nir=cir.tif:1 \\\n"
+    "      --surface=dsm.tif --terrain=dtm.tif --aoi=town.gpkg --output=town.tif",
 )
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Defines the flags; all but the three paths are fields of `inference.options.Options`."""
+    """Defines the flags; all but the first four are fields of `inference.options.Options`."""
     add = parser.add_argument
     add(
         "--checkpoint",
@@ -33,22 +37,57 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="what GDAL opens: a file, a URL; several, also separated by commas or as a quoted "
         "glob, are one mosaic",
     )
-    add("--output", required=True, metavar="OUT.tif", help="the land-cover raster to write")
+    output = parser.add_mutually_exclusive_group(required=True).add_argument
+    output("--output", default="", metavar="OUT.tif", help="the land-cover raster to write")
+    output(
+        "--output_dir", default="", metavar="DIR",
+        help="instead: a map of each input by itself, DIR/NAME.tif; finished ones are kept, and a "
+        "failure does not stop the others",
+    )  # fmt: skip
     add(
         "--bands",
         type=numbers,
         default=(),
         metavar="4,1,2",
-        help="numbers of the raster's bands from 1, in the order of the model's",
+        help="numbers of the raster's bands from 1, in the order of the model's, without those of "
+        "other files",
     )
+    for band, what in (("nir", "near infrared"), ("height", "height above ground")):
+        add(
+            f"--{band}", default="", metavar="FILE[:N]",
+            help=f"take the {what} from (band N of) another file, of any resolution and system; "
+            "NoData in it is NoData in the map"
+            if band == "nir"
+            else "the same; floats are metres, bytes as in training",
+        )  # fmt: skip
+    add(
+        "--surface", default="", metavar="FILE[:N]",
+        help="with --terrain, in place of --height: altitudes in metres, whose difference is the "
+        "height",
+    )  # fmt: skip
+    add("--terrain", default="", metavar="FILE[:N]", help="see --surface")
+    add(
+        "--stack", type=_band_file, action="extend", nargs="+", default=[], metavar="BAND=FILE[:N]",
+        help="take any bands of the model from other files",
+    )  # fmt: skip
+    add(
+        "--aoi", default="", metavar="FILE",
+        help="polygons of a vector file, in any system: outside is NoData, and the map is cropped "
+        "to their bounds (extra `vector`)",
+    )  # fmt: skip
+    add(
+        "--bounds", type=_bounds, default=(), metavar="LEFT,BOTTOM,RIGHT,TOP",
+        help="crop the map to these coordinates of the raster",
+    )  # fmt: skip
     add(
         "--stretch",
-        type=value_range,
+        type=functools.partial(value_range, percentiles=True),
         nargs="+",
         default=(),
         metavar="MIN,MAX",
-        help="the values that become 0 and 255, one for all of the model's bands or one for each; "
-        "the model's own, if the raster is of the type that it was trained on",
+        help="the values that become 0 and 255, one range for all of the model's bands or one for "
+        "each; p2,p98: percentiles of the band in the whole raster; not given: the model's own, if "
+        "the raster is of the type that it was trained on",
     )
     add(
         "--resolution",
@@ -145,16 +184,21 @@ def run(args: argparse.Namespace) -> int:
     huge_pages.use()
     options = vars(args)
     options["stretch"] = tuple(options["stretch"])
-    checkpoint, inputs, output = (options.pop(name) for name in ("checkpoint", "input", "output"))
+    options["stack"] = _by_band(options["stack"])
+    checkpoint, inputs, output, output_dir = (
+        options.pop(name) for name in ("checkpoint", "input", "output", "output_dir")
+    )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         from absl import logging
 
-        from flair_jax import detect_raster
+        from flair_jax import detect_raster, detect_rasters
         from flair_jax.runtime import compilation_cache, console
 
         logging.set_verbosity(logging.ERROR)  # Orbax logs every restore
         compilation_cache.use("default")
+        if output_dir:
+            return int(bool(detect_rasters(checkpoint, inputs, output_dir, **options).failed))
         written = detect_raster(checkpoint, inputs, output, **options)
         console.log("written  " + "\n         ".join(map(str, written)))
     except Preempted as stop:
@@ -164,3 +208,29 @@ def run(args: argparse.Namespace) -> int:
         print("stopped; what is finished is kept: --resume continues from there", file=sys.stderr)
         return 1
     return 0
+
+
+def _band_file(text: str) -> tuple[str, str]:
+    """An argparse type: BAND=FILE."""
+    band, _, file = text.partition("=")
+    if not band.strip() or not file.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is not BAND=FILE or BAND=FILE:N")
+    return band.strip(), file.strip()
+
+
+def _by_band(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for band, file in pairs:
+        if band in found:
+            raise UsageError(f"--stack gives {band} twice: {found[band]} and {file}")
+        found[band] = file
+    return found
+
+
+def _bounds(text: str) -> tuple[float, ...]:
+    """An argparse type: four numbers."""
+    try:
+        left, bottom, right, top = map(float, text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LEFT,BOTTOM,RIGHT,TOP") from error
+    return left, bottom, right, top

@@ -84,15 +84,6 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return choose
 
 
-def value_range(text: str) -> tuple[float, float]:
-    """An argparse type: two numbers with a comma between them."""
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range such as 0,3000") from error
-    return low, high
-
-
 def numbers(text: str) -> tuple[int, ...]:
     """An argparse type: integers with commas between them."""
     try:

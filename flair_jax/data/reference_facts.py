@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from tfds_builder.flair.reference import NAME, NAME_2, TEST_PATCHES, TEST_PATCHES_2
+from tfds_builder.hub.reference import NAME as HUB_NAME
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +122,7 @@ BANDS = {
 # computed from its images and normalised with. The published 53.26 +- 79.3 can only be of heights
 # that were stretched about fivefold and clipped at 255.
 HEIGHT_IN_STEPS_OF_20_CM = (17.5, 30.3)
+FLAIR_HEIGHTS = (NAME, NAME_2, HUB_NAME)  # data sets whose heights are in steps of 0.2 m
 
 # The same of FLAIR-HUB's aerial images (Garioud et al. 2025).
 HUB_BANDS = {

@@ -28,6 +28,7 @@ _NOISE = 3.0  # beside so many standard deviations of a correlation of noise
 _ALPHA_TYPES = ("uint8", "uint16")  # of bands that GDAL tags alpha although they are data
 
 Sampler = Callable[[Sequence[int]], np.ndarray]
+Limit = float | str  # a value, or a percentile such as "p2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +37,36 @@ class Scaling:
 
     Attributes:
         by_user: (lowest, highest) value of each of the model's bands, or one for all (--stretch);
-            it applies to every raster.
+            it applies to every raster. Percentiles, such as "p2", are replaced by values first,
+            see `percentiles`.
         of_model: the same of the images that the model was trained on; () if they were not
             stretched. It applies to rasters of the types `trained_on`.
         trained_on: the types of those images.
+        source: where `by_user` is from, for reports.
     """
 
-    by_user: tuple[tuple[float, float], ...] = ()
+    by_user: tuple[tuple[Limit, Limit], ...] = ()
     of_model: tuple[tuple[float, float], ...] = ()
     trained_on: tuple[str, ...] = ("uint8",)
+    source: str = "--stretch"
+
+    def check(self, wanted: Sequence[str]) -> None:
+        """Raises a UserError unless `by_user` has one range, or one for each band of a model."""
+        if len(self.by_user) not in (0, 1, len(wanted)):
+            raise UserError(
+                f"--stretch has {len(self.by_user)} ranges, and the model takes {len(wanted)} "
+                f"bands ({', '.join(wanted)}): give one for all, or one for each"
+            )
+
+    def of(self, indices: Sequence[int]) -> "Scaling":
+        """That of some of the bands."""
+        return dataclasses.replace(
+            self,
+            by_user=tuple(self.by_user[i] for i in indices)
+            if len(self.by_user) > 1
+            else self.by_user,
+            of_model=tuple(self.of_model[i] for i in indices) if self.of_model else (),
+        )
 
 
 UNSCALED = Scaling()
@@ -324,8 +346,8 @@ def _ambiguous(
             else ""
         )
         return UserError(
-            f"{both}: too few for this model. Use a model of these bands, or add the missing ones "
-            f"to the raster (gdalbuildvrt -separate){remedy}"
+            f"{both}: too few for this model. Use a model of these bands, or give the missing "
+            f"ones from other files (--nir, --height, --stack BAND=FILE:N){remedy}"
         )
     spare = iter([i for i in data if i not in {number for number, _ in found.values()}])
     example = ",".join(str(found[name][0] if name in found else next(spare)) for name in wanted)
@@ -360,14 +382,11 @@ def _stretch(
     if np.issubdtype(np.dtype(dtype), np.complexfloating):
         raise UserError(f"{path} has complex pixels, which are no images")
     if scaling.by_user:
-        if len(scaling.by_user) not in (1, len(wanted)):
-            raise UserError(
-                f"--stretch has {len(scaling.by_user)} ranges, and the model takes {len(wanted)} "
-                f"bands ({', '.join(wanted)}): give one for all, or one for each"
-            )
-        stretch = scaling.by_user * (len(wanted) if len(scaling.by_user) == 1 else 1)
+        scaling.check(wanted)
+        ranges = scaling.by_user * (len(wanted) if len(scaling.by_user) == 1 else 1)
+        stretch = tuple((float(low), float(high)) for low, high in ranges)
         text = stretch_text(dict(zip(wanted, stretch, strict=True)))
-        return stretch, f"{dtype} {text} by --stretch", []
+        return stretch, f"{dtype} {text} by {scaling.source}", []
     of_model = stretch_text(dict(zip(wanted, scaling.of_model, strict=False)))
     trained_on = " and ".join(scaling.trained_on) or "images of an unknown type"
     if scaling.of_model and dtype in scaling.trained_on:

@@ -2,11 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,30 +17,31 @@ from etils import epath
 
 import flair_jax
 from flair_jax.errors import UserError
-from flair_jax.inference import engines, geotiff, qgis_style, tile_size
-from flair_jax.inference.adaptation import adapt_to_raster
-from flair_jax.inference.band_selection import Scaling
+from flair_jax.inference import engines, geotiff, qgis_style
 from flair_jax.inference.class_areas import class_areas
-from flair_jax.inference.input_files import UnreadableError, expand, is_remote
+from flair_jax.inference.input_files import (
+    UnreadableError,
+    expand,
+    is_remote,
+    without_warnings,
+)
 from flair_jax.inference.job_lock import job_lock
 from flair_jax.inference.loading import find
 from flair_jax.inference.options import Options
 from flair_jax.inference.predictor import Model, load_model
+from flair_jax.inference.preparation import prepare
 from flair_jax.inference.progress import duration
-from flair_jax.inference.raster_source import Source
 from flair_jax.inference.resume import PartialJob
-from flair_jax.inference.tile_predictor import TilePredictor
 from flair_jax.inference.tile_rows import predict_rows
-from flair_jax.inference.tiles import Grid
 from flair_jax.models.functional import Arrays
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
 from flair_jax.runtime.preemption import Preempted
-from flair_jax.runtime.sharding import check_batch_size, make_mesh
 from flair_jax.viz import images
 from flair_jax.weights.published import is_published
 
 _MB = 1 << 20
+_engine = functools.lru_cache(maxsize=1)(engines.make)  # for many rasters with one model
 
 
 def detect_raster(
@@ -73,9 +74,7 @@ def detect_raster(
     """
     chosen = Options(**options)
     chosen.check()
-    with warnings.catch_warnings():  # what they warn of is reported in the project's own words
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        warnings.simplefilter("ignore", rasterio.errors.NodataShadowWarning)
+    with without_warnings():
         return _Job(checkpoint, expand(inputs), output, chosen).run()
 
 
@@ -90,13 +89,13 @@ class _Job:
         self.started = time.monotonic()
         self.checkpoint, self.options = checkpoint, options
         self.adapted = ""
-        self.output = _local(output)
-        self.products = _products(self.output, options)
+        self.output = local_path(output)
+        self.products = output_files(self.output, options)
         self.sidecars = _sidecars(self.products)
         names = [path.name for path in self.products.values()]
         self.partial = PartialJob(self.output, names)
         self.partial.check_directory()
-        _check_not_read(self.products, paths)
+        check_not_read(self.products, paths)
         if not options.resume:
             self._check_not_there()
         if not isinstance(checkpoint, Model) and is_published(checkpoint):
@@ -105,39 +104,9 @@ class _Job:
             self.spec = checkpoint.spec
         else:  # the weights, which take longer, are loaded after all checks
             self.spec = ModelSpec.load(find(checkpoint)[0])
-        if self.spec.takes_metadata:
-            raise UserError(
-                "this model takes metadata (position, camera, date) with each "
-                "image, and a raster has none: use one trained with config.metadata.use=False"
-            )
-        self.source = Source(
-            paths,
-            self.spec.bands,
-            options.bands,
-            options.resolution,
-            self.spec.pixel_size,
-            Scaling(options.stretch, self.spec.stretch, self.spec.image_types),
-        )
-        _check_not_read(self.products, self.source.files)
-        self.mesh = make_mesh()
-        self.engine, self.engine_note = engines.choose(options.engine, self.mesh)
-        self.batch_size = options.batch_size or self.mesh.size
-        self.grid = self._grid()
-        check_batch_size(self.batch_size, self.mesh, "--batch_size")
-
-    def _grid(self) -> Grid:
-        options, height, width = self.options, self.source.height, self.source.width
-        if self.mesh.devices.flat[0].platform == "cpu":
-            memory = options.memory or tile_size.MEMORY
-            # Four bytes: the logits of this batch and the last one, sums.
-            kept = 16 * len(self.spec.nomenclature) * (self._only_classes is False)
-            together = engines.pixels_within(memory, self.engine, self.precision, kept)
-        else:
-            together = tile_size.on_accelerator(self.mesh, options.memory) * self.mesh.size
-        tile, self.margin = options.tiles(
-            height, width, pixels=together // self.batch_size, batch=self.batch_size
-        )
-        return Grid.over(height, width, tile, self.margin, options.blend == "hann")
+        self.prepared = prepare(self.spec, paths, options)
+        self.source, self.grid = self.prepared.source, self.prepared.grid
+        check_not_read(self.products, self.source.files)
 
     def run(self) -> list[epath.Path]:
         """Runs what is not done yet, and returns the files written."""
@@ -145,10 +114,7 @@ class _Job:
             model = self.checkpoint
             if not isinstance(model, Model):
                 model = load_model(model, ema=self.options.ema)
-            if self.options.precision and self.engine == engines.JAX:
-                model = model.with_dtype(self.options.precision)
-            if self.options.adapt:
-                model, self.adapted = adapt_to_raster(model, self.source, self.mesh)
+            model, self.adapted = self.prepared.adapted(model)
             tags = self._tags(model)
             settings = self._settings(tags)
             tags["SETTINGS_SHA256"] = hashlib.sha256(
@@ -166,15 +132,7 @@ class _Job:
 
     def _detect(self, model: Model, settings: dict[str, Any], tags: dict[str, str]) -> None:
         self._log_header(model)
-        engine = None
-        if self.engine != engines.JAX:
-            result = "classes" if self._only_classes else "logits"
-            engine = engines.make(self.engine, model, self.precision, result)
-        predictor = TilePredictor(
-            model, self.mesh, self.grid, tta=self.options.tta,
-            probabilities=self.options.probabilities, confidence=self.options.confidence,
-            engine=engine,
-        )  # fmt: skip
+        predictor = self.prepared.predictor(model)
         # If an input is stored in strips, GDAL's cache should hold one row of tiles (within
         # limits), so that no strip is read again for every tile.
         strips = self.source.strip_bytes(self.grid.vertical.tile)
@@ -188,7 +146,7 @@ class _Job:
                 console.log(f"resuming after {self._progress()}")
             predict_rows(
                 self.source, self.grid, predictor, self.partial, bands=self._bands(),
-                classes=len(self.spec.nomenclature), batch_size=self.batch_size,
+                classes=len(self.spec.nomenclature), batch_size=self.prepared.batch_size,
             )  # fmt: skip
             self._finish(tags)
 
@@ -202,6 +160,7 @@ class _Job:
             self.source.width,
             self.source.georeference,
             tags,
+            self.source.area.window if self.source.area else None,
         )
         built = {name: self.partial.directory / path.name for name, path in self.products.items()}
         geotiff.write_classes(built["classes"], rows, nomenclature, first_class)
@@ -284,8 +243,8 @@ class _Job:
                 self.partial.remove()
             if "RESOURCE_EXHAUSTED" in str(error) or isinstance(error, MemoryError):
                 raise UserError(
-                    f"there is too little memory for {self.batch_size} tiles of "
-                    f"{self._tile} pixels: give a smaller --memory, --tile or --batch_size"
+                    f"there is too little memory for {self.prepared.batch_size} tiles of "
+                    f"{self.prepared.tile} pixels: give a smaller --memory, --tile or --batch_size"
                 ) from error
             raise
 
@@ -302,25 +261,9 @@ class _Job:
         begin, end = self.grid.vertical.done(row)
         return end - begin
 
-    @property
-    def _only_classes(self) -> bool:
-        """Whether a tile's classes are all that is computed."""
-        options = self.options
-        averaged = options.tta or options.blend == "hann"
-        return not (averaged or options.probabilities or options.confidence)
-
-    @property
-    def _tile(self) -> str:
-        return f"{self.grid.vertical.tile} x {self.grid.horizontal.tile}"
-
-    @property
-    def precision(self) -> str:
-        """Of the activations."""
-        return self.options.precision or self.spec.dtype
-
     def _tags(self, model: Model) -> dict[str, str]:
         first, names = self.options.first_class, self.spec.nomenclature.names
-        size = self.source.pixel_size
+        size, area = self.source.pixel_size, self.source.area
         return {
             "MODEL": f"unet-resnet34, nomenclature {self.spec.nomenclature.name}",
             "MODEL_CHECKPOINT": model.path,
@@ -332,13 +275,13 @@ class _Job:
             + (", synthetic: not for real images" if self.spec.synthetic else ""),
             "INPUT_BANDS": self.source.bands,
             "INPUT_VALIDITY": self.source.validity,
+            **({"AREA_OF_INTEREST": area.description} if area else {}),
             "GROUND_SAMPLE_DISTANCE": _metres(size) or "unknown",
             "FLAIR_JAX_VERSION": flair_jax.__version__,
-            "ENGINE": f"{engines.describe(self.engine)}, {self.precision}",
+            "ENGINE": self.prepared.computation,
             "FIRST_CLASS": str(first),
             "CLASS_NAMES": "; ".join(f"{i} {name}" for i, name in enumerate(names, first)),
-            "TILES": f"{self._tile} pixels, margin {self.margin}, blend {self.options.blend}"
-            + (", mean of 8 symmetries" if self.options.tta else ""),
+            "TILES": self.prepared.tiling,
         }
 
     def _settings(self, tags: dict[str, str]) -> dict[str, Any]:
@@ -353,34 +296,42 @@ class _Job:
             "inputs": self.source.paths,
             "files": [[p, os.stat(p).st_size, os.stat(p).st_mtime_ns] for p in files],
             "size": [self.source.height, self.source.width],
-            "batch_size": self.batch_size,
-            "devices": f"{self.mesh.size} x {jax.devices()[0].device_kind}",
+            "batch_size": self.prepared.batch_size,
+            "devices": f"{self.prepared.mesh.size} x {jax.devices()[0].device_kind}",
             "jax": jax.__version__,
         }
-        return json.loads(json.dumps(settings))
+        return json.loads(json.dumps(settings, default=os.fspath))
 
     def _log_header(self, model: Model) -> None:
-        source, tiles = self.source, self.grid.count
+        source, tiles = self.source, f"{self.grid.count:,}"
         size = _metres(source.pixel_size)
         trained_at = (
             f" at {getattr(self.spec, 'pixel_size', 0.0):g} m" if self.spec.pixel_size else ""
         )
+        area = []
+        if source.area:
+            top, left, height, width = source.area.window
+            area = [
+                f"area     {source.area.description}; the map is {width:,} x {height:,} pixels "
+                f"from column {left:,}, row {top:,}"
+            ]
+            tiles = f"at most {source.area.tiles(self.grid):,} of {tiles}"
         lines = [
             f"raster   {source.name}: {source.width:,} x {source.height:,} pixels"
             + (f" of {size}" if size else "")
             + f", {source.georeference.description}",
             f"bands    {source.bands}",
             f"valid    {source.validity}",
+            *area,
             f"model    {model.path}, step {model.step}: {', '.join(self.spec.bands)}{trained_at} "
             f"-> {len(self.spec.nomenclature)} classes",
-            f"tiles    {tiles:,} of {self._tile} pixels, margin {self.margin}, "
-            f"{self.options.blend}, {self.batch_size} at a time on {self.mesh.size} x "
-            f"{jax.devices()[0].device_kind}; {self.grid.repeated:.0%} of the computed pixels are "
-            "margin",
+            f"tiles    {tiles} of {self.prepared.tiling}; {self.grid.repeated:.0%} of the computed "
+            "pixels are margin",
+            f"engine   {self.prepared.computation}; {self.prepared.batch_size} tiles at a time on "
+            f"{self.prepared.mesh.size} x {jax.devices()[0].device_kind}",
         ]
-        lines.append(f"engine   {engines.describe(self.engine)}, {self.precision}")
-        if self.engine_note:
-            lines.append(f"         {self.engine_note}")
+        if self.prepared.engine_note:
+            lines.append(f"         {self.prepared.engine_note}")
         if self.adapted:
             lines.append(f"adapted  {self.adapted}")
         if self.spec.synthetic:
@@ -394,9 +345,11 @@ class _Job:
         seconds = time.monotonic() - self.started
         total = max(int(pixels.sum()), 1)
         in_all = f"{pixels.sum():,} pixels" if areas is None else f"{areas.sum() / 1e4:,.2f} ha"
+        area = self.source.area
+        height, width = area.window[2:] if area else (self.source.height, self.source.width)
         lines = [
-            f"finished in {duration(seconds)}: {self.source.width:,} x {self.source.height:,} "
-            f"pixels, {in_all} with a class; {self.output.stat().length / 1e6:,.1f} MB"
+            f"finished in {duration(seconds)}: {width:,} x {height:,} pixels, "
+            f"{in_all} with a class; {self.output.stat().length / 1e6:,.1f} MB"
         ]
         for number, name in enumerate(self.spec.nomenclature.names):
             if pixels[number]:
@@ -415,7 +368,7 @@ def _metres(size: tuple[float, float] | None) -> str:
     return f"{sides[0]} m" if sides[0] == sides[1] else f"{sides[0]} x {sides[1]} m"
 
 
-def _local(output: str | os.PathLike[str]) -> epath.Path:
+def local_path(output: str | os.PathLike[str]) -> epath.Path:
     """The absolute path of the output.
 
     Raises:
@@ -434,7 +387,7 @@ def _local(output: str | os.PathLike[str]) -> epath.Path:
     return epath.Path(os.path.abspath(os.path.expanduser(output)))
 
 
-def _products(output: epath.Path, options: Options) -> dict[str, epath.Path]:
+def output_files(output: epath.Path, options: Options) -> dict[str, epath.Path]:
     """The output files by content, the main one first."""
     if output.suffix.lower() not in (".tif", ".tiff"):
         raise UserError(f"--output={output} must end in .tif")
@@ -458,7 +411,7 @@ def _sidecars(products: dict[str, epath.Path]) -> list[epath.Path]:
     return [path for path in paths if path not in products.values()]
 
 
-def _check_not_read(products: dict[str, epath.Path], files: Sequence[str]) -> None:
+def check_not_read(products: dict[str, epath.Path], files: Sequence[str]) -> None:
     """Raises a UserError if an output would replace a file that is read."""
     read = {os.path.realpath(path): path for path in files}
     for path in products.values():

@@ -115,7 +115,7 @@ def make(name: str, model: Model, precision: str, result: str) -> Engine:
 
 
 class _OpenVino:
-    """The graph compiled for each shape of images that comes, usually one."""
+    """The graph compiled for the shape of the images, which is one for each raster."""
 
     def __init__(self, content: bytes, precision: str) -> None:
         import openvino
@@ -126,12 +126,14 @@ class _OpenVino:
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self._compiled: dict[tuple[int, ...], Any] = {}
+        self._shape: tuple[int, ...] = ()
+        self._compiled: Any = None
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        if image.shape not in self._compiled:
-            self._compiled[image.shape] = self._compile(image.shape)
-        return self._compiled[image.shape](image)[0]
+        if image.shape != self._shape:
+            self._compiled = None  # what it holds is freed
+            self._shape, self._compiled = image.shape, self._compile(image.shape)
+        return self._compiled(image)[0]
 
     def _compile(self, shape: tuple[int, ...]) -> Any:
         from openvino import Layout

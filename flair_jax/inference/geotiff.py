@@ -26,8 +26,9 @@ class Rows:
         paths: the files, see `resume.PartialJob`.
         heights: the height of each, in pixels.
         width: the width of all, in pixels.
-        georeference: of the output raster.
+        georeference: of the whole raster.
         tags: the TIFF tags of the outputs.
+        window: (top, left, height, width) of the raster that is written; None: all of it.
     """
 
     paths: Sequence[epath.Path]
@@ -35,12 +36,15 @@ class Rows:
     width: int
     georeference: Georeference
     tags: Mapping[str, str]
+    window: tuple[int, int, int, int] | None = None
 
     def virtual(self) -> xml.Element:
         """A VRT without bands."""
-        size = {"rasterXSize": str(self.width), "rasterYSize": str(sum(self.heights))}
-        root = xml.Element("VRTDataset", size)
-        self.georeference.add_to_vrt(root)
+        top, left, height, width = self._written
+        root = xml.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
+        (self.georeference.cropped(left, top) if self.window else self.georeference).add_to_vrt(
+            root
+        )
         metadata = xml.SubElement(root, "Metadata")
         for key, value in self.tags.items():
             xml.SubElement(metadata, "MDI", key=key).text = value
@@ -48,17 +52,26 @@ class Rows:
 
     def fill(self, band: xml.Element, number: int, table: str = "") -> None:
         """Adds a band of the rows as the sources of a VRT band, values mapped by a lookup table."""
-        top = 0
+        first, left, rows, columns = self._written
+        end = -first  # of the rows before, in the written raster
         for path, height in zip(self.paths, self.heights, strict=True):
+            begin, end = end, end + height
+            top, bottom = max(begin, 0), min(end, rows)
+            if top >= bottom:
+                continue
             source = xml.SubElement(band, "ComplexSource")
             xml.SubElement(source, "SourceFilename", relativeToVRT="0").text = str(path)
             xml.SubElement(source, "SourceBand").text = str(number)
-            size = {"xSize": str(self.width), "ySize": str(height)}
-            xml.SubElement(source, "SrcRect", {"xOff": "0", "yOff": "0"} | size)
+            size = {"xSize": str(columns), "ySize": str(bottom - top)}
+            offset = {"xOff": str(left), "yOff": str(top - begin)}
+            xml.SubElement(source, "SrcRect", offset | size)
             xml.SubElement(source, "DstRect", {"xOff": "0", "yOff": str(top)} | size)
             if table:
                 xml.SubElement(source, "LUT").text = table
-            top += height
+
+    @property
+    def _written(self) -> tuple[int, int, int, int]:
+        return self.window or (0, 0, sum(self.heights), self.width)
 
 
 def write_classes(

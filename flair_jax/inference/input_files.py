@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import shlex
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -124,8 +125,21 @@ class _JpegDamage(logging.Handler):
             self.message = text.partition("JPEGLib:")[2]
 
 
-def open_raster(path: str) -> rasterio.DatasetReader:
+@contextlib.contextmanager
+def without_warnings() -> Iterator[None]:
+    """Silences rasterio's warnings of what is reported in the project's own words."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        warnings.simplefilter("ignore", rasterio.errors.NodataShadowWarning)
+        yield
+
+
+def open_raster(path: str, flag: str = "--input") -> rasterio.DatasetReader:
     """Opens a raster for reading.
+
+    Args:
+        path: of the raster.
+        flag: the option that names it, for messages.
 
     Raises:
         UserError: GDAL cannot open it, or it is a folder or a container of several rasters.
@@ -137,18 +151,20 @@ def open_raster(path: str) -> rasterio.DatasetReader:
         if os.path.isdir(path):
             pattern = shlex.quote(os.path.join(path, "*.tif"))
             raise UserError(
-                f"{path} is a folder, not a raster: name its files, such as --input={pattern}"
+                f"{path} is a folder, not a raster: name its files, such as {flag}={pattern}"
+                if flag == "--input"
+                else f"{path} is a folder, not a raster ({flag})"
             ) from error
-        raise UserError(f"{path} cannot be opened as a raster (--input): {error}") from error
+        raise UserError(f"{path} cannot be opened as a raster ({flag}): {error}") from error
     if raster.count == 0:
         names = [shlex.quote(name) for name in raster.subdatasets]
         if not names:
-            raise UserError(f"{path} has no bands (--input)")
+            raise UserError(f"{path} has no bands ({flag})")
         if len(names) > _LISTED:
             names[_LISTED:] = [f"and {len(names) - _LISTED} more, listed by gdalinfo"]
         raise UserError(
             f"{path} is a container of {len(raster.subdatasets)} rasters. Give one of them, or "
-            "several of one grid combined by gdalbuildvrt -separate, as --input:\n  "
+            f"several of one grid combined by gdalbuildvrt -separate, as {flag}:\n  "
             + "\n  ".join(names)
         )
     return raster

@@ -2,14 +2,20 @@
 
 import dataclasses
 import math
+import os
+from collections.abc import Mapping
 
 from flair_jax.errors import UserError
 from flair_jax.inference import tile_size
+from flair_jax.inference.area_of_interest import check_bounds
+from flair_jax.inference.band_selection import Limit
 from flair_jax.inference.engines import ENGINES, PRECISIONS
+from flair_jax.inference.percentiles import check_ranges
 from flair_jax.models.choices import STRIDE
 
 MARGIN = 128
 BLENDS = ("crop", "hann")
+Path = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,10 +23,19 @@ class Options:
     """The options of one detection.
 
     Attributes:
-        bands: band numbers of the raster, from 1, in the order of the model's bands; empty: chosen
-            by description, or all bands in order.
+        bands: band numbers of the raster, from 1, in the order of the model's bands, without those
+            that are in files of their own; empty: chosen by description, or all bands in order.
+        nir, height: files that hold these bands, FILE or FILE:N for band N, aligned to the input's
+            pixels; "": they are in the input. A height of floats is in metres above ground.
+        stack: the same for any bands, by the name of the band.
+        surface, terrain: files of altitudes in metres, whose difference is the height.
         stretch: (lowest, highest) value of each of the model's bands, or one for all, which become
-            0 and 255; empty: the model's own for rasters of the type that it was trained on.
+            0 and 255; "p2" stands for percentile 2 of the band's valid pixels in the whole raster;
+            empty: the model's own for rasters of the type that it was trained on. One for all does
+            not apply to a height in a file of its own.
+        aoi: a vector file, whose polygons are the area of interest: outside is NoData, and the map
+            is cropped to their bounds; "": everything.
+        bounds: (left, bottom, right, top) in the raster's coordinates, the same; empty: everything.
         resolution: ground sample distance in metres to resample to (bilinear); 0: no resampling.
         tile: side of square tiles in pixels, a multiple of 32; 0: the tiles that compute the
             fewest pixels within `memory`, see `tile_size`.
@@ -46,7 +61,14 @@ class Options:
     """
 
     bands: tuple[int, ...] = ()
-    stretch: tuple[tuple[float, float], ...] = ()
+    nir: Path = ""
+    height: Path = ""
+    stack: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    surface: Path = ""
+    terrain: Path = ""
+    stretch: tuple[tuple[Limit, Limit], ...] = ()
+    aoi: Path = ""
+    bounds: tuple[float, ...] = ()
     resolution: float = 0.0
     tile: int = 0
     margin: int = -1
@@ -71,12 +93,11 @@ class Options:
             raise UserError(
                 f"--tile={self.tile} is not a multiple of {STRIDE}: set it to {near}, for example"
             )
-        for low, high in self.stretch:
-            if not -math.inf < low < high < math.inf:
-                raise UserError(
-                    f"--stretch={low:g},{high:g}: expected a lower and a higher value, such as "
-                    "0,3000"
-                )
+        check_ranges(self.stretch)
+        if self.bounds:
+            check_bounds(self.bounds)
+            if self.aoi:
+                raise UserError(f"give either --aoi={self.aoi} or --bounds")
         if self.blend not in BLENDS:
             raise UserError(f"--blend={self.blend!r} is unknown: {' or '.join(BLENDS)}")
         if self.engine not in ENGINES:
@@ -95,6 +116,12 @@ class Options:
             raise UserError(
                 f"--resolution={self.resolution} is not a ground sample distance: give metres"
             )
+
+    @property
+    def only_classes(self) -> bool:
+        """Whether a tile's classes are all that is wanted of it."""
+        averaged = self.tta or self.blend == "hann"
+        return not (averaged or self.probabilities or self.confidence)
 
     def tiles(
         self, height: int, width: int, *, pixels: int, batch: int

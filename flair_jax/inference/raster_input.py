@@ -14,6 +14,7 @@ from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
 from flair_jax.errors import UserError
+from flair_jax.inference import percentiles
 from flair_jax.inference.band_selection import (
     UNSCALED,
     BandLayout,
@@ -61,13 +62,16 @@ class RasterInput:
     images: int = 1
 
     @classmethod
-    def open(cls, path: str) -> "RasterInput":
+    def open(cls, path: str, flag: str = "--input") -> "RasterInput":
         """Reads all but the pixels.
+
+        Args:
+            path, flag: see `open_raster`.
 
         Raises:
             UserError: GDAL cannot open it.
         """
-        with open_raster(path) as raster:
+        with open_raster(path, flag) as raster:
             try:
                 return cls(
                     path, tuple(raster.files), raster.width, raster.height,
@@ -76,7 +80,7 @@ class RasterInput:
                     raster.block_shapes[0], max(1, len(raster.subdatasets)),
                 )  # fmt: skip
             except rasterio.errors.RasterioError as error:
-                raise UserError(f"{path} cannot be read (--input): {error}") from error
+                raise UserError(f"{path} cannot be read ({flag}): {error}") from error
 
     def validity(self, selection: BandSelection) -> str:
         """Where its valid pixels are known from, in words."""
@@ -94,23 +98,50 @@ class RasterInput:
         self, raster: rasterio.DatasetReader, selection: BandSelection, window: Window
     ) -> np.ndarray:
         """The valid pixels of a window, (H, W) bool."""
-        valid = self._unmasked(raster, selection, window)
+        valid = self._unmasked(raster, selection, (window.height, window.width), window)
         if any("float" in self.layout.dtypes[number - 1] for number in selection.numbers):
             valid &= np.isfinite(raster.read(list(selection.numbers), window=window)).all(0)
         return valid
 
     def _unmasked(
-        self, raster: rasterio.DatasetReader, selection: BandSelection, window: Window
+        self,
+        raster: rasterio.DatasetReader,
+        selection: BandSelection,
+        shape: tuple[int, int],
+        window: Window | None = None,
     ) -> np.ndarray:
+        """(H, W) bool of a window, or of the whole raster, reduced to a shape."""
         if self.mask != "mask" and selection.alpha:
-            return raster.read(selection.alpha, window=window) > 0
+            return raster.read(selection.alpha, window=window, out_shape=shape) > 0
         if not self.mask:
-            return np.ones((window.height, window.width), bool)
-        valid = raster.read_masks(list(selection.numbers), window=window).any(0)
+            return np.ones(shape, bool)
+
+        def any_of(numbers: Sequence[int]) -> np.ndarray:
+            whole = len(numbers), *shape
+            return raster.read_masks(list(numbers), window=window, out_shape=whole).any(0)
+
+        valid = any_of(selection.numbers)
         others = [i for i in selection.data if i not in selection.numbers]
         if others and not valid.all():
-            valid |= raster.read_masks(others, window=window).any(0)
+            valid |= any_of(others)
         return valid
+
+    def read_reduced(
+        self, raster: rasterio.DatasetReader, selection: BandSelection, step: int
+    ) -> np.ndarray:
+        """Every `step`-th pixel of the whole raster in both directions, where it is valid.
+
+        GDAL takes it from the overviews, if there are any.
+
+        Returns:
+            (bands, N) of the selected bands' type, finite.
+        """
+        shape = -(-self.height // step), -(-self.width // step)
+        numbers = list(selection.numbers)
+        with reading(self.path, Window(0, 0, self.width, self.height)):
+            values = raster.read(numbers, out_shape=(len(numbers), *shape))
+            valid = self._unmasked(raster, selection, shape)
+        return values[:, valid & np.isfinite(values).all(0)]
 
     def read_image(
         self, raster: rasterio.DatasetReader, selection: BandSelection, window: Window
@@ -144,7 +175,7 @@ def select_for_all(
         inputs: the rasters.
         wanted, numbers: see `select_bands`.
         open_: opens a raster.
-        scaling: see `select_bands`.
+        scaling: see `select_bands`; its percentiles are those of all the rasters together.
 
     Raises:
         UserError: see `select_bands`.
@@ -152,17 +183,28 @@ def select_for_all(
     groups: dict[BandLayout, list[RasterInput]] = {}
     for item in inputs:
         groups.setdefault(item.layout, []).append(item)
-    return {
-        layout: select_bands(
-            members[0].path,
-            layout,
-            wanted,
-            numbers,
-            functools.partial(_sample, members, open_),
-            scaling,
-        )
-        for layout, members in groups.items()
-    }
+
+    def select(scaling: Scaling) -> dict[BandLayout, BandSelection]:
+        return {
+            layout: select_bands(
+                members[0].path,
+                layout,
+                wanted,
+                numbers,
+                functools.partial(_sample, members, open_),
+                scaling,
+            )
+            for layout, members in groups.items()
+        }
+
+    if not percentiles.has_percentiles(scaling.by_user):
+        return select(scaling)
+    scaling.check(wanted)
+    selections = select(dataclasses.replace(scaling, by_user=((0.0, 1.0),)))  # for the bands
+    step = percentiles.step_for(sum(item.width * item.height for item in inputs))
+    parts = (item.read_reduced(open_(item.path), selections[item.layout], step) for item in inputs)
+    name = inputs[0].path + (f" and {len(inputs) - 1} more" if len(inputs) > 1 else "")
+    return select(percentiles.resolved(scaling, wanted, parts, step, name))
 
 
 def _sample(members: Sequence[RasterInput], open_: Open, bands: Sequence[int]) -> np.ndarray:

@@ -1,16 +1,24 @@
-"""The raster of a detection: the mosaic of the inputs, resampled on request; what to report."""
+"""The raster of a detection: the mosaic of the inputs, resampled on request; what to report.
 
+Some of its bands may come from other files, which are aligned to it.
+"""
+
+import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from flair_jax.errors import UserError
 from flair_jax.inference import resampling
+from flair_jax.inference.area_of_interest import Area
+from flair_jax.inference.band_files import HEIGHT, BandFile
 from flair_jax.inference.band_selection import UNSCALED, Scaling
 from flair_jax.inference.input_files import is_remote, with_sources
 from flair_jax.inference.mosaic import Mosaic
+from flair_jax.inference.pixel_grid import PixelGrid
 from flair_jax.inference.raster_input import RasterInput
+from flair_jax.inference.stacked_band import StackedBand
 
 _FAR = 1.3  # ratio of ground sample distances from which a warning is printed
 _OBLONG = 1.1  # ratio of a pixel's sides from which a warning is printed
@@ -29,11 +37,15 @@ class Source:
         resolution: see `Options.resolution`.
         trained_at: ground sample distance in metres that the model was trained at; 0 if unknown.
         scaling: how other types than uint8 are scaled.
+        files: the bands that are in files of their own, see `band_files`.
+        in_steps: whether the model's heights are in FLAIR's steps of 0.2 m.
 
     Attributes:
         paths: the inputs.
         width, height: in pixels.
         georeference: where it lies.
+        pixels: its pixel grid.
+        area: the part that is wanted; None: all of it.
         remote: whether an input is read over a network.
 
     Raises:
@@ -48,17 +60,44 @@ class Source:
         resolution: float = 0.0,
         trained_at: float = 0.0,
         scaling: Scaling = UNSCALED,
+        files: Mapping[str, Sequence[BandFile]] | None = None,
+        in_steps: bool = True,
     ) -> None:
+        files = files or {}
         self.paths = list(paths)
-        self.remote = any(map(is_remote, paths))
-        self._wanted, self._trained_at = tuple(wanted), trained_at
-        self._mosaic = Mosaic(paths, wanted, bands, scaling)
+        others = [file.path for of_band in files.values() for file in of_band]
+        self.remote = any(map(is_remote, [*paths, *others]))
+        self.area: Area | None = None
+        self._own = [i for i, name in enumerate(wanted) if name not in files]
+        self._bands, self._trained_at = len(wanted), trained_at
+        self._wanted = tuple(wanted[i] for i in self._own)
+        scaling.check(wanted)
+        self._mosaic = Mosaic(paths, self._wanted, bands, scaling.of(self._own))
         self.width, self.height = self._mosaic.width, self._mosaic.height
         self.georeference = self._mosaic.georeference
         self._vertical: resampling.Axis | None = None
         self._horizontal: resampling.Axis | None = None
         if resolution:
             self._resample(resolution)
+        factors = [axis.factor if axis else 1.0 for axis in (self._horizontal, self._vertical)]
+        self.pixels = PixelGrid(
+            self.name, self.georeference, self.width, self.height,
+            (self._mosaic.width, self._mosaic.height), (factors[0], factors[1]),
+        )  # fmt: skip
+        of_heights = scaling
+        if len(scaling.by_user) == 1:  # a range for all bands is meant for the image
+            of_heights = dataclasses.replace(scaling, by_user=())
+        self._stacked = {
+            i: StackedBand(
+                name,
+                files[name],
+                self.pixels,
+                (of_heights if name == HEIGHT else scaling).of([i]),
+                in_steps,
+            )
+            for i, name in enumerate(wanted)
+            if name in files
+        }
 
     def _resample(self, resolution: float) -> None:
         size = self.pixel_size
@@ -92,14 +131,16 @@ class Source:
     @property
     def files(self) -> list[str]:
         """The local files that the pixels come from."""
-        return with_sources(file for item in self._mosaic.inputs for file in item.files)
+        files = [file for item in self._mosaic.inputs for file in item.files]
+        return with_sources(files + [f for band in self._stacked.values() for f in band.files])
 
     @property
     def bands(self) -> str:
         """Which bands feed the model's inputs, and how that was decided."""
-        return self._by_input(
+        of_inputs = self._by_input(
             lambda item: self._mosaic.selections[item.layout].describe(self._wanted)
         )
+        return "; ".join([of_inputs, *(band.description for band in self._stacked.values())])
 
     @property
     def validity(self) -> str:
@@ -136,6 +177,9 @@ class Source:
                 f"the raster is the box around all inputs, which cover at most {share} of it: the "
                 "rest will be NoData, and is skipped"
             )
+        for band in self._stacked.values():
+            notes += band.notes
+        notes += self.area.notes if self.area else ()
         return notes + self._scale_notes()
 
     def _scale_notes(self) -> list[str]:
@@ -179,8 +223,10 @@ class Source:
         return int(rows * factor * self._mosaic.width * max(len(i.layout.dtypes) for i in striped))
 
     def is_empty(self, rows: np.ndarray, columns: np.ndarray) -> bool:
-        """Whether no input reaches into some rows and columns; see `read`."""
+        """Whether no input reaches into some rows and columns, or none is wanted; see `read`."""
         top, left, bottom, right = rows.min(), columns.min(), rows.max() + 1, columns.max() + 1
+        if self.area and not self.area.touches(top, left, bottom, right):
+            return True
         if self._vertical and self._horizontal:
             top, bottom = self._vertical.span(top, bottom)
             left, right = self._horizontal.span(left, right)
@@ -207,8 +253,36 @@ class Source:
             )
         else:
             image, valid = self._mosaic.read(*window)
+        if image is not None and self._stacked:
+            image, valid = self._with_stacked(image, valid, window)
         pixels = np.ix_(rows - top, columns - left)
         return (None if image is None else image[pixels]), valid[pixels]
+
+    def _with_stacked(
+        self, of_inputs: np.ndarray, valid: np.ndarray, window: tuple[int, int, int, int]
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """The image of a window with the bands that are in files of their own."""
+        image = np.empty((*valid.shape, self._bands), np.uint8)
+        image[:, :, self._own] = of_inputs
+        for index, band in self._stacked.items():
+            image[:, :, index], known = band.read(*window)
+            valid = valid & known
+            if not valid.any():
+                return None, valid
+        image[~valid] = 0
+        return image, valid
+
+    def inside(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray | None:
+        """The pixels of some rows and columns that are wanted; None: all of them.
+
+        Args:
+            rows, columns: see `read`.
+        """
+        if self.area is None:
+            return None
+        top, left = int(rows.min()), int(columns.min())
+        mask = self.area.mask(top, left, int(rows.max()) + 1, int(columns.max()) + 1)
+        return mask[np.ix_(rows - top, columns - left)]
 
 
 def _first_of(paths: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import collections
 import contextlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from flair_jax.inference.fill import fill_invalid
 from flair_jax.inference.progress import TileProgress
 from flair_jax.inference.raster_source import Source
-from flair_jax.inference.resume import PartialJob, RowWriter
+from flair_jax.inference.resume import PartialJob
 from flair_jax.inference.tile_predictor import Made, TilePredictor
 from flair_jax.inference.tiles import Blender, Grid
 from flair_jax.runtime.preemption import Preempted, StopSignals
@@ -88,6 +88,64 @@ def predict_rows(
                     future.result()
 
 
+class RowFile(Protocol):
+    """Takes the pixels of a row of tiles, see `resume.RowWriter`."""
+
+    def write(self, left: int, results: dict[str, np.ndarray], valid: np.ndarray) -> None:
+        """Takes the pixels that one tile completes."""
+
+
+def predicted_parts(
+    source: Source, grid: Grid, predictor: TilePredictor, *, classes: int, batch_size: int
+) -> Iterator[tuple[int, int, dict[str, np.ndarray], np.ndarray]]:
+    """Predicts all tiles; those without a valid pixel are left out.
+
+    Args:
+        source, grid, predictor, classes, batch_size: see `predict_rows`.
+
+    Yields:
+        Of each tile the pixels that it completes, in rows from the top: their first row and column,
+        what `products` gives of them, and which are valid, (height, width) bool.
+
+    Raises:
+        UnreadableError: see `Source.read`.
+    """
+    blender = Blender(grid, classes) if grid.horizontal.blended else None
+    columns = grid.horizontal.count
+    with contextlib.closing(_tiles(source, grid, range(grid.vertical.count), 2 * batch_size)) as t:
+        for row in range(grid.vertical.count):
+            top = grid.vertical.done(row)[0]
+            parts = _Parts()
+            write = RowOfTiles(grid, row, predictor, blender, parts)
+            pending: collections.deque[tuple] = collections.deque()
+            for batch in _batches(t, columns, batch_size):
+                used = [column for column, image, _ in batch if image is not None]
+                results = predictor(_stack(batch, batch_size), row, used) if used else {}
+                pending.append((batch, results))
+                if len(pending) > 1:  # the devices compute the next one meanwhile
+                    write(*pending.popleft())
+                    for part in parts.taken():
+                        yield top, *part
+            for waiting in pending:
+                write(*waiting)
+            for part in parts.taken():
+                yield top, *part
+
+
+class _Parts:
+    """A `RowFile` that keeps what is written until it is taken."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[int, dict[str, np.ndarray], np.ndarray]] = []
+
+    def write(self, left: int, results: dict[str, np.ndarray], valid: np.ndarray) -> None:
+        self._parts.append((left, results, valid))
+
+    def taken(self) -> list[tuple[int, dict[str, np.ndarray], np.ndarray]]:
+        parts, self._parts = self._parts, []
+        return parts
+
+
 class RowOfTiles:
     """Takes the batches of a row in order, and writes the pixels that they complete.
 
@@ -105,7 +163,7 @@ class RowOfTiles:
         row: int,
         predictor: TilePredictor,
         blender: Blender | None,
-        file: RowWriter | None,
+        file: RowFile | None,
     ) -> None:
         self._grid, self._row, self._predictor = grid, row, predictor
         self._blender, self._file = blender, file
@@ -154,12 +212,20 @@ def _tiles(source: Source, grid: Grid, rows: Iterable[int], depth: int) -> Tiles
         pixels = vertical.pixels(row), horizontal.pixels(column)
         if source.is_empty(*pixels):
             return column, None, nothing
-        image, valid = source.read(*pixels)
-        # With blending, all pixels of a tile are used; otherwise only those of its core.
-        used = valid if horizontal.blended else valid[grid.within_tile(row, column)]
-        if image is None or not used.any():
+        inside = source.inside(*pixels)  # pixels around the area of interest are context
+
+        def is_of_use(wanted: np.ndarray) -> bool:
+            # With blending, all pixels of a tile are used; otherwise only those of its core.
+            used = wanted if horizontal.blended else wanted[grid.within_tile(row, column)]
+            return bool(used.any())
+
+        if inside is not None and not is_of_use(inside):
             return column, None, nothing
-        return column, fill_invalid(image, valid), valid
+        image, valid = source.read(*pixels)
+        wanted = valid if inside is None else valid & inside
+        if image is None or not is_of_use(wanted):
+            return column, None, nothing
+        return column, fill_invalid(image, valid), wanted
 
     indices = ((row, column) for row in rows for column in range(horizontal.count))
     return _ahead(read, indices, depth)

@@ -90,8 +90,9 @@ def test_examples_can_be_parsed(name):
 
 def test_choices_in_the_helps_are_those_there_are():
     parser, _ = parser_of("detect")
-    assert set(vars(parser.parse(["--checkpoint=a", "--input=b", "--output=c"]))) == {
-        "checkpoint", "input", "output", *Options.__dataclass_fields__,
+    values = parser.parse(["--checkpoint=a", "--input=b", "--output=c", "--precision=float32"])
+    assert set(vars(values)) == {
+        "checkpoint", "input", "output", "output_dir", *Options.__dataclass_fields__,
     }  # fmt: skip
     for blend in BLENDS:
         parser.parse(["--checkpoint=a", "--input=b", "--output=c", f"--blend={blend}"])

@@ -39,7 +39,7 @@ def test_the_command_on_several_devices(checkpoint, scene, detected, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "required: --checkpoint, --input, --output"),
+        ([], "required: --checkpoint, --input"),
         (["--bands=red"], "argument --bands: 'red' is not a list such as 1,2,3"),
         (["--first_class=2"], "argument --first_class: invalid choice"),
         (["--colour=red"], "unknown flag --colour; see flair-jax detect --help"),
