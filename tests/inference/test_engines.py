@@ -7,7 +7,7 @@ import rasterio
 from detecting import detect, patches, read, write
 
 from flair_jax.errors import UserError
-from flair_jax.inference import engines
+from flair_jax.inference import engines, preparation
 from flair_jax.runtime.preemption import Preempted
 from flair_jax.runtime.sharding import make_mesh
 
@@ -89,8 +89,8 @@ def test_an_interrupted_detection_resumes_to_the_same_bytes(
 
         return engine
 
-    made = engines.make
-    monkeypatch.setattr(engines, "make", stopping)
+    made = preparation._engine
+    monkeypatch.setattr(preparation, "_engine", stopping)
     with pytest.raises(Preempted, match="rows of tiles"):
         detect(model, path, output, engine=engine, batch_size=1)
     before = len(calls)
