@@ -17,10 +17,10 @@ from etils import epath
 
 import flair_jax
 from flair_jax.errors import UserError
-from flair_jax.inference import engines, geotiff, qgis_style
+from flair_jax.inference import engines, geotiff, outputs, polygons, provenance, stac
 from flair_jax.inference.adaptation import adapt_to_raster
+from flair_jax.inference.areas import Areas, Feature
 from flair_jax.inference.band_selection import Scaling
-from flair_jax.inference.class_areas import class_areas
 from flair_jax.inference.input_files import UnreadableError, expand, is_remote
 from flair_jax.inference.job_lock import job_lock
 from flair_jax.inference.loading import find
@@ -37,7 +37,6 @@ from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
 from flair_jax.runtime.preemption import Preempted
 from flair_jax.runtime.sharding import check_batch_size, make_mesh
-from flair_jax.viz import images
 
 _MB = 1 << 20
 
@@ -50,9 +49,11 @@ def detect_raster(
 ) -> list[epath.Path]:
     """Predicts the land cover of a raster of any size, and writes it as a raster.
 
-    Written beside `<output>.tif`: `<output>.tif.aux.xml` (class names), `.qml` (QGIS style), `.png`
-    (preview) and, on request, `_probabilities.tif` and `_confidence.tif`. All files are moved into
-    place when all of them are complete, the main one last.
+    Written beside `<output>.tif`: `<output>.tif.aux.xml` (class names and colours), `.qml` (QGIS
+    style), `.png` (preview), `.json` (areas of the classes, inputs, settings), `.stac.json` (STAC
+    item, if the raster has coordinates) and, on request, `_probabilities.tif` and
+    `_confidence.tif` with their styles, and polygons. All files are moved into place when all of
+    them are complete, the main one last.
 
     Args:
         checkpoint: a workdir (its best checkpoint is used), a folder of checkpoints, or the folder
@@ -91,8 +92,11 @@ class _Job:
         self.checkpoint, self.options = checkpoint, options
         self.adapted = ""
         self.output = _local(output)
-        self.products = _products(self.output, options)
-        self.sidecars = _sidecars(self.products)
+        self.products = outputs.products(self.output, options)
+        self.sidecars = outputs.sidecars(self.products)
+        self.features: list[Feature] = []
+        if options.polygons:
+            polygons.require()
         names = [path.name for path in self.products.values()]
         self.partial = PartialJob(self.output, names)
         self.partial.check_directory()
@@ -117,7 +121,11 @@ class _Job:
             Scaling(options.stretch, self.spec.stretch, self.spec.image_types),
         )
         _check_not_read(self.products, self.source.files)
+        if options.polygons:
+            polygons.check(self.source.georeference)
         height, width = self.source.height, self.source.width
+        if not stac.is_possible(self.source.georeference, width, height):
+            self.sidecars.append(self.products.pop("stac"))  # one of an earlier raster is removed
         tile, margin = options.tile_and_margin(height, width)
         self.grid = Grid.over(height, width, tile, margin, options.blend == "hann")
         self.mesh = make_mesh()
@@ -165,8 +173,12 @@ class _Job:
         # limits), so that no strip is read again for every tile.
         strips = self.source.strip_bytes(self.grid.vertical.tile)
         cache = min(max(64 * _MB, strips * 5 // 4), 512 * _MB)
-        with self._keeping_partial_results(), rasterio.Env(GDAL_CACHEMAX=cache):
-            self.partial.begin(
+        with (
+            self._keeping_partial_results(),
+            rasterio.Env(GDAL_CACHEMAX=cache),
+            provenance.FileHashes(self.source.paths, self.source.files) as hashes,
+        ):
+            begun = self.partial.begin(
                 settings, resume=self.options.resume, overwrite=self.options.overwrite
             )
             done = self.partial.finished(self.grid.vertical.count)
@@ -176,33 +188,33 @@ class _Job:
                 self.source, self.grid, predictor, self.partial, bands=self._bands(),
                 classes=len(self.spec.nomenclature), batch_size=self.batch_size,
             )  # fmt: skip
-            self._finish(tags)
+            self._finish(model, tags, begun, done, hashes)
 
-    def _finish(self, tags: dict[str, str]) -> None:
+    def _finish(
+        self,
+        model: Model,
+        tags: dict[str, str],
+        begun: str,
+        done: int,
+        hashes: provenance.FileHashes,
+    ) -> None:
         """Builds the output files from the finished rows, and moves them into place."""
-        nomenclature, first_class = self.spec.nomenclature, self.options.first_class
         count = self.grid.vertical.count
         rows = geotiff.Rows(
             [self.partial.row_path(row) for row in range(count)],
             [self._height(row) for row in range(count)],
             self.source.width,
             self.source.georeference,
-            tags,
+            tags | self._dated_tags(begun),
         )
         built = {name: self.partial.directory / path.name for name, path in self.products.items()}
-        geotiff.write_classes(built["classes"], rows, nomenclature, first_class)
-        band = 2
-        if self.options.probabilities:
-            names = [f"probability of {name}" for name in nomenclature.names]
-            geotiff.write_measures(built["probabilities"], rows, band, names)
-            band += len(names)
-        if self.options.confidence:
-            names = ["margin: best less second probability", "entropy: 1 if all are equal"]
-            geotiff.write_measures(built["confidence"], rows, band, names)
-        built["style"].write_text(qgis_style.qgis_style(nomenclature, first_class))
-        preview = qgis_style.preview(built["classes"], nomenclature, first_class)
-        images.write_png(built["preview"], preview)
-        pixels, areas = class_areas(rows, len(nomenclature))
+        made = outputs.build(
+            built, rows, self.spec.nomenclature, self.options, begun, self.features
+        )
+        if "stac" in self.products:
+            self._write_stac(built["stac"], model, begun)
+        report = self._report(made, model, tags, begun, done, hashes)
+        outputs.write_json(built["summary"], report)
         self.partial.begin_moving()
         for path in self.sidecars:
             path.unlink(missing_ok=True)
@@ -210,7 +222,78 @@ class _Job:
             if built[name].exists():
                 built[name].replace(self.products[name])
         self.partial.remove()
-        self._log_summary(pixels, areas)
+        self._log_summary(made.areas)
+
+    def _dated_tags(self, begun: str) -> dict[str, str]:
+        """Tags that the settings do not depend on: the date of the first start, and others."""
+        date = begun.replace("-", ":").replace("T", " ").rstrip("Z")
+        tags = {
+            "TIFFTAG_DATETIME": date,
+            "TIFFTAG_SOFTWARE": f"flair-jax {flair_jax.__version__}",
+            "INPUTS": provenance.in_few(self.source.paths),
+        }
+        if self.options.license:
+            tags |= {"LICENSE": self.options.license, "TIFFTAG_COPYRIGHT": self.options.license}
+        return tags
+
+    def _write_stac(self, path: epath.Path, model: Model, begun: str) -> None:
+        outputs.write_json(path, stac.item(
+            self.products, self.source.georeference, self.source.width, self.source.height,
+            self.spec.nomenclature, self.options.first_class, created=begun,
+            card=provenance.model_card(model.path), acquired=self.options.acquisition(),
+            data_license=self.options.license,
+        ))  # fmt: skip
+
+    def _report(
+        self, made: outputs.Built, model: Model, tags: dict[str, str], begun: str, done: int,
+        hashes: provenance.FileHashes,
+    ) -> dict[str, Any]:  # fmt: skip
+        """The content of `<output>.json`."""
+        nomenclature, first = self.spec.nomenclature, self.options.first_class
+        crs, size = self.source.georeference.crs, self.source.pixel_size
+        settings = dataclasses.asdict(self.options)
+        for name in ("overwrite", "resume"):
+            settings.pop(name)
+        return {
+            "map": self.output.name,
+            "begun": begun,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "rows_of_tiles": self.grid.vertical.count,
+            "rows_of_tiles_computed_before": done,
+            "width": self.source.width,
+            "height": self.source.height,
+            "crs": None if crs is None else crs.to_string(),
+            "pixel_size_in_metres": size,
+            "areas_on": None if size is None else (
+                "coordinates taken as metres" if crs is None else "the WGS 84 ellipsoid"
+            ),
+            **outputs.area_report(made.areas, nomenclature, first),
+            "features": [
+                {
+                    "id": feature.id,
+                    "properties": dict(feature.properties),
+                    **outputs.area_report(areas, nomenclature, first),
+                }
+                for feature, areas in zip(self.features, made.of_features, strict=True)
+            ],
+            "merged_patches": made.merged,
+            "polygons": made.polygons,
+            "license": self.options.license or None,
+            "acquired": self.options.acquisition() or None,
+            "inputs": hashes.result(),
+            "model": {
+                "checkpoint": model.path,
+                "step": model.step,
+                "weights_sha256": tags["MODEL_WEIGHTS_SHA256"],
+                "bands": self.spec.bands,
+                "nomenclature": nomenclature.name,
+                "trained_on": tags["MODEL_TRAINED_ON"],
+                "card": provenance.model_card(model.path) or None,
+            },
+            "settings": settings,
+            "tags": tags,
+            "versions": provenance.versions(self.engine),
+        }  # fmt: skip
 
     def _is_complete(self, tags: dict[str, str]) -> bool:
         """Whether the output files are there, from a detection with the same settings."""
@@ -282,7 +365,7 @@ class _Job:
     def _bands(self) -> int:
         """The number of bands of a row's file."""
         probabilities = len(self.spec.nomenclature) if self.options.probabilities else 0
-        return 1 + probabilities + (2 if self.options.confidence else 0)
+        return 1 + probabilities + (len(outputs.CONFIDENCE) if self.options.confidence else 0)
 
     def _height(self, row: int) -> int:
         begin, end = self.grid.vertical.done(row)
@@ -363,9 +446,15 @@ class _Job:
                 "warning  this model was trained on synthetic data: what it finds in real images "
                 "means nothing"
             )
+        if "stac" not in self.products:
+            lines.append(
+                "note: no STAC item is written, as the raster has no geotransform in a coordinate "
+                "system with longitude and latitude"
+            )
         console.log("\n".join(lines + source.notes()))
 
-    def _log_summary(self, pixels: np.ndarray, areas: np.ndarray | None) -> None:
+    def _log_summary(self, made: Areas) -> None:
+        pixels, areas = made.pixels, made.square_metres
         seconds = time.monotonic() - self.started
         total = max(int(pixels.sum()), 1)
         in_all = f"{pixels.sum():,} pixels" if areas is None else f"{areas.sum() / 1e4:,.2f} ha"
@@ -407,30 +496,6 @@ def _local(output: str | os.PathLike[str]) -> epath.Path:
         raise UserError(f"--output={output} is not UTF-8, as GDAL requires") from None
     # Absolute, as GDAL drops leading spaces, and takes a name such as "file:a.tif" for a URL.
     return epath.Path(os.path.abspath(os.path.expanduser(output)))
-
-
-def _products(output: epath.Path, options: Options) -> dict[str, epath.Path]:
-    """The output files by content, the main one first."""
-    if output.suffix.lower() not in (".tif", ".tiff"):
-        raise UserError(f"--output={output} must end in .tif")
-    products = {
-        "classes": output,
-        "names": output.with_name(output.name + ".aux.xml"),
-        "style": output.with_suffix(".qml"),
-        "preview": output.with_suffix(".png"),
-    }
-    for name in ("probabilities", "confidence"):
-        if getattr(options, name):
-            products[name] = output.with_name(f"{output.stem}_{name}.tif")
-    return products
-
-
-def _sidecars(products: dict[str, epath.Path]) -> list[epath.Path]:
-    """Files from which GDAL would take masks, overviews or statistics of an earlier raster."""
-    rasters = [path for path in products.values() if path.suffix.lower() in (".tif", ".tiff")]
-    paths = [p.with_name(p.name + suffix) for p in rasters for suffix in (".msk", ".ovr")]
-    paths += [path.with_name(path.name + ".aux.xml") for path in rasters[1:]]
-    return [path for path in paths if path not in products.values()]
 
 
 def _check_not_read(products: dict[str, epath.Path], files: Sequence[str]) -> None:
