@@ -34,9 +34,7 @@ def footprint(
     ring = np.unwrap(np.append(degrees, degrees[:, :1], 1), period=360, axis=1)
     ring[1] = np.append(degrees[1], degrees[1, 0])
     if abs(ring[0, -1] - ring[0, 0]) > 180:  # around a pole
-        pole = np.copysign(90.0, ring[1].mean())
-        corners = [[ring[0, -1], ring[0, 0], ring[0, 0]], [pole, pole, ring[1, 0]]]
-        ring = np.append(ring, corners, 1)
+        ring = _up_to_pole(degrees)
     ring[0] -= 360 * np.round((ring[0].min() + ring[0].max()) / 720)
     parts = []
     for turn in (0, -360, 360):
@@ -57,6 +55,21 @@ def footprint(
     if len(polygons) == 1:
         return {"type": "Polygon", "coordinates": polygons[0]}, box
     return {"type": "MultiPolygon", "coordinates": polygons}, box
+
+
+def _up_to_pole(degrees: np.ndarray) -> np.ndarray:
+    """The ring (2, N) from -180 to 180 degrees that encloses a pole, which an outline surrounds."""
+    longitude, latitude = degrees
+    longitude = (longitude + 180) % 360 - 180
+    order = np.argsort(longitude)
+    end = np.interp(180, longitude, latitude, period=360)
+    pole = np.copysign(90.0, latitude.mean())
+    return np.stack(
+        [
+            [-180, *longitude[order], 180, 180, -180],
+            [end, *latitude[order], end, pole, pole],
+        ]
+    )
 
 
 def _clipped(ring: np.ndarray, limit: float, sign: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import rasterio
 from etils import epath
 from rasterio._err import CPLE_BaseError
 from rasterio.shutil import copy
+from rasterio.transform import Affine
 
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.inference.georeference import Georeference
@@ -101,8 +102,12 @@ def write_classes(
 
 
 def write_virtual(path: epath.Path, rows: Rows) -> None:
-    """Writes a VRT of the classes as they are in the rows: from 1, and 0 for no class."""
-    root = rows.virtual()
+    """Writes a VRT of the classes as they are in the rows: from 1, and 0 for no class.
+
+    It has no georeferencing.
+    """
+    plain = Georeference(None, Affine.identity())
+    root = dataclasses.replace(rows, georeference=plain, tags={}).virtual()
     rows.fill(xml.SubElement(root, "VRTRasterBand", dataType="Byte", band="1"), 1)
     path.write_text(xml.tostring(root, "unicode"))
 

@@ -42,7 +42,7 @@ def merge_small_patches(
 
     Args:
         source: classes from 1, 0 for no class, uint8.
-        target: the GeoTIFF to write, of the same size and values, without georeferencing.
+        target: the GeoTIFF to write, of the same size and values; without georeferencing.
         min_area: in square metres on the ground.
         georeference: of the raster.
 
@@ -52,7 +52,6 @@ def merge_small_patches(
     Raises:
         UserError: the size of the pixels is unknown, or the map is too detailed.
     """
-    size = georeference.pixel_size(0, 0)
     with rasterio.open(source) as raster:
         size = georeference.pixel_size(raster.width / 2, raster.height / 2)
         if size is None:

@@ -9,6 +9,7 @@ import numpy as np
 import rasterio
 from etils import epath
 from rasterio.features import shapes
+from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
 from flair_jax.data.nomenclature import Nomenclature
@@ -36,7 +37,7 @@ def require() -> tuple[ModuleType, ModuleType]:
 
 def check(georeference: Georeference) -> None:
     """Raises a UserError for a raster whose pixels have no place in a coordinate system."""
-    if georeference.crs is None or not georeference.has_transform or georeference.gcps:
+    if georeference.crs is None or georeference.transform == Affine.identity():
         raise UserError(
             f"--polygons needs a raster with a coordinate system and a geotransform, and this has "
             f"{georeference.description}: warp or georeference it first, or omit --polygons"
@@ -61,13 +62,15 @@ def write_polygons(
     memory, the pixels are not.
 
     Args:
-        source: classes from 1, 0 for no class, uint8.
+        source: classes from 1, 0 for no class, uint8, without georeferencing: for another raster,
+            GDAL gives no positions in pixels.
         target: the GeoPackage to write.
         georeference: of the raster, see `check`.
         nomenclature: the classes.
         first_class: the value that is written for the first one.
         simplify: corners that stand out by a triangle of less than the square of this, in metres,
-            are removed (Visvalingam-Whyatt), of neighbours alike: without gaps and overlaps.
+            are removed (Visvalingam-Whyatt), of neighbours alike: without gaps and overlaps. The
+            edge towards pixels without a class stays, and so does the sum of all areas.
         layer: name of the layer.
         date: when the contents were made, for the GeoPackage's own record; "" for now.
 
@@ -82,10 +85,11 @@ def write_polygons(
     if simplify and len(geometries):
         # All corners of the neighbours must be corners of a polygon, too.
         geometries = shapely.segmentize(geometries, 1.0)
-        scaled = shapely.transform(geometries, lambda xy: xy * size)
-        geometries = shapely.transform(
-            shapely.coverage_simplify(scaled, simplify), lambda xy: xy / size
-        )
+        # In whole numbers, so that there is no rounding. Only the areas of triangles count.
+        tolerance = simplify / np.sqrt(size[0] * size[1])
+        geometries = shapely.coverage_simplify(geometries, tolerance, simplify_boundary=False)
+        # Of the outer edge, only points on a straight line are removed.
+        geometries = shapely.coverage_simplify(geometries, 1e-3)
     names = np.array(nomenclature.names, object)
     centre = georeference.degrees(*(np.array([side]) for side in middle))
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": date or None})

@@ -2,6 +2,7 @@
 
 import os
 import re
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ _ASSETS = {
 
 def is_possible(georeference: Georeference, width: int, height: int) -> bool:
     """Whether a raster has the coordinates that an item needs; its size is in pixels."""
-    if georeference.crs is None or georeference.gcps or georeference.transform == Affine.identity():
+    if georeference.crs is None or georeference.transform == Affine.identity():
         return False
     return footprint(georeference, width, height) is not None
 
@@ -89,7 +90,7 @@ def item(
     for name, (media_type, role, title) in _ASSETS.items():
         if name in products:
             asset = {
-                "href": f"./{products[name].name}",
+                "href": "./" + urllib.parse.quote(products[name].name),
                 "type": media_type,
                 "roles": [role],
                 "title": title,
