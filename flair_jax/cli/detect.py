@@ -137,7 +137,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "auto (the default): openvino on a CPU where it is installed",
     )  # fmt: skip
     add(
-        "--precision", type=one_of("float32", "bfloat16"), default="", metavar="TYPE",
+        "--precision", type=one_of("float32", "bfloat16"), default=argparse.SUPPRESS,
+        metavar="TYPE",
         help="of the activations; the model's own, if not given",
     )  # fmt: skip
     add("--overwrite", action="store_true", help="replace what an earlier detection wrote")

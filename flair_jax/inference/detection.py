@@ -17,7 +17,7 @@ from etils import epath
 
 import flair_jax
 from flair_jax.errors import UserError
-from flair_jax.inference import engines, geotiff, outputs, polygons, provenance, stac
+from flair_jax.inference import engines, geotiff, mapping_unit, outputs, polygons, provenance, stac
 from flair_jax.inference.adaptation import adapt_to_raster
 from flair_jax.inference.areas import Areas, Feature
 from flair_jax.inference.band_selection import Scaling
@@ -123,6 +123,8 @@ class _Job:
         _check_not_read(self.products, self.source.files)
         if options.polygons:
             polygons.check(self.source.georeference)
+        if options.min_area:
+            mapping_unit.known(self.source.pixel_size)
         height, width = self.source.height, self.source.width
         if not stac.is_possible(self.source.georeference, width, height):
             self.sidecars.append(self.products.pop("stac"))  # one of an earlier raster is removed

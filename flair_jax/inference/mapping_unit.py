@@ -53,12 +53,7 @@ def merge_small_patches(
         UserError: the size of the pixels is unknown, or the map is too detailed.
     """
     with rasterio.open(source) as raster:
-        size = georeference.pixel_size(raster.width / 2, raster.height / 2)
-        if size is None:
-            raise UserError(
-                "--min_area needs the ground sample distance, which is unknown: georeference the "
-                "raster, or omit it"
-            )
+        size = known(georeference.pixel_size(raster.width / 2, raster.height / 2))
         runs = _find_runs(raster, georeference, size)
         patch, patches = _patches(runs)
         merged_to, count = _merge(patches, min_area)
@@ -72,6 +67,16 @@ def merge_small_patches(
             for window, _, ids, _ in _strips(raster):
                 written.write(value_of_run[ids], 1, window=window)
     return count
+
+
+def known(size: tuple[float, float] | None) -> tuple[float, float]:
+    """The ground sample distance; raises a UserError if it is unknown."""
+    if size is None:
+        raise UserError(
+            "--min_area needs the ground sample distance, which is unknown: georeference the "
+            "raster, or omit --min_area"
+        )
+    return size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rasterio.warp import transform as transform_points
 
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.errors import UserError
+from flair_jax.inference import qgis_style
 from flair_jax.inference.georeference import Georeference
 
 _CHUNK = 20_000  # polygons written at a time
@@ -58,8 +59,8 @@ def write_polygons(
     """Polygonises a class raster; polygons of one class share no sides.
 
     Each polygon has its class ("class", "name") and its area on the WGS 84 ellipsoid in square
-    metres ("area_m2"), which is that of the polygon as it is written. The polygons are kept in
-    memory, the pixels are not.
+    metres ("area_m2"), which is that of the polygon as it is written. A style for QGIS is in the
+    file. The polygons are kept in memory, the pixels are not.
 
     Args:
         source: classes from 1, 0 for no class, uint8, without georeferencing: for another raster,
@@ -112,10 +113,33 @@ def write_polygons(
                 geometry_type="Polygon",
                 crs=georeference.crs.to_wkt() if georeference.crs else None,
                 append=begin > 0,
+                dataset_options={} if begin else {"VERSION": "1.2"},  # for GDAL before 3.7, too
             )
+        style = qgis_style.polygon_style(nomenclature, first_class, "class")
+        _write_style(pyogrio, target, layer, style)
     finally:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
     return len(geometries)
+
+
+def _write_style(pyogrio: ModuleType, path: epath.Path, layer: str, style: str) -> None:
+    """Writes the table from which QGIS takes the style of a layer."""
+    columns = {
+        "f_table_catalog": "", "f_table_schema": "", "f_table_name": layer,
+        "f_geometry_column": "geom", "styleName": "land cover", "styleQML": style, "styleSLD": "",
+        "useAsDefault": True, "description": "", "owner": "",
+    }  # fmt: skip
+    pyogrio.raw.write(
+        os.fspath(path),
+        None,
+        [np.array([v], bool if v is True else object) for v in columns.values()],
+        list(columns),
+        layer="layer_styles",
+        driver="GPKG",
+        geometry_type=None,
+        append=True,
+        layer_options={"FID": "id"},
+    )
 
 
 def _polygonised(

@@ -1,4 +1,4 @@
-"""QGIS styles of class rasters and of measures; PNG preview of a class raster."""
+"""QGIS styles of class rasters, measures and polygons; PNG preview of a class raster."""
 
 from xml.etree import ElementTree as xml
 
@@ -64,6 +64,35 @@ def measure_style() -> str:
     return _text(root, pipe)
 
 
+def polygon_style(nomenclature: Nomenclature, first_class: int, field: str) -> str:
+    """The text of a style that fills polygons in the colours of their classes.
+
+    Args:
+        nomenclature: the classes.
+        first_class: the value of the first class.
+        field: the attribute with the value.
+    """
+    root = xml.Element("qgis", version="3.22", styleCategories="Symbology")
+    renderer = xml.SubElement(root, "renderer-v2", type="categorizedSymbol", attr=field)
+    categories = xml.SubElement(renderer, "categories")
+    symbols = xml.SubElement(renderer, "symbols")
+    for index, land_cover in enumerate(nomenclature.classes):
+        name = str(index)
+        xml.SubElement(
+            categories, "category", symbol=name, value=str(first_class + index),
+            label=land_cover.name, render="true",
+        )  # fmt: skip
+        symbol = xml.SubElement(symbols, "symbol", type="fill", name=name, alpha="1")
+        fill = xml.SubElement(symbol, "layer", {"class": "SimpleFill"}, enabled="1", locked="0")
+        red, green, blue = bytes.fromhex(land_cover.colour[1:])
+        for key, value in (
+            ("color", f"{red},{green},{blue},255"), ("style", "solid"),
+            ("outline_style", "no"),
+        ):  # fmt: skip
+            xml.SubElement(fill, "prop", k=key, v=value)
+    return _document(root)
+
+
 def _style() -> tuple[xml.Element, xml.Element]:
     """A style without a renderer, and the element that takes it."""
     root = xml.Element("qgis", version="3.22", styleCategories="Symbology")
@@ -72,6 +101,10 @@ def _style() -> tuple[xml.Element, xml.Element]:
 
 def _text(root: xml.Element, pipe: xml.Element) -> str:
     xml.SubElement(pipe, "rasterresampler", maxOversampling="2")
+    return _document(root)
+
+
+def _document(root: xml.Element) -> str:
     xml.indent(root)
     head = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
     return head + xml.tostring(root, "unicode") + "\n"

@@ -1,6 +1,7 @@
 """Polygons of class rasters, against rasterio.features and the areas of the rasters."""
 
 import sys
+from xml.etree import ElementTree as xml
 
 import hypothesis
 import numpy as np
@@ -36,7 +37,7 @@ def polygonised(folder, pixels, place=PLACE, first_class=1, **options):
     count = polygons.write_polygons(
         folder / "classes.tif", target, place, BASELINE, first_class, **options
     )
-    meta, _, geometries, fields = pyogrio.raw.read(target)
+    meta, _, geometries, fields = pyogrio.raw.read(target, layer=options.get("layer", "land_cover"))
     assert list(meta["fields"]) == ["class", "name", "area_m2"]
     assert len(geometries) == count
     return *fields, shapely.from_wkb(geometries)
@@ -138,7 +139,21 @@ def test_values_begin_at_the_first_class(tmp_path):
 def test_a_map_of_nothing_is_an_empty_layer(tmp_path):
     classes, _, _, _ = polygonised(tmp_path, np.zeros((3, 4)), layer="map", simplify=1)
     assert len(classes) == 0
-    assert pyogrio.list_layers(tmp_path / "map.gpkg").tolist() == [["map", "Polygon"]]
+    layers = pyogrio.list_layers(tmp_path / "map.gpkg").tolist()
+    assert layers == [["map", "Polygon"], ["layer_styles", None]]
+
+
+def test_the_style_for_qgis_is_in_the_file(tmp_path):
+    polygonised(tmp_path, np.array([[1, 2]]), first_class=0)
+    meta, _, _, fields = pyogrio.raw.read(tmp_path / "map.gpkg", layer="layer_styles")
+    row = dict(zip(meta["fields"], (field[0] for field in fields), strict=True))
+    assert (row["f_table_name"], row["f_geometry_column"]) == ("land_cover", "geom")
+    assert row["useAsDefault"]
+    style = xml.fromstring(row["styleQML"].partition("\n")[2])
+    categories = [(c.get("value"), c.get("label")) for c in style.iter("category")]
+    assert categories == [(str(i), name) for i, name in enumerate(BASELINE.names)]
+    fills = [prop.get("v") for prop in style.iter("prop") if prop.get("k") == "color"]
+    assert fills == [",".join(map(str, [*rgb, 255])) for rgb in BASELINE.rgb.tolist()]
 
 
 def test_the_same_map_gives_the_same_bytes(tmp_path):
