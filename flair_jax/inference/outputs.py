@@ -121,12 +121,11 @@ def build(
     if "probabilities" in built:
         names = [f"probability of {name}" for name in nomenclature.names]
         geotiff.write_measures(built["probabilities"], rows, band, names)
+        built["probabilities_style"].write_text(qgis_style.measure_style(len(names)))
         band += len(names)
     if "confidence" in built:
         geotiff.write_measures(built["confidence"], rows, band, CONFIDENCE)
-    for name in ("probabilities_style", "confidence_style"):
-        if name in built:
-            built[name].write_text(qgis_style.measure_style())
+        built["confidence_style"].write_text(qgis_style.measure_style(len(CONFIDENCE)))
     built["style"].write_text(qgis_style.qgis_style(nomenclature, first_class))
     title = f"Land cover: {built['classes'].stem}"
     preview = qgis_style.preview(built["classes"], nomenclature, first_class, title)

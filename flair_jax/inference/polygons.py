@@ -116,18 +116,19 @@ def write_polygons(
                 dataset_options={} if begin else {"VERSION": "1.2"},  # for GDAL before 3.7, too
             )
         style = qgis_style.polygon_style(nomenclature, first_class, "class")
-        _write_style(pyogrio, target, layer, style)
+        _write_style(pyogrio, target, layer, style, date)
     finally:
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
     return len(geometries)
 
 
-def _write_style(pyogrio: ModuleType, path: epath.Path, layer: str, style: str) -> None:
+def _write_style(pyogrio: ModuleType, path: epath.Path, layer: str, style: str, date: str) -> None:
     """Writes the table from which QGIS takes the style of a layer."""
     columns = {
         "f_table_catalog": "", "f_table_schema": "", "f_table_name": layer,
         "f_geometry_column": "geom", "styleName": "land cover", "styleQML": style, "styleSLD": "",
         "useAsDefault": True, "description": "", "owner": "",
+        "update_time": date,
     }  # fmt: skip
     pyogrio.raw.write(
         os.fspath(path),

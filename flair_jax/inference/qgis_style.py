@@ -41,15 +41,19 @@ def qgis_style(nomenclature: Nomenclature, first_class: int) -> str:
     return _text(root, pipe)
 
 
-def measure_style() -> str:
+def measure_style(bands: int) -> str:
     """The text of a `.qml` file that shows the first band of measures from 0 to 1 as a ramp.
 
-    See `geotiff.write_measures`, by whose scale QGIS gets values from 0 to 1.
+    See `geotiff.write_measures`, by whose scale QGIS gets values from 0 to 1. It takes the mask
+    for one more band, of opacity.
+
+    Args:
+        bands: number of bands of the raster.
     """
     root, pipe = _style()
     renderer = xml.SubElement(
         pipe, "rasterrenderer", type="singlebandpseudocolor", band="1", opacity="1",
-        alphaBand="-1", nodataColor="", classificationMin="0", classificationMax="1",
+        alphaBand=str(bands + 1), nodataColor="", classificationMin="0", classificationMax="1",
     )  # fmt: skip
     xml.SubElement(renderer, "rasterTransparency")
     shader = xml.SubElement(

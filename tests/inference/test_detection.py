@@ -88,10 +88,11 @@ def test_the_raster_attribute_table_has_names_and_colours(detected):
     ]
 
 
-@pytest.mark.parametrize("name", ["probabilities", "confidence"])
-def test_the_qgis_styles_of_measures_are_ramps_from_0_to_1(detected, name):
+@pytest.mark.parametrize(("name", "bands"), [("probabilities", 13), ("confidence", 3)])
+def test_the_qgis_styles_of_measures_are_ramps_from_0_to_1(detected, name, bands):
     renderer = xml.parse(detected[0].with_name(f"map_{name}.qml")).find(".//rasterrenderer")
     assert (renderer.get("type"), renderer.get("band")) == ("singlebandpseudocolor", "1")
+    assert renderer.get("alphaBand") == str(bands + 1)  # the mask
     values = [float(item.get("value")) for item in renderer.findall(".//item")]
     assert values == [0, 0.25, 0.5, 0.75, 1]
 

@@ -149,6 +149,7 @@ def test_the_style_for_qgis_is_in_the_file(tmp_path):
     row = dict(zip(meta["fields"], (field[0] for field in fields), strict=True))
     assert (row["f_table_name"], row["f_geometry_column"]) == ("land_cover", "geom")
     assert row["useAsDefault"]
+    assert "update_time" in row  # by which QGIS sorts
     style = xml.fromstring(row["styleQML"].partition("\n")[2])
     categories = [(c.get("value"), c.get("label")) for c in style.iter("category")]
     assert categories == [(str(i), name) for i, name in enumerate(BASELINE.names)]
