@@ -17,7 +17,16 @@ from etils import epath
 
 import flair_jax
 from flair_jax.errors import UserError
-from flair_jax.inference import engines, geotiff, mapping_unit, outputs, polygons, provenance, stac
+from flair_jax.inference import (
+    engines,
+    geotiff,
+    mapping_unit,
+    outputs,
+    polygons,
+    provenance,
+    stac,
+    summary,
+)
 from flair_jax.inference.adaptation import adapt_to_raster
 from flair_jax.inference.areas import Areas, Feature
 from flair_jax.inference.band_selection import Scaling
@@ -207,7 +216,7 @@ class _Job:
             [self._height(row) for row in range(count)],
             self.source.width,
             self.source.georeference,
-            tags | self._dated_tags(begun),
+            tags | provenance.tags(begun, self.source.paths, self.options.license),
         )
         built = {name: self.partial.directory / path.name for name, path in self.products.items()}
         made = outputs.build(
@@ -215,8 +224,20 @@ class _Job:
         )
         if "stac" in self.products:
             self._write_stac(built["stac"], model, begun)
-        report = self._report(made, model, tags, begun, done, hashes)
-        outputs.write_json(built["summary"], report)
+        summary.write_json(built["summary"], {
+            "map": self.output.name,
+            "begun": begun,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "rows_of_tiles": count,
+            "rows_of_tiles_computed_before": done,
+            **summary.of_map(
+                made, self.source, self.spec.nomenclature, self.options, self.features
+            ),
+            "inputs": hashes.result(),
+            "model": summary.of_model(model, tags),
+            "tags": tags,
+            "versions": provenance.versions(self.engine),
+        })  # fmt: skip
         self.partial.begin_moving()
         for path in self.sidecars:
             path.unlink(missing_ok=True)
@@ -226,76 +247,13 @@ class _Job:
         self.partial.remove()
         self._log_summary(made.areas)
 
-    def _dated_tags(self, begun: str) -> dict[str, str]:
-        """Tags that the settings do not depend on: the date of the first start, and others."""
-        date = begun.replace("-", ":").replace("T", " ").rstrip("Z")
-        tags = {
-            "TIFFTAG_DATETIME": date,
-            "TIFFTAG_SOFTWARE": f"flair-jax {flair_jax.__version__}",
-            "INPUTS": provenance.in_few(self.source.paths),
-        }
-        if self.options.license:
-            tags |= {"LICENSE": self.options.license, "TIFFTAG_COPYRIGHT": self.options.license}
-        return tags
-
     def _write_stac(self, path: epath.Path, model: Model, begun: str) -> None:
-        outputs.write_json(path, stac.item(
+        summary.write_json(path, stac.item(
             self.products, self.source.georeference, self.source.width, self.source.height,
             self.spec.nomenclature, self.options.first_class, created=begun,
             card=provenance.model_card(model.path), acquired=self.options.acquisition(),
             data_license=self.options.license,
         ))  # fmt: skip
-
-    def _report(
-        self, made: outputs.Built, model: Model, tags: dict[str, str], begun: str, done: int,
-        hashes: provenance.FileHashes,
-    ) -> dict[str, Any]:  # fmt: skip
-        """The content of `<output>.json`."""
-        nomenclature, first = self.spec.nomenclature, self.options.first_class
-        crs, size = self.source.georeference.crs, self.source.pixel_size
-        settings = dataclasses.asdict(self.options)
-        for name in ("overwrite", "resume"):
-            settings.pop(name)
-        return {
-            "map": self.output.name,
-            "begun": begun,
-            "seconds": round(time.monotonic() - self.started, 1),
-            "rows_of_tiles": self.grid.vertical.count,
-            "rows_of_tiles_computed_before": done,
-            "width": self.source.width,
-            "height": self.source.height,
-            "crs": None if crs is None else crs.to_string(),
-            "pixel_size_in_metres": size,
-            "areas_on": None if size is None else (
-                "coordinates taken as metres" if crs is None else "the WGS 84 ellipsoid"
-            ),
-            **outputs.area_report(made.areas, nomenclature, first),
-            "features": [
-                {
-                    "id": feature.id,
-                    "properties": dict(feature.properties),
-                    **outputs.area_report(areas, nomenclature, first),
-                }
-                for feature, areas in zip(self.features, made.of_features, strict=True)
-            ],
-            "merged_patches": made.merged,
-            "polygons": made.polygons,
-            "license": self.options.license or None,
-            "acquired": self.options.acquisition() or None,
-            "inputs": hashes.result(),
-            "model": {
-                "checkpoint": model.path,
-                "step": model.step,
-                "weights_sha256": tags["MODEL_WEIGHTS_SHA256"],
-                "bands": self.spec.bands,
-                "nomenclature": nomenclature.name,
-                "trained_on": tags["MODEL_TRAINED_ON"],
-                "card": provenance.model_card(model.path) or None,
-            },
-            "settings": settings,
-            "tags": tags,
-            "versions": provenance.versions(self.engine),
-        }  # fmt: skip
 
     def _is_complete(self, tags: dict[str, str]) -> bool:
         """Whether the output files are there, from a detection with the same settings."""

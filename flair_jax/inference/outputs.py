@@ -1,10 +1,8 @@
 """The files of a map: their names, and how they are built from the finished rows."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from etils import epath
 
@@ -20,7 +18,6 @@ CONFIDENCE = (
     "margin: best less second probability",
     "entropy: 1 if all are equal",
 )
-_M2_PER_HECTARE = 1e4
 
 
 def products(output: epath.Path, options: Options) -> dict[str, epath.Path]:
@@ -139,35 +136,3 @@ def build(
         )  # fmt: skip
     areas, of_features = class_areas(built["classes"], len(nomenclature), first_class, features)
     return Built(areas, of_features, merged, count)
-
-
-def area_report(areas: Areas, nomenclature: Nomenclature, first_class: int) -> dict[str, Any]:
-    """The areas of classes as a JSON object: hectares and shares of what has a class."""
-    measured = areas.square_metres
-    amounts = areas.pixels if measured is None else measured
-    total = float(amounts.sum())
-    classes = []
-    for index, name in enumerate(nomenclature.names):
-        classes.append(
-            {
-                "class": first_class + index,
-                "name": name,
-                "pixels": int(areas.pixels[index]),
-                "hectares": None if measured is None else float(measured[index]) / _M2_PER_HECTARE,
-                "share": float(amounts[index]) / total if total else 0.0,
-            }
-        )
-    nodata = areas.nodata_square_metres
-    return {
-        "classes": classes,
-        "pixels": int(areas.pixels.sum()),
-        "hectares": None if measured is None else total / _M2_PER_HECTARE,
-        "nodata_pixels": areas.nodata_pixels,
-        "nodata_hectares": None if nodata is None else nodata / _M2_PER_HECTARE,
-    }
-
-
-def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON object; values of other types as text."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, default=str, allow_nan=False)
-    path.write_text(text + "\n")

@@ -88,9 +88,33 @@ def public_name(path: str) -> str:
 
 def in_few(names: Sequence[str]) -> str:
     """Names of inputs for a tag: the first ones, and how many there are in all."""
-    shown = [public_name(name) for name in names[:_LISTED]]
+    shown = [_printable(public_name(name)) for name in names[:_LISTED]]
     more = [f"and {len(names) - _LISTED} more"] if len(names) > _LISTED else []
     return "; ".join(shown + more)
+
+
+def tags(begun: str, inputs: Sequence[str], data_license: str) -> dict[str, str]:
+    """Tags of a GeoTIFF that tell when, with what, from what and under which licence it was made.
+
+    Args:
+        begun: when the detection was begun, see `resume.PartialJob.begin`.
+        inputs: the names of the inputs.
+        data_license: of the map, or "".
+    """
+    found = {
+        "TIFFTAG_DATETIME": begun.replace("-", ":").replace("T", " ").rstrip("Z"),
+        "TIFFTAG_SOFTWARE": f"flair-jax {flair_jax.__version__}",
+        "INPUTS": in_few(inputs),
+    }
+    if data_license:
+        text = _printable(data_license)
+        found |= {"LICENSE": text, "TIFFTAG_COPYRIGHT": text}
+    return found
+
+
+def _printable(text: str) -> str:
+    """A text without the characters that XML, and so a tag, cannot hold."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def versions(engine: str) -> dict[str, str]:

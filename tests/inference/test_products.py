@@ -100,15 +100,21 @@ def test_no_licence_is_made_up(model, halves, tmp_path):
 def test_areas_of_features_are_reported(model, halves, tmp_path, monkeypatch):
     check = detection._Job.__init__
 
+    properties = {"name": "west", "count": np.int32(4), "height": np.nan, "on": np.bool_(True),
+                  "date": datetime.date(2021, 6, 30), "note": None}  # fmt: skip
+
     def with_features(self, *arguments):
         check(self, *arguments)
         box = shapely.box(4e6, 3e6 - 40, 4e6 + 22, 3e6)
-        self.features = [Feature(box, id=3, properties={"name": "west"})]
+        self.features = [Feature(box, id=np.int64(3), properties=properties)]
 
     monkeypatch.setattr(detection._Job, "__init__", with_features)
     detect(model, halves, tmp_path / "map.tif")
     (feature,) = summary(tmp_path / "map.tif")["features"]
-    assert (feature["id"], feature["properties"]) == (3, {"name": "west"})
+    assert feature["id"] == 3
+    assert feature["properties"] == {
+        "name": "west", "count": 4, "height": None, "on": True, "date": "2021-06-30", "note": None,
+    }  # fmt: skip
     assert [entry["pixels"] for entry in feature["classes"][:3]] == [199, 20, 1]
     assert feature["hectares"] == pytest.approx(0.088, rel=1e-6)
 
@@ -137,6 +143,20 @@ def test_the_stac_item_is_written(model, halves, tmp_path):
     assert content["properties"]["start_datetime"] == "2021-06-30T00:00:00Z"
     for asset in content["assets"].values():
         assert (tmp_path / asset["href"]).exists()
+
+
+@pytest.mark.parametrize("stem", [" it's", 'a"b', "a&b<c>", "file:é 1"])
+def test_odd_names(model, halves, tmp_path, stem):
+    odd = tmp_path / f"{stem}\x01.tif"
+    (tmp_path / "in.tif").rename(odd)
+    output = tmp_path / f"{stem}.tif"
+    detect(model, odd, output, polygons=str(output.with_suffix(".gpkg")), license="a\x02b")
+    assert len(pyogrio.raw.read(output.with_suffix(".gpkg"), layer=stem)[2]) == 3
+    with rasterio.open(output) as raster:
+        assert raster.tags()["INPUTS"].endswith(f"{stem}?.tif")
+    assert summary(output)["inputs"][0]["path"] == str(odd)
+    content = json.loads(output.with_suffix(".stac.json").read_text())
+    pystac.Item.from_dict(content | {"stac_extensions": []}).validate()
 
 
 @pytest.mark.parametrize("in_raster", [False, True])

@@ -48,12 +48,12 @@ def test_the_item_is_valid_and_complete():
     assert item.assets["classes"].roles == ["data"]
     classes = ClassificationExtension.ext(item.assets["classes"]).classes
     expected = [
-        (value, c.name, c.colour[1:].upper(), None) for value, c in enumerate(BASELINE.classes, 1)
+        (value, c.name, c.colour[1:].upper()) for value, c in enumerate(BASELINE.classes, 1)
     ]
-    assert [(c.value, c.title, c.color_hint, c.nodata) for c in classes] == [
-        *expected,
-        (255, "no data", None, True),
-    ]
+    found = [(c.value, c.description, c.color_hint) for c in classes]
+    assert found == [*expected, (255, "no data", None)]
+    assert classes[-1].to_dict()["nodata"] is True
+    assert classes[1].name == "pervious-surface"
     (link,) = made_item["links"]
     assert (link["rel"], link["href"]) == ("describedby", "file:///models/toy/README.md")
 
