@@ -33,7 +33,7 @@ from flair_jax.inference.band_selection import Scaling
 from flair_jax.inference.input_files import UnreadableError, expand, is_remote
 from flair_jax.inference.job_lock import job_lock
 from flair_jax.inference.loading import find
-from flair_jax.inference.options import Options
+from flair_jax.inference.options import BUILT_LAST, Options
 from flair_jax.inference.predictor import Model, load_model
 from flair_jax.inference.progress import duration
 from flair_jax.inference.raster_source import Source
@@ -189,8 +189,11 @@ class _Job:
             rasterio.Env(GDAL_CACHEMAX=cache),
             provenance.FileHashes(self.source.paths, self.source.files) as hashes,
         ):
+            options = {k: v for k, v in settings["options"].items() if k not in BUILT_LAST}
             begun = self.partial.begin(
-                settings, resume=self.options.resume, overwrite=self.options.overwrite
+                settings | {"options": options},
+                resume=self.options.resume,
+                overwrite=self.options.overwrite,
             )
             done = self.partial.finished(self.grid.vertical.count)
             if done:

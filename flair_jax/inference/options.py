@@ -11,6 +11,8 @@ from flair_jax.models.choices import STRIDE
 TILE = 1024  # a smaller share is margin than at 512; larger tiles need more memory for little gain
 MARGIN = 128
 BLENDS = ("crop", "hann")
+# What is built of the finished rows, and may be changed when a detection is resumed.
+BUILT_LAST = ("polygons", "min_area", "min_area_raster", "simplify", "license", "acquired")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,8 @@ from flair_jax.inference.georeference import Georeference
 
 _CHUNK = 20_000  # polygons written at a time
 _EDGE = 100.0  # metres: longer edges are divided for their area
+# Each needs about 140 bytes, while the polygons are made.
+MOST_CORNERS = 100_000_000
 _NOTHING = 0  # the value of pixels without a class
 
 
@@ -77,6 +79,9 @@ def write_polygons(
 
     Returns:
         The number of polygons.
+
+    Raises:
+        UserError: they have more than `MOST_CORNERS` corners; or the extra is not installed.
     """
     pyogrio, shapely = require()
     with rasterio.open(source) as raster:
@@ -155,8 +160,15 @@ def _polygonised(
                 values.append(int(value))
                 yield [np.array(ring, np.float64) for ring in geometry["coordinates"]]
 
-    points, lengths, counts = [np.empty((0, 2))], [0], [0]
+    points, lengths, counts, corners = [np.empty((0, 2))], [0], [0], 0
     for polygon in rings():
+        corners += sum(map(len, polygon))
+        if corners > MOST_CORNERS:
+            raise UserError(
+                f"the polygons of this map have more than {MOST_CORNERS:,} corners, too many for "
+                "one file. The same command with --resume and a larger --min_area, or without "
+                "--polygons, uses what is computed; or detect on parts of the area"
+            )
         points += polygon
         lengths += map(len, polygon)
         counts.append(len(polygon))

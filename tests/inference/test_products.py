@@ -16,7 +16,7 @@ from rasterio.transform import from_origin
 from rasters import noise, write
 
 from flair_jax.errors import UserError
-from flair_jax.inference import detection, outputs, provenance
+from flair_jax.inference import detection, outputs, polygons, provenance
 from flair_jax.inference.areas import Feature
 from flair_jax.inference.predictor import Model
 from flair_jax.runtime.sharding import make_mesh
@@ -194,6 +194,22 @@ def test_polygons_of_a_resumed_job_are_the_same_bytes(model, tmp_path, monkeypat
             file.unlink()
     assert contents[0] == contents[1]
     assert list(tmp_path.glob("map*")) == []
+
+
+def test_too_many_corners_do_not_cost_the_map(model, halves, tmp_path, monkeypatch):
+    monkeypatch.setattr(polygons, "MOST_CORNERS", 12)
+    options = {"polygons": str(tmp_path / "map.gpkg")}
+    with pytest.raises(UserError, match="more than 12 corners, .*--resume and a larger --min_area"):
+        detect(model, halves, tmp_path / "map.tif", **options)
+    assert not (tmp_path / "map.tif").exists()
+    written = detect(model, halves, tmp_path / "map.tif", resume=True, **options, min_area=5)
+    assert written[-1].name == "map.gpkg"
+    found = summary(tmp_path / "map.tif")
+    assert found["rows_of_tiles_computed_before"] == found["rows_of_tiles"]
+    assert not (tmp_path / "map.tif.partial").exists()
+    message = "exists, but not from an interrupted detection with these settings"
+    with pytest.raises(UserError, match=message):
+        detect(model, halves, tmp_path / "map.tif", resume=True, **options, min_area=6)
 
 
 def _stop(*_):
