@@ -1,6 +1,7 @@
 """Helpers of the detection tests: rasters, random weights, a plain tile-by-tile reference."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -50,6 +51,18 @@ def detect(model, source, output, **options):
 def read(path):
     with rasterio.open(path) as raster:
         return raster.read()
+
+
+def undated(path):
+    """The bytes of a file without the dates and durations that two detections do not share."""
+    content = path.read_bytes()
+    for pattern in (
+        rb"\d{4}[-:]\d\d[-:]\d\d[T ]\d\d:\d\d:\d\d",
+        rb'"seconds": [\d.]+',
+        rb'"rows_of_tiles_computed_before": \d+',
+    ):
+        content = re.sub(pattern, b"", content)
+    return content
 
 
 def in_batches(model, images):

@@ -152,8 +152,30 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add(
         "--confidence",
         action="store_true",
-        help="write OUT_confidence.tif too: margin and entropy, 255 for 1",
+        help="write OUT_confidence.tif too: probability of the class, margin, entropy; 255 for 1",
     )
+    add(
+        "--polygons", default="", metavar="NAME.gpkg",
+        help="write polygons too, a GeoPackage in the folder of OUT.tif (extra `vector`)",
+    )  # fmt: skip
+    add(
+        "--min_area", type=float, default=0.0, metavar="M2",
+        help="minimum mapping unit of the polygons: smaller patches are merged into the neighbour "
+        "with the longest border",
+    )  # fmt: skip
+    add("--min_area_raster", action="store_true", help="apply --min_area to OUT.tif as well")
+    add(
+        "--simplify", type=float, default=0.0, metavar="METRES",
+        help="simplify the polygons (Visvalingam-Whyatt), without gaps and overlaps",
+    )  # fmt: skip
+    add(
+        "--license", default="", metavar="ID",
+        help="licence of the map, such as etalab-2.0, for tags and metadata",
+    )  # fmt: skip
+    add(
+        "--acquired", default="", metavar="DATE[/DATE]",
+        help="when the images were taken, such as 2021-06-30, for the STAC item",
+    )  # fmt: skip
     add(
         "--engine", type=one_of("auto", "jax", "openvino", "onnxruntime"), default="auto",
         metavar="NAME",

@@ -21,6 +21,7 @@ from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
 from flair_jax.errors import UserError
+from flair_jax.inference.areas import Feature
 from flair_jax.inference.georeference import short_name
 from flair_jax.inference.input_files import is_remote
 from flair_jax.inference.pixel_grid import PixelGrid, bounds_text, is_located
@@ -44,6 +45,7 @@ class Area:
         window: (top, left, height, width) of the pixels that lie within the bounds of all of them.
         description: for reports.
         notes: what to report beside.
+        features: all polygons of the file, in the raster's coordinates, with their attributes.
     """
 
     polygons: Sequence[Mapping[str, Any]]
@@ -51,11 +53,12 @@ class Area:
     window: tuple[int, int, int, int]
     description: str
     notes: tuple[str, ...] = ()
+    features: Sequence[Feature] = ()
 
     @classmethod
     def of(
         cls, polygons: Sequence[Mapping[str, Any]], boxes: np.ndarray, height: int, width: int,
-        description: str, notes: Sequence[str] = (),
+        description: str, notes: Sequence[str] = (), features: Sequence[Feature] = (),
     ) -> "Area | None":  # fmt: skip
         """The area of some polygons in a raster; None if no centre of a pixel is within bounds."""
         # The first centre that is not before an edge; an edge on a border of pixels is rounded.
@@ -68,7 +71,7 @@ class Area:
         if left >= right or top >= bottom:
             return None
         window = top, left, bottom - top, right - left
-        return cls(polygons, boxes, window, description, tuple(notes))
+        return cls(polygons, boxes, window, description, tuple(notes), features)
 
     def touches(self, top: int, left: int, bottom: int, right: int) -> bool:
         """Whether the bounds of any polygon reach into a window."""
@@ -136,7 +139,7 @@ def of_file(path: str | os.PathLike[str], raster: PixelGrid) -> Area:
             f"{raster.name} has no coordinate system, so that --aoi={path} cannot be placed on it: "
             "assign one, such as by gdal_edit.py -a_srs EPSG:CODE, or give --bounds"
         )
-    geometries, crs, notes = read_polygons(path)
+    geometries, crs, attributes, notes = read_polygons(path)
     import shapely
 
     crs_of_raster = raster.georeference.crs
@@ -176,15 +179,24 @@ def of_file(path: str | os.PathLike[str], raster: PixelGrid) -> Area:
     )
     if not near.any():
         raise outside
+    located = shapely.transform(
+        pixels, lambda points: np.stack(raster.georeference.transform @ tuple(points.T), -1)
+    )
+    features = [
+        Feature(geometry, *of_feature)
+        for geometry, of_feature in zip(located, attributes, strict=True)
+    ]
     pixels = pixels[near]
     polygons = [geometry.__geo_interface__ for geometry in pixels]
-    area = Area.of(polygons, boxes[near], raster.height, raster.width, description, notes)
+    area = Area.of(polygons, boxes[near], raster.height, raster.width, description, notes, features)
     if area is None:
         raise outside
     return area
 
 
-def read_polygons(path: str, flag: str = "--aoi") -> tuple[np.ndarray, CRS, list[str]]:
+def read_polygons(
+    path: str, flag: str = "--aoi"
+) -> tuple[np.ndarray, CRS, list[tuple[int, dict[str, Any]]], list[str]]:
     """The polygons of a vector file, repaired where they are invalid.
 
     Args:
@@ -193,7 +205,8 @@ def read_polygons(path: str, flag: str = "--aoi") -> tuple[np.ndarray, CRS, list
 
     Returns:
         (N,) shapely geometries, polygons and multipolygons that are not empty, one for each feature
-        that has any; their coordinate system; and what to report.
+        that has any; their coordinate system; the number and the attributes of each; and what to
+        report.
 
     Raises:
         UserError: it cannot be read, or has no polygons or no coordinate system.
@@ -217,7 +230,9 @@ def read_polygons(path: str, flag: str = "--aoi") -> tuple[np.ndarray, CRS, list
         kinds = ", ".join(str(kind or "none") for _, kind in layers) or "no layers"
         if not names:
             raise UserError(f"{path} ({flag}) has no polygons: it holds {kinds}")
-        meta, _, wkb, _ = pyogrio.raw.read(path, layer=names[0], columns=[], force_2d=True)
+        meta, ids, wkb, columns = pyogrio.raw.read(
+            path, layer=names[0], force_2d=True, return_fids=True
+        )
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError) as error:
         raise UserError(f"{path} cannot be read as vectors ({flag}): {error}") from error
     geometries = shapely.from_wkb(wkb, on_invalid="ignore")
@@ -232,26 +247,34 @@ def read_polygons(path: str, flag: str = "--aoi") -> tuple[np.ndarray, CRS, list
         crs = CRS.from_user_input(meta["crs"])
     except rasterio.errors.CRSError as error:
         raise UserError(f"the coordinate system of {path} ({flag}) is unknown: {error}") from error
-    found, notes = _only_polygons(geometries, path, flag)
-    return found, crs, notes
+    found, kept, notes = _only_polygons(geometries, path, flag)
+    attributes: list[tuple[int, dict[str, Any]]] = [
+        (int(ids[i]), {name: c[i] for name, c in zip(meta["fields"], columns, strict=True)})
+        for i in kept
+    ]
+    return found, crs, attributes, notes
 
 
 def _may_hold_polygons(kind: str) -> bool:
     return any(word in kind for word in ("Polygon", "Unknown", "Collection", "Surface"))
 
 
-def _only_polygons(geometries: np.ndarray, path: str, flag: str) -> tuple[np.ndarray, list[str]]:
-    """The polygons among some geometries, made valid; and what to report."""
+def _only_polygons(
+    geometries: np.ndarray, path: str, flag: str
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """The polygons among some geometries, made valid; their indices; and what to report."""
     import shapely
 
     notes = []
-    known = geometries[~shapely.is_missing(geometries)]
+    indices = np.flatnonzero(~shapely.is_missing(geometries))
+    known = geometries[indices]
     broken = ~shapely.is_valid(known)
     if broken.any():
         notes.append(f"{int(broken.sum())} of {len(known)} polygons in {path} were invalid, and "
                      "are repaired")  # fmt: skip
         known[broken] = shapely.make_valid(known[broken])
     parts = [_polygons_in(geometry) for geometry in known]
+    has_polygon = np.array([part is not None for part in parts], bool)
     found = np.array([part for part in parts if part is not None], object)
     if not len(found):
         kinds = ", ".join(sorted({geometry.geom_type for geometry in known})) or "nothing"
@@ -259,7 +282,7 @@ def _only_polygons(geometries: np.ndarray, path: str, flag: str) -> tuple[np.nda
     left_out = len(geometries) - len(found)
     if left_out:
         notes.append(f"{left_out} features of {path} have no polygon, and are left out")
-    return found, notes
+    return found, indices[has_polygon], notes
 
 
 def _polygons_in(geometry: Any) -> Any:

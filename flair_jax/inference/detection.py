@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -17,8 +16,16 @@ from etils import epath
 
 import flair_jax
 from flair_jax.errors import UserError
-from flair_jax.inference import engines, geotiff, qgis_style
-from flair_jax.inference.class_areas import class_areas
+from flair_jax.inference import (
+    geotiff,
+    mapping_unit,
+    outputs,
+    polygons,
+    provenance,
+    stac,
+    summary,
+)
+from flair_jax.inference.areas import Areas
 from flair_jax.inference.input_files import (
     UnreadableError,
     expand,
@@ -27,7 +34,7 @@ from flair_jax.inference.input_files import (
 )
 from flair_jax.inference.job_lock import job_lock
 from flair_jax.inference.loading import find
-from flair_jax.inference.options import Options
+from flair_jax.inference.options import BUILT_LAST, Options
 from flair_jax.inference.predictor import Model, load_model
 from flair_jax.inference.preparation import prepare
 from flair_jax.inference.progress import duration
@@ -37,11 +44,9 @@ from flair_jax.models.functional import Arrays
 from flair_jax.models.spec import ModelSpec
 from flair_jax.runtime import console
 from flair_jax.runtime.preemption import Preempted
-from flair_jax.viz import images
 from flair_jax.weights.published import is_published
 
 _MB = 1 << 20
-_engine = functools.lru_cache(maxsize=1)(engines.make)  # for many rasters with one model
 
 
 def detect_raster(
@@ -52,9 +57,11 @@ def detect_raster(
 ) -> list[epath.Path]:
     """Predicts the land cover of a raster of any size, and writes it as a raster.
 
-    Written beside `<output>.tif`: `<output>.tif.aux.xml` (class names), `.qml` (QGIS style), `.png`
-    (preview) and, on request, `_probabilities.tif` and `_confidence.tif`. All files are moved into
-    place when all of them are complete, the main one last.
+    Written beside `<output>.tif`: `<output>.tif.aux.xml` (class names and colours), `.qml` (QGIS
+    style), `.png` (preview), `.json` (areas of the classes, inputs, settings), `.stac.json` (STAC
+    item, if the raster has coordinates) and, on request, `_probabilities.tif` and
+    `_confidence.tif` with their styles, and polygons. All files are moved into place when all of
+    them are complete, the main one last.
 
     Args:
         checkpoint: what `load_model` takes, or a model from it, to load it once for many rasters.
@@ -90,8 +97,10 @@ class _Job:
         self.checkpoint, self.options = checkpoint, options
         self.adapted = ""
         self.output = local_path(output)
-        self.products = output_files(self.output, options)
-        self.sidecars = _sidecars(self.products)
+        self.products = outputs.products(self.output, options)
+        self.sidecars = outputs.sidecars(self.products)
+        if options.polygons:
+            polygons.require()
         names = [path.name for path in self.products.values()]
         self.partial = PartialJob(self.output, names)
         self.partial.check_directory()
@@ -106,7 +115,15 @@ class _Job:
             self.spec = ModelSpec.load(find(checkpoint)[0])
         self.prepared = prepare(self.spec, paths, options)
         self.source, self.grid = self.prepared.source, self.prepared.grid
+        self.features = self.source.area.features if self.source.area else ()
         check_not_read(self.products, self.source.files)
+        if options.polygons:
+            polygons.check(self.source.georeference)
+        if options.min_area:
+            mapping_unit.known(self.source.pixel_size)
+        *_, height, width = self.source.window
+        if not stac.is_possible(self.source.map_georeference, width, height):
+            self.sidecars.append(self.products.pop("stac"))  # one of an earlier raster is removed
 
     def run(self) -> list[epath.Path]:
         """Runs what is not done yet, and returns the files written."""
@@ -137,9 +154,16 @@ class _Job:
         # limits), so that no strip is read again for every tile.
         strips = self.source.strip_bytes(self.grid.vertical.tile)
         cache = min(max(64 * _MB, strips * 5 // 4), 512 * _MB)
-        with self._keeping_partial_results(), rasterio.Env(GDAL_CACHEMAX=cache):
-            self.partial.begin(
-                settings, resume=self.options.resume, overwrite=self.options.overwrite
+        with (
+            self._keeping_partial_results(),
+            rasterio.Env(GDAL_CACHEMAX=cache),
+            provenance.FileHashes(self.source.paths, self.source.files) as hashes,
+        ):
+            options = {k: v for k, v in settings["options"].items() if k not in BUILT_LAST}
+            begun = self.partial.begin(
+                settings | {"options": options},
+                resume=self.options.resume,
+                overwrite=self.options.overwrite,
             )
             done = self.partial.finished(self.grid.vertical.count)
             if done:
@@ -148,34 +172,46 @@ class _Job:
                 self.source, self.grid, predictor, self.partial, bands=self._bands(),
                 classes=len(self.spec.nomenclature), batch_size=self.prepared.batch_size,
             )  # fmt: skip
-            self._finish(tags)
+            self._finish(model, tags, begun, done, hashes)
 
-    def _finish(self, tags: dict[str, str]) -> None:
+    def _finish(
+        self,
+        model: Model,
+        tags: dict[str, str],
+        begun: str,
+        done: int,
+        hashes: provenance.FileHashes,
+    ) -> None:
         """Builds the output files from the finished rows, and moves them into place."""
-        nomenclature, first_class = self.spec.nomenclature, self.options.first_class
         count = self.grid.vertical.count
         rows = geotiff.Rows(
             [self.partial.row_path(row) for row in range(count)],
             [self._height(row) for row in range(count)],
             self.source.width,
             self.source.georeference,
-            tags,
+            tags | provenance.tags(begun, self.source.paths, self.options.license),
             self.source.area.window if self.source.area else None,
         )
         built = {name: self.partial.directory / path.name for name, path in self.products.items()}
-        geotiff.write_classes(built["classes"], rows, nomenclature, first_class)
-        band = 2
-        if self.options.probabilities:
-            names = [f"probability of {name}" for name in nomenclature.names]
-            geotiff.write_measures(built["probabilities"], rows, band, names)
-            band += len(names)
-        if self.options.confidence:
-            names = ["margin: best less second probability", "entropy: 1 if all are equal"]
-            geotiff.write_measures(built["confidence"], rows, band, names)
-        built["style"].write_text(qgis_style.qgis_style(nomenclature, first_class))
-        preview = qgis_style.preview(built["classes"], nomenclature, first_class)
-        images.write_png(built["preview"], preview)
-        pixels, areas = class_areas(rows, len(nomenclature))
+        made = outputs.build(
+            built, rows, self.spec.nomenclature, self.options, begun, self.features
+        )
+        if "stac" in self.products:
+            self._write_stac(built["stac"], model, begun)
+        summary.write_json(built["summary"], {
+            "map": self.output.name,
+            "begun": begun,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "rows_of_tiles": count,
+            "rows_of_tiles_computed_before": done,
+            **summary.of_map(
+                made, self.source, self.spec.nomenclature, self.options, self.features
+            ),
+            "inputs": hashes.result(),
+            "model": summary.of_model(model, tags),
+            "tags": tags,
+            "versions": provenance.versions(self.prepared.engine),
+        })  # fmt: skip
         self.partial.begin_moving()
         for path in self.sidecars:
             path.unlink(missing_ok=True)
@@ -183,7 +219,15 @@ class _Job:
             if built[name].exists():
                 built[name].replace(self.products[name])
         self.partial.remove()
-        self._log_summary(pixels, areas)
+        self._log_summary(made.areas)
+
+    def _write_stac(self, path: epath.Path, model: Model, begun: str) -> None:
+        *_, height, width = self.source.window
+        summary.write_json(path, stac.item(
+            self.products, self.source.map_georeference, width, height, self.spec.nomenclature,
+            self.options.first_class, created=begun, card=provenance.model_card(model.path),
+            acquired=self.options.acquisition(), data_license=self.options.license,
+        ))  # fmt: skip
 
     def _is_complete(self, tags: dict[str, str]) -> bool:
         """Whether the output files are there, from a detection with the same settings."""
@@ -255,7 +299,7 @@ class _Job:
     def _bands(self) -> int:
         """The number of bands of a row's file."""
         probabilities = len(self.spec.nomenclature) if self.options.probabilities else 0
-        return 1 + probabilities + (2 if self.options.confidence else 0)
+        return 1 + probabilities + (len(outputs.CONFIDENCE) if self.options.confidence else 0)
 
     def _height(self, row: int) -> int:
         begin, end = self.grid.vertical.done(row)
@@ -339,9 +383,15 @@ class _Job:
                 "warning  this model was trained on synthetic data: what it finds in real images "
                 "means nothing"
             )
+        if "stac" not in self.products:
+            lines.append(
+                "note: no STAC item is written, as the raster has no geotransform in a coordinate "
+                "system with longitude and latitude"
+            )
         console.log("\n".join(lines + source.notes()))
 
-    def _log_summary(self, pixels: np.ndarray, areas: np.ndarray | None) -> None:
+    def _log_summary(self, made: Areas) -> None:
+        pixels, areas = made.pixels, made.square_metres
         seconds = time.monotonic() - self.started
         total = max(int(pixels.sum()), 1)
         in_all = f"{pixels.sum():,} pixels" if areas is None else f"{areas.sum() / 1e4:,.2f} ha"
@@ -385,30 +435,6 @@ def local_path(output: str | os.PathLike[str]) -> epath.Path:
         raise UserError(f"--output={output} is not UTF-8, as GDAL requires") from None
     # Absolute, as GDAL drops leading spaces, and takes a name such as "file:a.tif" for a URL.
     return epath.Path(os.path.abspath(os.path.expanduser(output)))
-
-
-def output_files(output: epath.Path, options: Options) -> dict[str, epath.Path]:
-    """The output files by content, the main one first."""
-    if output.suffix.lower() not in (".tif", ".tiff"):
-        raise UserError(f"--output={output} must end in .tif")
-    products = {
-        "classes": output,
-        "names": output.with_name(output.name + ".aux.xml"),
-        "style": output.with_suffix(".qml"),
-        "preview": output.with_suffix(".png"),
-    }
-    for name in ("probabilities", "confidence"):
-        if getattr(options, name):
-            products[name] = output.with_name(f"{output.stem}_{name}.tif")
-    return products
-
-
-def _sidecars(products: dict[str, epath.Path]) -> list[epath.Path]:
-    """Files from which GDAL would take masks, overviews or statistics of an earlier raster."""
-    rasters = [path for path in products.values() if path.suffix.lower() in (".tif", ".tiff")]
-    paths = [p.with_name(p.name + suffix) for p in rasters for suffix in (".msk", ".ovr")]
-    paths += [path.with_name(path.name + ".aux.xml") for path in rasters[1:]]
-    return [path for path in paths if path not in products.values()]
 
 
 def check_not_read(products: dict[str, epath.Path], files: Sequence[str]) -> None:

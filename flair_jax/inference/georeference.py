@@ -107,8 +107,12 @@ class Georeference:
         return (float(x), float(y)) if plausible else None
 
     def pixel_area(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
-        """Ground area, in square metres, of the pixels at some positions (N,); None if unknown."""
-        vectors = self._pixel_vectors(columns.astype(float), rows.astype(float))
+        """Ground area, in square metres, of the pixels at some positions (N,); None if unknown.
+
+        It is that on the WGS 84 ellipsoid, whatever the projection; coordinates without a
+        coordinate system are taken as metres.
+        """
+        vectors = self._pixel_vectors(columns.astype(float), rows.astype(float), exact=True)
         if vectors is None or not np.isfinite(vectors).all():
             return None
         areas = np.abs(np.linalg.det(vectors))
@@ -170,8 +174,13 @@ class Georeference:
             for key, value in self.rpcs.to_gdal().items():
                 xml.SubElement(domain, "MDI", key=key).text = value
 
-    def _pixel_vectors(self, columns: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
-        """(N, 2, 2): the steps of one column and of one row, in metres east and north."""
+    def _pixel_vectors(
+        self, columns: np.ndarray, rows: np.ndarray, exact: bool = False
+    ) -> np.ndarray | None:
+        """(N, 2, 2): the steps of one column and of one row, in metres east and north.
+
+        Unless `exact`, the units of projections made for a region are taken as they are.
+        """
         crs, transform = self.crs, self.transform
         if self.gcps:
             if len(self.gcps) < 3:
@@ -185,7 +194,7 @@ class Georeference:
             return None
         x, y = transform @ (columns, rows)
         linear = np.array([[transform.a, transform.b], [transform.d, transform.e]])
-        return _metres_per_unit(crs, x, y) @ linear
+        return _metres_per_unit(crs, x, y, exact) @ linear
 
 
 class Records(Protocol):
@@ -224,7 +233,7 @@ def common_pixel_size(records: Records) -> float:
     return round(float(np.median(sizes)), 4) if max(sizes) < _SAME * min(sizes) else 0.0
 
 
-def _metres_per_unit(crs: CRS | None, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def _metres_per_unit(crs: CRS | None, x: np.ndarray, y: np.ndarray, exact: bool) -> np.ndarray:
     """(N, 2, 2): metres east and north on the ground for each unit along x and along y."""
     count = len(x)
     if crs is None:
@@ -235,7 +244,7 @@ def _metres_per_unit(crs: CRS | None, x: np.ndarray, y: np.ndarray) -> np.ndarra
         scales = np.stack(_metres_per_radian(y * unit), -1) * unit
         return scales[:, :, None] * np.eye(2)
     nominal = np.broadcast_to(unit * np.eye(2), (count, 2, 2))
-    if not crs.is_projected or not _WORLD.search(crs.to_wkt()):
+    if not crs.is_projected or not (exact or _WORLD.search(crs.to_wkt())):
         return nominal
     step = _STEP / unit
     ends_x = np.concatenate([x - step, x + step, x, x])

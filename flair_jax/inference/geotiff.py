@@ -10,12 +10,19 @@ import rasterio
 from etils import epath
 from rasterio._err import CPLE_BaseError
 from rasterio.shutil import copy
+from rasterio.transform import Affine
 
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.inference.georeference import Georeference
 
 NODATA = 255
 _BLOCK = 512
+# Columns of the raster attribute table: name, GDALRATFieldType (0 integer, 2 string) and
+# GDALRATFieldUsage (5 value, 2 name, 6 to 9 red, green, blue, alpha).
+_ATTRIBUTES = (
+    ("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8),
+    ("Alpha", 0, 9),
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +47,9 @@ class Rows:
 
     def virtual(self) -> xml.Element:
         """A VRT without bands."""
-        top, left, height, width = self._written
+        height, width = self.map_size
         root = xml.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
-        (self.georeference.cropped(left, top) if self.window else self.georeference).add_to_vrt(
-            root
-        )
+        self.map_georeference.add_to_vrt(root)
         metadata = xml.SubElement(root, "Metadata")
         for key, value in self.tags.items():
             xml.SubElement(metadata, "MDI", key=key).text = value
@@ -70,6 +75,17 @@ class Rows:
                 xml.SubElement(source, "LUT").text = table
 
     @property
+    def map_size(self) -> tuple[int, int]:
+        """Height and width of what is written."""
+        return self._written[2:]
+
+    @property
+    def map_georeference(self) -> Georeference:
+        """Of what is written."""
+        top, left, *_ = self._written
+        return self.georeference.cropped(left, top) if self.window else self.georeference
+
+    @property
     def _written(self) -> tuple[int, int, int, int]:
         return self.window or (0, 0, sum(self.heights), self.width)
 
@@ -79,8 +95,8 @@ def write_classes(
 ) -> None:
     """Writes the class raster: uint8 with a colour table and names, NoData 255.
 
-    Overviews are resampled by mode. The class names are in `<path>.aux.xml`, where GDAL keeps
-    them, and in the tags.
+    Overviews are resampled by mode. The class names and a raster attribute table are in
+    `<path>.aux.xml`, where GDAL keeps them; the names are in the tags, too.
 
     Args:
         path: the GeoTIFF to write.
@@ -95,6 +111,7 @@ def write_classes(
     xml.SubElement(band, "ColorInterp").text = "Palette"
     table = xml.SubElement(band, "ColorTable")
     names = xml.SubElement(band, "CategoryNames")
+    _add_attribute_table(band, nomenclature, first_class)
     for _ in range(first_class):
         xml.SubElement(table, "Entry", c1="0", c2="0", c3="0", c4="0")
         xml.SubElement(names, "Category").text = ""
@@ -104,6 +121,17 @@ def write_classes(
     last = len(nomenclature)
     rows.fill(band, 1, f"0:{NODATA},1:{first_class},{last}:{first_class + last - 1}")
     _write(path, root, "mode")
+
+
+def write_virtual(path: epath.Path, rows: Rows) -> None:
+    """Writes a VRT of the classes as they are in the rows: from 1, and 0 for no class.
+
+    It has no georeferencing.
+    """
+    plain = Georeference(None, Affine.identity())
+    root = dataclasses.replace(rows, georeference=plain, tags={}).virtual()
+    rows.fill(xml.SubElement(root, "VRTRasterBand", dataType="Byte", band="1"), 1)
+    path.write_text(xml.tostring(root, "unicode"))
 
 
 def write_measures(path: epath.Path, rows: Rows, first_band: int, names: Sequence[str]) -> None:
@@ -119,11 +147,25 @@ def write_measures(path: epath.Path, rows: Rows, first_band: int, names: Sequenc
     for i, name in enumerate(names):
         band = xml.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(i + 1))
         xml.SubElement(band, "Description").text = name
+        xml.SubElement(band, "ColorInterp").text = "Gray"  # or they become red, green, blue, alpha
         xml.SubElement(band, "Scale").text = repr(1 / 255)
         rows.fill(band, first_band + i)
     mask = xml.SubElement(xml.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
     rows.fill(mask, 1, "0:0,1:255")
     _write(path, root, "average")
+
+
+def _add_attribute_table(band: xml.Element, nomenclature: Nomenclature, first_class: int) -> None:
+    """Adds GDAL's table of the values, names and colours of the classes."""
+    table = xml.SubElement(band, "GDALRasterAttributeTable", tableType="thematic")
+    for index, (name, kind, usage) in enumerate(_ATTRIBUTES):
+        field = xml.SubElement(table, "FieldDefn", index=str(index))
+        for key, value in (("Name", name), ("Type", kind), ("Usage", usage)):
+            xml.SubElement(field, key).text = str(value)
+    for index, (name, rgb) in enumerate(zip(nomenclature.names, nomenclature.rgb, strict=True)):
+        row = xml.SubElement(table, "Row", index=str(index))
+        for value in (first_class + index, name, *rgb.tolist(), 255):
+            xml.SubElement(row, "F").text = str(value)
 
 
 def _write(path: epath.Path, root: xml.Element, resampling: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 
 from flair_jax.errors import UserError
-from flair_jax.inference import detection
+from flair_jax.inference import detection, outputs
 from flair_jax.inference.area_of_interest import OutsideError
 from flair_jax.inference.input_files import expand
 from flair_jax.inference.options import Options
@@ -75,11 +75,11 @@ def detect_rasters(
     chosen = dataclasses.replace(chosen, resume=not chosen.overwrite)
     chosen.check()
     paths = expand(inputs)
-    outputs = _outputs(paths, output_dir, chosen)
+    maps = _outputs(paths, output_dir, chosen)
     model = checkpoint if isinstance(checkpoint, Model) else load_model(checkpoint, ema=chosen.ema)
     found = Outcome()
     of_options = {f.name: getattr(chosen, f.name) for f in dataclasses.fields(chosen)}
-    for number, (path, output) in enumerate(zip(paths, outputs, strict=True), 1):
+    for number, (path, output) in enumerate(zip(paths, maps, strict=True), 1):
         console.log(f"raster {number:,} of {len(paths):,}: {path}")
         try:
             written = detection.detect_raster(model, [path], output, **of_options)
@@ -111,10 +111,10 @@ def _outputs(
     folder = os.path.expanduser(os.fspath(output_dir))
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise UserError(f"--output_dir={folder} is a file: give a folder")
-    outputs = [detection.local_path(os.path.join(folder, f"{_name(p)}.tif")) for p in paths]
+    paths_of_maps = [detection.local_path(os.path.join(folder, f"{_name(p)}.tif")) for p in paths]
     writer: dict[str, str] = {}  # lower case: some file systems do not tell the cases apart
-    for path, output in zip(paths, outputs, strict=True):
-        products = detection.output_files(output, options)
+    for path, output in zip(paths, paths_of_maps, strict=True):
+        products = outputs.products(output, options)
         detection.check_not_read(products, paths)
         for product in products.values():
             other = writer.setdefault(str(product).lower(), path)
@@ -124,7 +124,7 @@ def _outputs(
                     if other != path
                     else f"{path} is given twice"
                 )
-    return outputs
+    return paths_of_maps
 
 
 def _name(path: str) -> str:

@@ -1,6 +1,7 @@
 """The options of a detection, and their checks."""
 
 import dataclasses
+import datetime
 import math
 import os
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from flair_jax.models.choices import STRIDE
 MARGIN = 128
 BLENDS = ("crop", "hann")
 Path = str | os.PathLike[str]
+# What is built of the finished rows, and may be changed when a detection is resumed.
+BUILT_LAST = ("polygons", "min_area", "min_area_raster", "simplify", "license", "acquired")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +53,16 @@ class Options:
         batch_size: tiles per batch, over all devices; 0: one per device.
         first_class: the value of the first class: 1 as in FLAIR's masks, 0 as in the challenge.
         probabilities: also write the probabilities of all classes.
-        confidence: also write the margin between the two most probable classes, and the entropy.
+        confidence: also write the probability of the class, its margin to the second most
+            probable one, and the entropy.
+        polygons: path of a GeoPackage of polygons to write, too, beside the output; "": none.
+        min_area: minimum mapping unit in square metres: smaller patches are merged into the
+            neighbour with the longest border, in the polygons; 0: none.
+        min_area_raster: merge them in the raster, too.
+        simplify: simplify the polygons, see `polygons.write_polygons`, in metres; 0: no.
+        license: of the map, as an SPDX identifier such as "etalab-2.0"; "": not stated.
+        acquired: when the images were taken, as a date (2021-06-30) or two (2021-06-01/2021-07-31);
+            "": not stated.
         overwrite: replace existing output files and partial results.
         resume: continue an interrupted detection.
         adapt: re-estimate the batch statistics from the raster, see `adaptation`.
@@ -79,6 +91,12 @@ class Options:
     first_class: int = 1
     probabilities: bool = False
     confidence: bool = False
+    polygons: str = ""
+    min_area: float = 0.0
+    min_area_raster: bool = False
+    simplify: float = 0.0
+    license: str = ""
+    acquired: str = ""
     overwrite: bool = False
     resume: bool = False
     adapt: bool = False
@@ -116,6 +134,49 @@ class Options:
             raise UserError(
                 f"--resolution={self.resolution} is not a ground sample distance: give metres"
             )
+
+        self._check_products()
+
+    def _check_products(self) -> None:
+        for name in ("min_area", "simplify"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                unit = "square metres" if name == "min_area" else "metres"
+                raise UserError(f"--{name}={value:g}: expected {unit}, a positive number")
+        if self.simplify and not self.polygons:
+            raise UserError(
+                f"--simplify={self.simplify:g} is for polygons: give --polygons=NAME.gpkg, too"
+            )
+        if self.min_area and not (self.polygons or self.min_area_raster):
+            raise UserError(
+                f"--min_area={self.min_area:g} is for polygons: give --polygons=NAME.gpkg, or "
+                "--min_area_raster to merge small patches in the raster"
+            )
+        if self.min_area_raster and not self.min_area:
+            raise UserError("--min_area_raster needs --min_area=M2, the smallest area to keep")
+        self.acquisition()
+
+    def acquisition(self) -> tuple[str, ...]:
+        """The first and the last date of the images, "2021-06-30"; () if not stated.
+
+        Raises:
+            UserError: `acquired` is something else.
+        """
+        if not self.acquired:
+            return ()
+        dates = self.acquired.split("/")
+        try:
+            first, last = dates[0], dates[-1]
+            if len(dates) > 2 or datetime.date.fromisoformat(first) > datetime.date.fromisoformat(
+                last
+            ):
+                raise ValueError
+        except ValueError:
+            raise UserError(
+                f"--acquired={self.acquired}: expected a date such as 2021-06-30, or the first and "
+                "the last one, such as 2021-06-01/2021-07-31"
+            ) from None
+        return first, last
 
     @property
     def only_classes(self) -> bool:

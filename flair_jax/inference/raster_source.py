@@ -14,6 +14,7 @@ from flair_jax.inference import resampling
 from flair_jax.inference.area_of_interest import Area
 from flair_jax.inference.band_files import HEIGHT, BandFile
 from flair_jax.inference.band_selection import UNSCALED, Scaling
+from flair_jax.inference.georeference import Georeference
 from flair_jax.inference.input_files import is_remote, with_sources
 from flair_jax.inference.mosaic import Mosaic
 from flair_jax.inference.pixel_grid import PixelGrid
@@ -122,6 +123,17 @@ class Source:
     def name(self) -> str:
         """The first file, and the number of others."""
         return _first_of(self.paths)
+
+    @property
+    def window(self) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the map in the raster: the area of interest, or all."""
+        return self.area.window if self.area else (0, 0, self.height, self.width)
+
+    @property
+    def map_georeference(self) -> Georeference:
+        """Of the map."""
+        top, left, *_ = self.window
+        return self.georeference.cropped(left, top) if self.area else self.georeference
 
     @property
     def pixel_size(self) -> tuple[float, float] | None:

@@ -4,6 +4,7 @@ A file is renamed to its final name when it is complete, so the rows with a name
 """
 
 import contextlib
+import datetime
 import errno
 import json
 import os
@@ -21,7 +22,9 @@ from flair_jax.errors import UserError
 from flair_jax.runtime.atomic_io import atomic_write
 
 _BLOCK = 256
-_OWN_FILES = re.compile(r"(unfinished_)?row_\d+\.tif|settings\.json(\.tmp)?|moving")
+_OWN_FILES = re.compile(
+    r"(unfinished_)?row_\d+\.tif|settings\.json(\.tmp)?|moving|rows\.vrt|merged\.tif"
+)
 _WRITTEN_BY = "flair-jax detect"
 
 
@@ -29,7 +32,7 @@ class PartialJob:
     """The folder of partial results beside an output, until the output is complete.
 
     Bands of a row's file: the class from 1 (0: no data), then, if requested, the probabilities of
-    the classes, the margin and the entropy.
+    the classes, the probability of the class, the margin and the entropy.
 
     Args:
         output: the path of the output raster.
@@ -65,13 +68,16 @@ class PartialJob:
                 "name, and it holds something else. Rename it, or give another --output"
             )
 
-    def begin(self, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
+    def begin(self, settings: dict[str, Any], *, resume: bool, overwrite: bool) -> str:
         """Creates the folder, or opens an existing one.
 
         Args:
             settings: everything that the result depends on, as values that JSON keeps unchanged.
             resume: continue with an existing folder, if there is one.
             overwrite: remove existing partial results, unless `resume`.
+
+        Returns:
+            When the job was begun the first time, in UTC: "2025-06-30T09:05:00Z".
 
         Raises:
             UserError: there are partial results, and neither `resume` nor `overwrite` is given, or
@@ -87,7 +93,7 @@ class PartialJob:
                     "  " + "\n  ".join(changed) + "\nRepeat the original command, or give "
                     "--overwrite instead of --resume to start over."
                 )
-            return
+            return self._read()["started"]
         if before is not None and not overwrite:
             raise UserError(
                 f"{self.directory} is left from an interrupted detection: continue it with "
@@ -95,18 +101,24 @@ class PartialJob:
             )
         self.remove()
         self.directory.mkdir(parents=True, exist_ok=True)
-        content = {"written_by": _WRITTEN_BY, "settings": settings}
+        started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        content = {"written_by": _WRITTEN_BY, "started": started, "settings": settings}
         atomic_write(self._settings, json.dumps(content, indent=1) + "\n")
+        return started
 
     def _read_settings(self) -> dict[str, Any] | None:
         """The settings of the partial results, or None if there are none."""
+        return self._read().get("settings")
+
+    def _read(self) -> dict[str, Any]:
+        """What `begin` wrote, or {} if there are no partial results."""
         try:
             content = json.loads(self._settings.read_text())
         except (OSError, ValueError):
-            return None
+            return {}
         if not isinstance(content, dict) or content.get("written_by") != _WRITTEN_BY:
-            return None
-        return content.get("settings")
+            return {}
+        return content
 
     def begin_moving(self) -> None:
         """Notes that the output files are complete and are being moved into place."""

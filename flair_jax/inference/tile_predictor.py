@@ -187,8 +187,8 @@ def products(
 
     Returns:
         "classes" (...) uint8, from 0; "probabilities" (..., classes) uint8, 255 for 1, rounded;
-        "confidence" (..., 2) uint8, 255 for 1: the margin from the best to the second probability,
-        and the entropy of all of them divided by the largest that it could be.
+        "confidence" (..., 3) uint8, 255 for 1: the probability of the class, its margin to the
+        second one, and the entropy of all of them divided by the largest that it could be.
     """
     classes = jnp.argmax(order, -1)
     made = {"classes": classes.astype(jnp.uint8)}
@@ -197,9 +197,10 @@ def products(
     if confidence:
         count = probability.shape[-1]
         best = jax.nn.one_hot(classes, count, dtype=bool)
-        margin = jnp.max(probability, -1) - jnp.max(jnp.where(best, 0, probability), -1)
+        highest = jnp.max(probability, -1)
+        margin = highest - jnp.max(jnp.where(best, 0, probability), -1)
         entropy = -jnp.sum(jax.scipy.special.xlogy(probability, probability), -1) / np.log(count)
-        made["confidence"] = _bytes(jnp.stack([margin, entropy], -1))
+        made["confidence"] = _bytes(jnp.stack([highest, margin, entropy], -1))
     return made
 
 

@@ -40,11 +40,8 @@ class Windows(Generic[T]):
         self._prepared = prepare(model.spec, paths, options)
         self._model = model
         source = self._prepared.source
-        georeference = source.georeference
-        self._top, self._left, self.height, self.width = 0, 0, source.height, source.width
-        if source.area:
-            self._top, self._left, self.height, self.width = source.area.window
-            georeference = georeference.cropped(self._left, self._top)
+        self._top, self._left, self.height, self.width = source.window
+        georeference = source.map_georeference
         self.crs: CRS | None = georeference.crs
         self.transform: Affine = georeference.transform
         self.nomenclature: Nomenclature = model.spec.nomenclature

@@ -25,7 +25,7 @@ from rasterio.transform import Affine
 
 import flair_jax
 from flair_jax.errors import UserError
-from flair_jax.inference import detection
+from flair_jax.inference import detection, outputs
 from flair_jax.inference.predictor import Model
 from flair_jax.runtime.sharding import make_mesh
 
@@ -326,7 +326,7 @@ def check(scene):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         patch.setattr(detection, "TilePredictor", StandIn)
-        patch.setattr(detection.images, "write_png", lambda path, _: path.touch())  # saves time
+        patch.setattr(outputs.images, "write_png", lambda path, _: path.touch())  # saves time
         paths = [write(Path(folder) / f"{i}.tif", f, scene) for i, f in enumerate(scene.files)]
         output = Path(folder) / "map.tif"
         order = scene.files[0].all_bands

@@ -13,6 +13,7 @@ from rio_cogeo.cogeo import cog_validate
 import flair_jax
 from flair_jax.data.nomenclature import BASELINE
 from flair_jax.errors import UserError
+from flair_jax.viz import images
 
 
 def test_classes_are_those_of_plain_tiles(detected, scene, model):
@@ -33,21 +34,25 @@ def test_probabilities_and_confidence_are_rounded(detected, scene, model):
     assert (found[valid] == rounded).mean() > 0.9999
     ordered = np.sort(expected, -1)
     entropy = -(expected * np.log(np.maximum(expected, 1e-30))).sum(-1) / np.log(13)
-    confidence = np.stack([ordered[..., -1] - ordered[..., -2], entropy], -1)
+    margin = ordered[..., -1] - ordered[..., -2]
+    confidence = np.stack([ordered[..., -1], margin, entropy], -1)
     found = np.moveaxis(read(output.with_name("map_confidence.tif")), 0, -1)
     np.testing.assert_allclose(found[valid], 255 * confidence[valid], atol=0.51)
-    for name, count in (("probabilities", 13), ("confidence", 2)):
+    for name, count in (("probabilities", 13), ("confidence", 3)):
         with rasterio.open(output.with_name(f"map_{name}.tif")) as raster:
             np.testing.assert_array_equal(raster.dataset_mask() > 0, valid)
             assert raster.scales == (pytest.approx(1 / 255),) * count
             assert raster.crs.to_epsg() == 2154
             assert len(set(raster.descriptions)) == count
+            colours = {colour.name for colour in raster.colorinterp}
+            assert not colours & {"red", "green", "blue", "alpha", "palette"}
 
 
 def test_all_files_are_written_and_valid_cogs(detected):
     output, written = detected
-    names = ["map.tif", "map.tif.aux.xml", "map.qml", "map.png", "map_probabilities.tif",
-             "map_confidence.tif"]  # fmt: skip
+    names = ["map.tif", "map.tif.aux.xml", "map.qml", "map.png", "map.json", "map.stac.json",
+             "map_probabilities.tif", "map_probabilities.qml", "map_confidence.tif",
+             "map_confidence.qml"]  # fmt: skip
     assert [path.name for path in written] == names
     assert sorted(path.name for path in output.parent.iterdir()) == sorted(names)
     for path in written:
@@ -73,6 +78,26 @@ def test_colours_names_and_tags(detected, checkpoint):
     assert [n.text or "" for n in names] == ["", *BASELINE.names]
 
 
+def test_the_raster_attribute_table_has_names_and_colours(detected):
+    table = xml.parse(f"{detected[0]}.aux.xml").find(".//GDALRasterAttributeTable")
+    usages = [int(field.findtext("Usage")) for field in table.findall("FieldDefn")]
+    assert usages == [5, 2, 6, 7, 8, 9]  # GFU_MinMax, Name, Red, Green, Blue, Alpha
+    rows = [[cell.text for cell in row.findall("F")] for row in table.findall("Row")]
+    assert rows == [
+        [str(i), c.name, *(str(part) for part in bytes.fromhex(c.colour[1:])), "255"]
+        for i, c in enumerate(BASELINE.classes, 1)
+    ]
+
+
+@pytest.mark.parametrize(("name", "bands"), [("probabilities", 13), ("confidence", 3)])
+def test_the_qgis_styles_of_measures_are_ramps_from_0_to_1(detected, name, bands):
+    renderer = xml.parse(detected[0].with_name(f"map_{name}.qml")).find(".//rasterrenderer")
+    assert (renderer.get("type"), renderer.get("band")) == ("singlebandpseudocolor", "1")
+    assert renderer.get("alphaBand") == str(bands + 1)  # the mask
+    values = [float(item.get("value")) for item in renderer.findall(".//item")]
+    assert values == [0, 0.25, 0.5, 0.75, 1]
+
+
 def test_the_qgis_style_has_all_classes(detected):
     entries = xml.parse(detected[0].with_suffix(".qml")).findall(".//paletteEntry")
     assert [(e.get("value"), e.get("color"), e.get("label")) for e in entries] == [
@@ -84,14 +109,15 @@ def test_the_preview_shows_the_classes(detected):
     classes = read(detected[0])[0]
     preview = np.asarray(Image.open(detected[0].with_suffix(".png")))
     assert preview.shape[1] > 200  # twice as large, and the legend
-    shown = preview[:120:2, :200:2]
+    top = images.TITLE_HEIGHT
+    shown = preview[top : top + 120 : 2, :200:2]
     for label, rgb in enumerate(BASELINE.rgb, 1):
         np.testing.assert_array_equal((shown == rgb).all(-1), classes == label)
 
 
 def test_first_class_0_and_only_the_default_products(model, scene, detected, tmp_path):
     written = detect(model, scene[0], tmp_path / "zero.tif", first_class=0)
-    assert len(written) == 4
+    assert len(written) == 6
     classes, before = read(tmp_path / "zero.tif")[0], read(detected[0])[0]
     np.testing.assert_array_equal(classes, np.where(before == 255, 255, before - np.uint8(1)))
     with rasterio.open(tmp_path / "zero.tif") as raster:

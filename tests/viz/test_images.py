@@ -1,6 +1,7 @@
 import io
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from flair_jax.data.bands import BANDS
@@ -46,6 +47,41 @@ def test_the_legend_has_a_row_a_class_and_stands_at_the_right():
     assert both.shape == (some.shape[0], 9 + some.shape[1], 3)
     assert not both[:7, :9].any()
     assert (both[7:, :9] == 255).all()
+
+
+def test_no_data_is_in_the_legend():
+    plain, with_nothing = images.legend(BASELINE, [4]), images.legend(BASELINE, [4], nothing=True)
+    assert with_nothing.shape[0] - plain.shape[0] == 24
+    assert with_nothing[46, 20].tolist() == list(images.NOTHING)
+
+
+@pytest.mark.parametrize(
+    ("width", "length"),
+    [(3, 1), (8.9, 2), (100, 20), (299, 50), (300, 100), (5e5, 1e5), (0.02, 0.005)],
+)
+def test_the_scale_bar_has_a_round_length(width, length):
+    assert images.bar_length(width) == pytest.approx(length)
+
+
+@pytest.mark.parametrize("metres", [0.2, 1.0, 37.0])
+def test_the_scale_bar_is_as_long_as_it_says(metres):
+    image = np.full((40, 400, 3), 9, np.uint8)
+    shown = images.with_scale_bar(image, metres)
+    np.testing.assert_array_equal(shown[:40], image)
+    middle = shown[40 + images.TITLE_HEIGHT // 2]
+    end = 10 + round(images.bar_length(400 * metres) / metres)
+    assert (middle[10:end] == 0).all()
+    assert (middle[end : end + 9] == 255).all()
+
+
+def test_a_title_stands_above_and_widens_a_narrow_image():
+    image = np.zeros((5, 9, 3), np.uint8)
+    titled = images.with_title(image, "Land cover: a long name")
+    assert titled.shape[0] == images.TITLE_HEIGHT + 5
+    assert titled.shape[1] > 150
+    np.testing.assert_array_equal(titled[-5:, :9], image)
+    assert (titled[-5:, 9:] == 255).all()
+    assert (titled[: images.TITLE_HEIGHT] < 100).any()
 
 
 def test_png_is_read_back_as_written(tmp_path):
