@@ -199,7 +199,9 @@ def test_polygons_of_a_resumed_job_are_the_same_bytes(model, tmp_path, monkeypat
 def test_too_many_corners_do_not_cost_the_map(model, halves, tmp_path, monkeypatch):
     monkeypatch.setattr(polygons, "MOST_CORNERS", 12)
     options = {"polygons": str(tmp_path / "map.gpkg")}
-    with pytest.raises(UserError, match="more than 12 corners, .*--resume and a larger --min_area"):
+    with pytest.raises(
+        UserError, match=r"more than 12 corners, .*--resume and a larger --min_area"
+    ):
         detect(model, halves, tmp_path / "map.tif", **options)
     assert not (tmp_path / "map.tif").exists()
     written = detect(model, halves, tmp_path / "map.tif", resume=True, **options, min_area=5)
