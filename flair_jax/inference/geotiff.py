@@ -95,8 +95,9 @@ def write_classes(
 ) -> None:
     """Writes the class raster: uint8 with a colour table and names, NoData 255.
 
-    Overviews are resampled by mode. The class names and a raster attribute table are in
-    `<path>.aux.xml`, where GDAL keeps them; the names are in the tags, too.
+    Overviews are resampled by mode. The class names are in `<path>.aux.xml`, where GDAL keeps
+    them, and in the tags. A raster attribute table is in the file where GDAL is 3.11 or later, and
+    in `<path>.aux.xml` before.
 
     Args:
         path: the GeoTIFF to write.

@@ -23,8 +23,8 @@ from flair_jax.inference.georeference import Georeference
 
 _ROWS = 256  # read at a time
 _NOTHING = 0  # the value of pixels without a class
-# About 100 bytes each are needed.
-MOST_RUNS = 200_000_000
+# 60 bytes each are needed in a smooth map, 160 in one of which most is merged.
+MOST_RUNS = 100_000_000
 
 
 def merge_small_patches(
@@ -127,7 +127,8 @@ def _strips(
         if count > MOST_RUNS:
             raise UserError(
                 f"the map is too detailed for --min_area: it has more than {MOST_RUNS:,} runs of "
-                "pixels of one class. Detect on parts of the area, one at a time"
+                "pixels of one class. The same command with --resume and without --min_area uses "
+                "what is computed; or detect on parts of the area"
             )
         yield window, values, ids, starts
 
