@@ -74,6 +74,11 @@ def detect_rasters(
     chosen = Options(**options)
     chosen = dataclasses.replace(chosen, resume=not chosen.overwrite)
     chosen.check()
+    if chosen.polygons:
+        raise UserError(
+            f"--polygons={chosen.polygons} is one file, and --output_dir makes many maps: make the "
+            "polygons one by one, with --output"
+        )
     paths = expand(inputs)
     maps = _outputs(paths, output_dir, chosen)
     model = checkpoint if isinstance(checkpoint, Model) else load_model(checkpoint, ema=chosen.ema)

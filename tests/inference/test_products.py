@@ -120,9 +120,11 @@ def test_areas_of_features_are_reported(model, halves, tmp_path, monkeypatch):
 
 def test_areas_of_the_features_of_an_area_of_interest(model, halves, tmp_path):
     """The map is cropped to their bounds, and the STAC item and the polygons to the map."""
-    boxes = [shapely.box(4e6 + 2, 3e6 - 8, 4e6 + 6, 3e6 - 2),
-             shapely.box(4e6 + 8, 3e6 - 6, 4e6 + 10, 3e6 - 4),
-             shapely.box(0, 0, 1, 1)]  # outside of the raster
+    boxes = [
+        shapely.box(4e6 + 2, 3e6 - 8, 4e6 + 6, 3e6 - 2),
+        shapely.box(4e6 + 8, 3e6 - 6, 4e6 + 10, 3e6 - 4),
+        shapely.box(0, 0, 1, 1),
+    ]  # outside of the raster
     pyogrio.raw.write(
         tmp_path / "area.gpkg", shapely.to_wkb(boxes),
         [np.array(["west", "east", "far"], object)], ["name"], geometry_type="Polygon",
