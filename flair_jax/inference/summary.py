@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -115,5 +116,5 @@ def of_areas(areas: Areas, nomenclature: Nomenclature, first_class: int) -> dict
 
 def write_json(path: epath.Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON object."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False, default=os.fspath)
     path.write_text(text + "\n")

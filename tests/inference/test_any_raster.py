@@ -329,7 +329,7 @@ def check(scene):
         paths = [write(Path(folder) / f"{i}.tif", f, scene) for i, f in enumerate(scene.files)]
         output = Path(folder) / "map.tif"
         order = scene.files[0].all_bands
-        options = {"tile": 32, "margin": scene.margin}
+        options = {"engine": "jax", "tile": 32, "margin": scene.margin}
         if scene.numbered:
             options["bands"] = tuple(order.index(b) + 1 for b in scene.wanted)
         detect = functools.partial(

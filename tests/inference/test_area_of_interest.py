@@ -87,19 +87,19 @@ def test_only_tiles_that_touch_it_are_read_and_computed(tmp_path, model, monkeyp
 
     monkeypatch.setattr(TilePredictor, "__call__", counting)
     detected(model, path, tmp_path / "a.tif")
-    assert len(computed) == 5 * 7
+    assert len(computed) == 4 * 6
     computed.clear()
-    # Rows 40 to 57 and columns 60 to 69; cores of 32 pixels that begin at -5 and -12.
-    bounds = LEFT + 12, TOP - 11.6, LEFT + 14, TOP - 8
+    # Rows 45 to 62 and columns 75 to 84; tiles complete rows 43 to 74, columns 68 to 99.
+    bounds = LEFT + 15, TOP - 12.6, LEFT + 17, TOP - 9
     part, transform, tags = detected(model, path, tmp_path / "b.tif", bounds=bounds)
     assert computed == [(1, 2)]
     assert part.shape == (18, 10)
-    assert transform.almost_equals(from_origin(LEFT + 12, TOP - 8, 0.2, 0.2))
-    np.testing.assert_array_equal(part, detecting.read(tmp_path / "a.tif")[0, 40:58, 60:70])
-    assert tags["AREA_OF_INTEREST"] == "--bounds=900012,6499988.4,900014,6499992"
+    assert transform.almost_equals(from_origin(LEFT + 15, TOP - 9, 0.2, 0.2))
+    np.testing.assert_array_equal(part, detecting.read(tmp_path / "a.tif")[0, 45:63, 75:85])
+    assert tags["AREA_OF_INTEREST"] == "--bounds=900015,6499987.4,900017,6499991"
     printed = capsys.readouterr().out
-    assert "the map is 10 x 18 pixels from column 60, row 40" in printed
-    assert "at most 1 of 35, of 64 pixels" in printed
+    assert "the map is 10 x 18 pixels from column 75, row 45" in printed
+    assert "at most 1 of 24 of 64 x 64 pixels" in printed
 
 
 def test_the_area_is_one_of_the_settings(tmp_path, model):

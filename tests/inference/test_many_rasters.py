@@ -12,7 +12,7 @@ from flair_jax.errors import UserError
 from flair_jax.inference import detection, many_rasters
 from flair_jax.runtime.preemption import Preempted
 
-TILES = {"tile": detecting.TILE, "margin": detecting.MARGIN, "batch_size": 4}
+TILES = {"engine": "jax", "tile": detecting.TILE, "margin": detecting.MARGIN, "batch_size": 4}
 FLAGS = [f"--{name}={value}" for name, value in TILES.items()]
 
 
@@ -39,7 +39,9 @@ def test_each_has_the_map_of_its_own_and_the_failure_is_listed(model, rasters, t
     assert f"2 of 3 rasters have a map\n1 failed:\n  {b}: {b} cannot be opened" in printed
     names = sorted(path.name for path in (tmp_path / "maps").iterdir())
     assert names == [
-        f"{n}.{suffix}" for n in "ac" for suffix in ("png", "qml", "tif", "tif.aux.xml")
+        f"{n}.{suffix}"
+        for n in "ac"
+        for suffix in ("json", "png", "qml", "stac.json", "tif", "tif.aux.xml")
     ]
 
 
@@ -143,6 +145,7 @@ def test_one_file_of_infrared_for_all(model, tmp_path):
         detecting.detect(model, all_bands, tmp_path / f"map_{name}.tif")
         expected.append(detecting.read(tmp_path / f"map_{name}.tif"))
     outcome = flair_jax.detect_rasters(model, paths, tmp_path / "maps", nir=infrared, **TILES)
+    assert outcome.failed == {}
     for written, of_one in zip(outcome.maps.values(), expected, strict=True):
         np.testing.assert_array_equal(detecting.read(written), of_one)
 
@@ -157,6 +160,7 @@ def test_one_file_of_infrared_for_all(model, tmp_path):
         (["x/a.tif"], "x", {}, r"would replace the input x/a.tif: give another --output"),
         (["y/b.tif", "x/b.png"], "x", {}, r"would replace the input x/b.png"),
         (["x/a.tif"], "x/a.tif", {}, "--output_dir=x/a.tif is a file: give a folder"),
+        (["x/a.tif"], "maps", {"polygons": "a.gpkg"}, "--polygons=a.gpkg is one file"),
         (["x/a.tif"], "maps", {"tile": 5}, "--tile=5 is not a multiple of 32"),
         (["x/a.tif"], "gs://bucket/maps", {}, "only local files can be written"),
         ([], "maps", {}, "--input=RASTER is needed"),

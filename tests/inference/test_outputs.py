@@ -48,7 +48,9 @@ def seen(monkeypatch):
 
 
 def detect(model, source, output, **options):
-    return flair_jax.detect_raster(model, source, output, tile=32, margin=8, **options)
+    return flair_jax.detect_raster(
+        model, source, output, tile=32, margin=8, engine="jax", **options
+    )
 
 
 def read(path):
@@ -222,8 +224,10 @@ def test_arrays_of_coordinates_are_not_lost(model, tmp_path):
 
 def test_too_large_a_tile(model, tmp_path):
     path = write(tmp_path / "in.tif", noise(5))
-    with pytest.raises(UserError, match=r"too little memory for 1 tiles of 1073741824: give a sm"):
-        flair_jax.detect_raster(model, path, tmp_path / "out.tif", tile=2**30)
+    with pytest.raises(
+        UserError, match=r"too little memory for 1 tiles of 1073741824 x 1073741824 pixels: give"
+    ):
+        flair_jax.detect_raster(model, path, tmp_path / "out.tif", tile=2**30, engine="jax")
     assert list(tmp_path.glob("out*")) == []
 
 

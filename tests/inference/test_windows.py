@@ -9,7 +9,7 @@ from rasters import noise, write
 import flair_jax
 from flair_jax.errors import UserError
 
-TILES = {"tile": detecting.TILE, "margin": detecting.MARGIN, "batch_size": 4}
+TILES = {"engine": "jax", "tile": detecting.TILE, "margin": detecting.MARGIN, "batch_size": 4}
 
 
 def assembled(windows, bands=0):
