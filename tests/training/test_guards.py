@@ -158,7 +158,7 @@ def test_what_makes_a_result_another(scored, change):
     now = scored["provenance"]
     saved = json.loads(json.dumps(now))
     assert evaluate.provenance.is_current(saved, now)
-    saved["command"] = "another"
+    saved["command"] = saved["host"] = "another"
     assert evaluate.provenance.is_current(saved, now)
     change(saved)
     assert not evaluate.provenance.is_current(saved, now)
