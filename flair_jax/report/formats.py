@@ -9,6 +9,7 @@ from flair_jax.runtime.console import counted
 _DEVICES = re.compile(
     r"(\d+) x (.+?) \((\w+)\), (\d+) host\(s\), global batch (\d+), (\d+) steps an epoch"
 )
+_CROPS = re.compile(r"(?<!in) crops of (\d+)$")
 _PATCHES = re.compile(r"(\d+ train), (\d+ val patches of \d+ x \d+)(?! pixels)")
 
 
@@ -55,5 +56,6 @@ def in_words(logged: str) -> str:
             f"batch of {counted(int(batch), 'patch')}"
         )
 
-    words = _PATCHES.sub(r"\1 and \2 pixels", _DEVICES.sub(devices, logged))
+    words = _CROPS.sub(r" in crops of \1 x \1", logged)
+    words = _PATCHES.sub(r"\1 and \2 pixels", _DEVICES.sub(devices, words))
     return words.replace(" -> ", " to ")

@@ -76,6 +76,8 @@ def test_what_earlier_versions_logged_is_put_into_words():
         "192 train and 32 val patches of 96 x 96 pixels",
     )
     assert formats.in_words(f"/data: {old}") == formats.in_words(f"/data: {new}") == f"/data: {new}"
+    old, new = f"{old}, crops of 64", f"{new}, in crops of 64 x 64"
+    assert formats.in_words(old) == formats.in_words(new) == new
 
 
 def test_the_style_of_tables_and_print():
