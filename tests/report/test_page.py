@@ -251,7 +251,7 @@ def test_commands_hosts_and_files(workdir, tmp_path, metrics):
 
 def test_a_run_in_a_bucket_has_no_links():
     path = epath.Path("gs://bucket/run/metrics.jsonl")
-    assert origins._link(path, epath.Path("/tmp/page.html"), "metrics.jsonl") == ""
+    assert origins._link(path, epath.Path("page.html"), "metrics.jsonl") == ""
 
 
 def test_a_model_of_synthetic_data_is_shown_as_one(page, workdir, tmp_path):
