@@ -60,6 +60,25 @@ def intersection_over_union(confusion: np.ndarray) -> np.ndarray:
     return np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
 
 
+def precision_and_recall(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """TP / (TP + FP) and TP / (TP + FN) of every class; every row and column counts.
+
+    Args:
+        confusion: (classes, classes) counts, rows are the truth.
+
+    Returns:
+        Twice (classes,) float64: the precision, NaN where a class is never predicted, and the
+        recall, NaN where it is never the truth.
+    """
+    confusion = np.asarray(confusion, np.float64)
+    hit = np.diag(confusion)
+    precision, recall = (
+        np.divide(hit, total, out=np.full(hit.shape, np.nan), where=total > 0)
+        for total in (confusion.sum(0), confusion.sum(1))
+    )
+    return precision, recall
+
+
 def challenge_scores(confusion: np.ndarray, weights: np.ndarray) -> dict:
     """Scores by the definition of FLAIR's challenge, and of the published 0.5443.
 

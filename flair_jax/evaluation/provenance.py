@@ -1,4 +1,4 @@
-"""What scores and predictions are of: checkpoint, data, definitions, versions, command."""
+"""What scores and predictions are of: checkpoint, data, definitions, versions, command, host."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from flair_jax.runtime import checksums
 from flair_jax.runtime.provenance import provenance
 
 # What may differ in results that are nevertheless of the same.
-_INFORMATIVE = ("command", "folder", "directory")
+_INFORMATIVE = ("command", "host", "folder", "directory")
 
 
 def of_result(

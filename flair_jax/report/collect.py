@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 from etils import epath
 
 from flair_jax import config as configuration
@@ -15,6 +16,7 @@ from flair_jax.data.description import FLAIR_NAME
 from flair_jax.data.nomenclature import Nomenclature, nomenclature
 from flair_jax.data.reference_facts import BENCHMARKS, Benchmark
 from flair_jax.evaluation.evaluate import output_folder
+from flair_jax.evaluation.metrics import summary
 from flair_jax.models.spec import FILE, ModelSpec
 from flair_jax.training.schedules import Monitor
 
@@ -30,11 +32,13 @@ class RunFacts:
         config: its configuration.
         nomenclature: its classes.
         spec: of its model; None before its training has begun.
+        scores: the folder of `metrics.json` and `patches.json`.
         starts: lines of `metrics.jsonl` that a start of the training has written.
         steps: those with the loss of a step.
         epochs: those with the losses of an epoch.
         metrics: `metrics.json` of the split, scored with the weights that `config.monitor` watches:
-            the raw ones or their exponential moving average (EMA).
+            the trained ones or their exponential moving average (EMA). Definitions that an earlier
+            version did not write are computed from the confusion matrix.
         unwatched: the same, scored with the other ones.
         patches: `patches.json` of the split, if it is of the same checkpoint as `metrics`.
         versions: package -> version that wrote the checkpoints.
@@ -47,6 +51,7 @@ class RunFacts:
     config: ml_collections.ConfigDict
     nomenclature: Nomenclature
     spec: ModelSpec | None
+    scores: epath.Path
     starts: list[dict[str, Any]]
     steps: list[dict[str, Any]]
     epochs: list[dict[str, Any]]
@@ -72,6 +77,12 @@ class RunFacts:
         """The epoch of the lowest validation loss."""
         losses = [e for e in self.epochs if is_number(e.get("val_loss"))]
         return min(losses, key=lambda epoch: epoch["val_loss"], default=None)
+
+    @property
+    def scored_epoch(self) -> int | None:
+        """The epoch that ended with the scored weights; None if it is not known."""
+        step = (self.metrics or {}).get("step")
+        return next((epoch["epoch"] for epoch in self.epochs if epoch["step"] == step), None)
 
     @property
     def state(self) -> str:
@@ -126,8 +137,8 @@ def _read(workdir: epath.Path, name: str, split: str) -> RunFacts:
     log = workdir / "metrics.jsonl"
     lines = _lines(log)
     ema = configuration.is_of_ema(config.monitor)
-    metrics = _json(output_folder(workdir, split, ema) / "metrics.json")
-    patches = _json(output_folder(workdir, split, ema) / "patches.json")
+    scores = output_folder(workdir, split, ema)
+    metrics, patches = _json(scores / "metrics.json"), _json(scores / "patches.json")
     if metrics is None or patches is None or patches["step"] != metrics["step"]:
         patches = None
     spec = None
@@ -136,6 +147,9 @@ def _read(workdir: epath.Path, name: str, split: str) -> RunFacts:
         classes = spec.nomenclature
     else:
         classes = nomenclature(config.nomenclature, config.classes, config.disabled_classes, None)
+    if metrics is not None:
+        confusion = np.array(metrics["confusion_matrix"])
+        metrics = summary(confusion, classes.names, classes.weights) | metrics
     written = datetime.datetime.fromtimestamp(log.stat().mtime, datetime.UTC) if lines else None
     return RunFacts(
         workdir=workdir,
@@ -144,6 +158,7 @@ def _read(workdir: epath.Path, name: str, split: str) -> RunFacts:
         config=config,
         nomenclature=classes,
         spec=spec,
+        scores=scores,
         starts=[line for line in lines if "started" in line],
         steps=[line for line in lines if "loss" in line],
         epochs=[line for line in lines if "val_loss" in line and "epoch" in line],

@@ -53,20 +53,23 @@ class Chart:
 
 
 def curves(runs: Sequence[RunFacts]) -> list[Chart]:
-    """The learning curves: of one run in three charts, of several in one chart a quantity."""
+    """The learning curves: of one run in three charts, of several in one chart a quantity.
+
+    "averaged" are lines that were scored with the exponential moving average of the weights.
+    """
     x_label = "epoch" if any(run.epochs for run in runs) else "step"
     if len(runs) == 1:
         run = runs[0]
         charts = [
             ("Loss", [
-                Series("each step", _steps(run), 0, faint=True),
+                Series("one step", _steps(run), 0, faint=True),
                 Series("training", _epochs(run, "train_loss"), 0),
                 Series("validation", _epochs(run, "val_loss"), 1),
-                Series("EMA", _epochs(run, "val_loss_ema"), 2),
+                Series("averaged", _epochs(run, "val_loss_ema"), 2),
             ]),
-            ("Validation mIoU", [
-                Series("weights", _epochs(run, "val_miou"), 1),
-                Series("EMA", _epochs(run, "val_miou_ema"), 2),
+            ("mIoU, validation split", [
+                Series("validation", _epochs(run, "val_miou"), 1),
+                Series("averaged", _epochs(run, "val_miou_ema"), 2),
             ]),
             ("Learning rate", [Series("rate", _epochs(run, "learning_rate"), 0)]),
         ]  # fmt: skip
@@ -74,9 +77,9 @@ def curves(runs: Sequence[RunFacts]) -> list[Chart]:
         charts = [
             (title, [Series(str(i), _epochs(run, key), i - 1) for i, run in enumerate(runs, 1)])
             for title, key in (
-                ("Training loss", "train_loss"),
-                ("Validation loss", "val_loss"),
-                ("Validation mIoU", "val_miou"),
+                ("Loss, training split", "train_loss"),
+                ("Loss, validation split", "val_loss"),
+                ("mIoU, validation split", "val_miou"),
             )
         ]
     made = [chart(title, [s for s in series if s.points], x_label) for title, series in charts]

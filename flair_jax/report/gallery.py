@@ -46,20 +46,37 @@ class Thumbnail:
 
 @dataclasses.dataclass(frozen=True)
 class GalleryPatch:
-    """A patch of the gallery: its line of `patches.json`, its images, its most common mistake."""
+    """A patch of the gallery.
+
+    Attributes:
+        patch: its line of `patches.json`.
+        thumbnails: its images.
+        labelled: share of its pixels that have a class.
+        accuracy: share of these that are right, as the page's overall accuracy; `patches.json`
+            leaves out pixels of classes that are not scored.
+        mistake: the most common one, in words.
+    """
 
     patch: dict[str, Any]
     thumbnails: list[Thumbnail]
+    labelled: float
+    accuracy: float
     mistake: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Patches by kind; or why there are none."""
+    """Patches by kind, and the classes in them; or why there are none."""
 
     groups: dict[str, list[GalleryPatch]]
     present: list[int]
     missing: str = ""
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether some pixels have no class in truth."""
+        shown = (patch for patches in self.groups.values() for patch in patches)
+        return any(patch.labelled < 1 for patch in shown)
 
     @property
     def has_infrared(self) -> bool:
@@ -226,14 +243,17 @@ def gallery_patch(
     thumbnails.append(
         _photo("confidence", f"{confidence.mean():.2f} on average", images.grey(confidence))
     )
-    return GalleryPatch(patch, thumbnails, _mistake(truth, predicted, nomenclature))
+    labelled = truth < len(nomenclature)
+    right = float((truth == predicted)[labelled].mean())  # a patch without labels has no scores
+    return GalleryPatch(
+        patch, thumbnails, float(labelled.mean()), right, _mistake(truth, predicted, nomenclature)
+    )
 
 
 def _mistake(truth: np.ndarray, predicted: np.ndarray, nomenclature: Nomenclature) -> str:
     """The most common mistake in words, or "" for a patch without any."""
     n = len(nomenclature)
-    scored = np.append(nomenclature.weights > 0, np.zeros(256 - n, bool))[truth]
-    wrong = scored & (truth != predicted)
+    wrong = (truth < n) & (truth != predicted)
     if not wrong.any():
         return ""
     pairs = np.bincount(truth[wrong].astype(int) * n + predicted[wrong], minlength=n * n)
@@ -241,7 +261,7 @@ def _mistake(truth: np.ndarray, predicted: np.ndarray, nomenclature: Nomenclatur
     share = np.max(pairs) / truth.size
     names = nomenclature.names
     return (
-        f"{names[of]} predicted as {names[to]}, {share:.0%} of the patch"
+        f"most common error: {names[of]} predicted as {names[to]}, {share:.0%} of the patch"
         if share >= _FEWEST
         else ""
     )

@@ -9,11 +9,13 @@ from etils import epath
 
 import flair_jax
 from flair_jax.errors import UserError
-from flair_jax.report import figures, tables
+from flair_jax.report import definitions, figures, formats, origins, tables
 from flair_jax.report.collect import RunFacts, read_runs, setting_rows
 from flair_jax.report.gallery import Gallery, make_gallery
 from flair_jax.runtime import console
 from flair_jax.runtime.atomic_io import atomic_write
+from flair_jax.runtime.console import counted
+from flair_jax.viz import images
 
 GENERATOR = "flair-jax report"
 
@@ -59,7 +61,7 @@ def write_report(
         galleries = [make_gallery(run, count) if count else None for run in runs]
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(output, render(runs, galleries))
+        atomic_write(output, render(runs, galleries, output))
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error}): give another --output") from error
     return output
@@ -85,8 +87,14 @@ def update_report(workdir: epath.PathLike) -> None:
         console.log(f"the report could not be written: {error!r}\nTry flair-jax report {workdir}")
 
 
-def render(runs: list[RunFacts], galleries: Sequence[Gallery | None]) -> str:
-    """The page's HTML; galleries in the order of the runs, None where none is wanted."""
+def render(runs: list[RunFacts], galleries: Sequence[Gallery | None], output: epath.Path) -> str:
+    """The page's HTML.
+
+    Args:
+        runs: what it shows.
+        galleries: in the order of the runs, None where none is wanted.
+        output: where the page will be: its links to the runs' files are relative.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("flair_jax.report"),
         autoescape=True,
@@ -95,7 +103,8 @@ def render(runs: list[RunFacts], galleries: Sequence[Gallery | None]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "fixed": fixed, "duration": duration, "range": interval, "percent": percent,
+        "fixed": formats.fixed, "duration": formats.duration, "range": formats.interval,
+        "percent": formats.percent, "counted": counted,
     }  # fmt: skip
     page = environment.get_template("index.html.j2")
     return page.render(
@@ -104,35 +113,12 @@ def render(runs: list[RunFacts], galleries: Sequence[Gallery | None]) -> str:
         canvas=(figures.WIDTH, figures.HEIGHT, figures.LEFT, figures.RIGHT, figures.TOP,
                 figures.BOTTOM),
         tables=tables,
+        definitions=definitions,
+        origins=origins,
+        output=output,
+        unlabelled="#" + bytes(images.NOTHING).hex(),
         setting_rows=setting_rows,
         generator=GENERATOR,
         version=flair_jax.__version__,
         now=datetime.datetime.now(datetime.UTC),
     )  # fmt: skip
-
-
-def fixed(value: float | None, digits: int = 4) -> str:
-    """A number with so many digits, "–" where there is none."""
-    return "–" if value is None or value != value else f"{value:.{digits}f}"
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    """A share in per cent, "–" where there is none."""
-    return "–" if share is None or share != share else f"{100 * share:.{digits}f}%"
-
-
-def interval(bounds: Sequence[float] | None, digits: int = 3) -> str:
-    """Both ends of an interval, "–" where there is none."""
-    return "–" if not bounds else " to ".join(fixed(bound, digits) for bound in bounds)
-
-
-def duration(seconds: float | None) -> str:
-    """Days, hours, minutes, seconds: the two largest that count; "–" for None."""
-    if seconds is None:
-        return "–"
-    left, parts = round(seconds), []
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s")):
-        amount, left = divmod(left, size)
-        parts.append((amount, unit))
-    first = next((i for i, (amount, _) in enumerate(parts) if amount), len(parts) - 1)
-    return " ".join(f"{amount} {unit}" for amount, unit in parts[first : first + 2])

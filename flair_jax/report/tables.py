@@ -1,4 +1,4 @@
-"""Tables of the report: facts, scores by class and group, confusion matrix, comparison of runs."""
+"""Tables of the report: facts, confusion matrix, scores by group, comparison of runs."""
 
 from typing import Any
 
@@ -6,45 +6,12 @@ import numpy as np
 
 from flair_jax.config import is_of_ema
 from flair_jax.report.collect import RunFacts, setting_rows
+from flair_jax.report.definitions import accuracy
+from flair_jax.report.formats import date, in_words
+from flair_jax.runtime.console import counted
 
 # Share of a row from which a cell is so strong in colour that its text colour must be inverted.
 STRONG = 0.715
-
-
-def class_rows(run: RunFacts) -> list[dict[str, Any]]:
-    """Scores of each class by the three definitions, and its share of the truth."""
-    metrics = run.metrics or {}
-    truth = np.array(metrics["confusion_matrix"], np.float64).sum(1)
-    intervals = metrics.get("intervals", {}).get("challenge_iou", {})
-    ignoring = metrics.get("open_vocabulary", {}).get("iou", {})  # earlier versions had none
-    return [
-        {
-            "name": land_cover.name,
-            "colour": land_cover.colour,
-            "scored": land_cover.weight > 0,
-            "iou": metrics["challenge"]["iou"][land_cover.name],
-            "interval": intervals.get(land_cover.name),
-            "main_iou": metrics["main"]["iou"][land_cover.name],
-            "open_vocabulary_iou": ignoring.get(land_cover.name),
-            "precision": metrics["main"]["precision"][land_cover.name],
-            "recall": metrics["main"]["recall"][land_cover.name],
-            "share": count / max(truth.sum(), 1),
-        }
-        for land_cover, count in zip(run.nomenclature.classes, truth, strict=True)
-    ]
-
-
-def mean_row(run: RunFacts) -> dict[str, Any]:
-    """The means over the scored classes, of the columns of `class_rows`."""
-    metrics = run.metrics or {}
-    return {
-        "iou": metrics["challenge"]["miou"],
-        "interval": metrics.get("intervals", {}).get("challenge_miou"),
-        "main_iou": metrics["main"]["miou"],
-        "open_vocabulary_iou": metrics.get("open_vocabulary", {}).get("miou"),
-        "precision": metrics["main"]["mean_precision"],
-        "recall": metrics["main"]["mean_recall"],
-    }
 
 
 def confusion_rows(run: RunFacts) -> list[dict[str, Any]]:
@@ -111,30 +78,40 @@ def is_published_split(run: RunFacts) -> bool:
 
 def facts(run: RunFacts) -> list[tuple[str, str]]:
     """Facts for the overview: (label, text)."""
-    config = run.config
+    config, batch = run.config, run.config.batch_size
     bands = f"{len(config.bands) or 'all'} bands"
     metadata = f" and metadata ({config.metadata.encoding})" if config.metadata.use else ""
-    model = f"U-Net, ResNet34 encoder: {bands}{metadata} -> {len(run.nomenclature)} classes"
+    model = f"U-Net, ResNet34 encoder: {bands}{metadata} to {len(run.nomenclature)} classes"
+    data = f"{config.data_config} in {config.data_dir or 'TFDS'}"
     steps = max((line["step"] for line in run.epochs + run.steps), default=None)
     rows = [
-        ("Model", run.last_start("model") or model),
-        ("Data", run.last_start("data") or f"{config.data_config} in {config.data_dir or 'TFDS'}"),
-        ("Devices", run.last_start("devices") or "not logged"),
-        ("Steps", "none yet" if steps is None else f"{steps:,} of {config.batch_size} patches"),
+        ("Model", in_words(run.last_start("model") or model)),
+        ("Data", in_words(run.last_start("data") or data)),
+        ("Devices", in_words(run.last_start("devices") or "not recorded")),
+        (
+            "Steps",
+            "none yet"
+            if steps is None
+            else f"{counted(steps, 'step')}, each of a batch of {counted(batch, 'patch')}",
+        ),
     ]
+    ema = is_of_ema(config.monitor)
+    kinds = ("trained", "averaged (EMA)")
     if run.metrics:
-        rows.append(("Scored", f"step {run.metrics['step']:,}, loss {run.metrics['loss']:.4f}"))
+        epoch = f", the end of epoch {run.scored_epoch}" if run.scored_epoch else ""
+        averaged = ", averaged (EMA)" if ema else ""
+        rows.append(("Scored weights", f"of step {run.metrics['step']:,}{epoch}{averaged}"))
+        rows.append((f"Loss, {run.split} split", f"{run.metrics['loss']:.4f}"))
     if run.unwatched:
         miou = run.unwatched["challenge"]["miou"]
-        name = "Raw weights" if is_of_ema(config.monitor) else "EMA of the weights"
-        rows.append((name, f"mIoU {'-' if miou is None else format(miou, '.4f')}"))
-    dates = [("Started", (run.starts[0]["started"] if run.starts else "")[:16].replace("T", " "))]
-    dates.append(("Last written", f"{run.written:%Y-%m-%d %H:%M}" if run.written else ""))
-    rows += [(what, f"{date} UTC") for what, date in dates if date]
+        text = f"{'–' if miou is None else format(miou, '.4f')} by the {kinds[not ema]} weights"
+        rows.append((f"mIoU, {run.split} split", f"{text} of step {run.unwatched['step']:,}"))
+    if run.starts:
+        rows.append(("Started", date(run.starts[0]["started"])))
+    if run.written:
+        rows.append(("Last written", f"{run.written:%Y-%m-%d %H:%M} UTC"))
     if len(run.starts) > 1:
         rows.append(("Starts", f"{len(run.starts)}: it was stopped and resumed"))
-    if run.versions:
-        rows.append(("Versions", ", ".join(f"{k} {v}" for k, v in run.versions.items())))
     return rows
 
 
@@ -145,12 +122,34 @@ def comparison(runs: list[RunFacts]) -> list[dict[str, Any]]:
             "name": run.name,
             "metrics": run.metrics,
             "interval": (run.metrics or {}).get("intervals", {}).get("challenge_miou"),
+            "accuracy": accuracy(run)[0],
             "best": run.best,
             "epochs": len(run.epochs),
             "seconds": run.seconds,
         }
         for run in runs
     ]
+
+
+def unlike(runs: list[RunFacts]) -> list[str]:
+    """Why the scores of runs cannot be compared, in words; empty if nothing tells against it."""
+    scored = [run for run in runs if run.metrics]
+    reasons = []
+    patches = zip(*map(_scored_patches, scored), strict=True)
+    # What an earlier version did not record tells nothing.
+    if any(len(set(values) - {None}) > 1 for values in patches):
+        reasons.append("they are not of the same patches")
+    classes = {tuple((c.name, c.weight > 0) for c in run.nomenclature.classes) for run in scored}
+    if len(classes) > 1:
+        reasons.append("they are not of the same classes")
+    return reasons
+
+
+def _scored_patches(run: RunFacts) -> tuple[str | int | None, ...]:
+    """What tells the patches that the scores are of; None where it was not recorded."""
+    metrics = run.metrics or {}
+    split = metrics.get("provenance", {}).get("data", {}).get("splits", {}).get(run.split)
+    return metrics.get("data"), metrics.get("num_patches"), str(split) if split else None
 
 
 def differing_settings(runs: list[RunFacts]) -> dict[str, list[str]]:

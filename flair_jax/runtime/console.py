@@ -14,6 +14,12 @@ def log(text: str) -> None:
         sys.stdout.flush()
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, "1 host" or "1,200 patches"."""
+    ending = "" if number == 1 else "es" if noun.endswith(("ch", "s")) else "s"
+    return f"{number:,} {noun}{ending}"
+
+
 def progress_bar(data: Iterable, total: int, desc: str, unit: str) -> tqdm:
     """A progress bar on the first process's terminal; hidden where the output goes to a file."""
     hidden = jax.process_index() != 0 or not sys.stderr.isatty()

@@ -1,4 +1,4 @@
-"""Where a result comes from: the command line, the versions, the commit of the source."""
+"""Where a result comes from: the command line, the host, the versions, the commit of the source."""
 
 import importlib.metadata
 import platform
@@ -14,9 +14,10 @@ PACKAGES = ("jax", "flax", "numpy")
 
 
 def provenance() -> dict[str, Any]:
-    """`command`, `versions` by name, and `git_commit`, or None outside of a git checkout."""
+    """`command`, name of the `host`, `versions`, and `git_commit`, or None outside of git."""
     return {
         "command": shlex.join(sys.orig_argv),
+        "host": platform.node(),
         "versions": {
             "flair_jax": flair_jax.__version__,
             "python": platform.python_version(),

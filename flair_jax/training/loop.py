@@ -24,6 +24,7 @@ from flair_jax.models.functional import Arrays
 from flair_jax.runtime import console
 from flair_jax.runtime.preemption import Preempted, StopSignals
 from flair_jax.runtime.profiling import Profiler
+from flair_jax.runtime.provenance import provenance
 from flair_jax.runtime.sharding import process_rows, to_global
 from flair_jax.training import setup
 from flair_jax.training.checkpoints import Checkpoints
@@ -91,7 +92,7 @@ def train(
         run = Loop(experiment, checkpoints, writer, signals)
         stack.callback(run.close)
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        writer.write(step, {"started": now} | setup.describe(experiment))
+        writer.write(step, {"started": now} | setup.describe(experiment) | provenance())
         while not experiment.is_finished(progress):
             started = time.perf_counter()
             state, progress = run.train_epoch(state, progress)

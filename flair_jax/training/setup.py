@@ -290,19 +290,21 @@ def save_settings(experiment: Experiment) -> None:
 def describe(experiment: Experiment) -> dict[str, str]:
     """A description of a run: one line each for `data`, `model` and `devices`."""
     spec, config, splits = experiment.spec, experiment.config, (experiment.train, experiment.val)
-    counts = ", ".join(f"{len(split):,} {split.name}" for split in splits)
+    counts = " and ".join(f"{len(split):,} {split.name}" for split in splits)
     height, width = spec.patch_size
     device = experiment.mesh.devices.flat[0]
+    kind = "CPU" if device.platform == "cpu" else device.device_kind
     inputs = f"{len(spec.bands)} bands" + (" and metadata" if spec.takes_metadata else "")
-    crop = f", crops of {config.crop_size}" if config.crop_size else ""
+    crop = f", in crops of {config.crop_size} x {config.crop_size}" if config.crop_size else ""
     parameters = sum(int(np.prod(p.shape)) for p in abstract_state(experiment).params.values())
     return {
-        "data": f"{splits[0].directory}: {counts} patches of {height} x {width}{crop}",
-        "model": f"U-Net, ResNet34 encoder: {inputs} -> {len(spec.nomenclature)} classes, "
+        "data": f"{splits[0].directory}: {counts} patches of {height} x {width} pixels{crop}",
+        "model": f"U-Net, ResNet34 encoder: {inputs} to {len(spec.nomenclature)} classes, "
         f"{parameters:,} parameters, {spec.dtype}",
-        "devices": f"{experiment.mesh.size} x {device.device_kind} ({device.platform}), "
-        f"{jax.process_count()} host(s), global batch {config.batch_size}, "
-        f"{experiment.steps_per_epoch} steps an epoch",
+        "devices": f"{console.counted(experiment.mesh.size, 'device')} ({kind}) on "
+        f"{console.counted(jax.process_count(), 'host')}; "
+        f"{console.counted(experiment.steps_per_epoch, 'step')} an epoch, each of a batch of "
+        f"{console.counted(config.batch_size, 'patch')}",
     }
 
 

@@ -45,6 +45,17 @@ def test_nothing_counted_is_not_a_score():
 SMALL = np.array([[4, 1, 3], [2, 6, 0], [5, 7, 9]])
 
 
+def test_precision_and_recall_are_of_every_row_and_column():
+    precision, recall = metrics.precision_and_recall(SMALL)
+    np.testing.assert_array_equal(precision, [4 / 11, 6 / 14, 9 / 12])
+    np.testing.assert_array_equal(recall, [4 / 8, 6 / 8, 9 / 21])
+    np.testing.assert_allclose(
+        metrics.intersection_over_union(SMALL), 1 / (1 / precision + 1 / recall - 1), rtol=1e-12
+    )
+    never = metrics.precision_and_recall(np.array([[3, 0], [0, 0]]))
+    np.testing.assert_array_equal(never, [[1, np.nan], [1, np.nan]])
+
+
 def test_pixels_of_a_class_of_weight_0_are_ignored():
     scores = metrics.open_vocabulary_scores(SMALL, np.array([1.0, 1.0, 0.0]))
     # Class 0: 4 right, 1 + 3 missed (3 of them as the ignored class), 2 false, not 2 + 5.

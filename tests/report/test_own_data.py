@@ -62,6 +62,12 @@ def test_the_page_does_not_speak_of_flair(run, monkeypatch):
     for text in ("FLAIR", "published", "Infrared", "camera", "month", "pervious", "synthetic"):
         assert text not in words
     assert "c, 1</span>" in words
+    # Every class is scored and occurs: the definitions do not differ, and are not shown apart.
+    assert "Same IoU here: “main” definition, open-vocabulary definition." in words
+    assert "definition: mIoU" not in words
+    assert "the share of all 6,400 labelled pixels that are right" in words
+    assert "no interval: all patches are of one zone" in words
+    assert "not labelled</li>" in words
     assert '<th scope="col">group</th>' in words
     assert "FLAIR land cover" not in page
     assert "IGN" not in page.split("<main>")[1]

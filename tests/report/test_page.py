@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ from flair_jax.evaluation.evaluate import evaluate_checkpoint
 from flair_jax.inference.loading import save_model
 from flair_jax.models.functional import split_model
 from flair_jax.models.spec import ModelSpec
-from flair_jax.report import collect, figures, gallery, tables
+from flair_jax.report import collect, definitions, figures, gallery, origins, tables
 from flair_jax.report import page as page_module
 from flair_jax.report.page import update_report, write_report
 from flair_jax.runtime.sharding import make_mesh
@@ -128,17 +129,25 @@ def test_numbers_of_the_run_are_on_the_page(page, metrics):
     words = Reader(page).words
     low, high = metrics["intervals"]["challenge_miou"]
     zones = metrics["intervals"]["zones"]
-    interval = f"{low:.3f} to {high:.3f}, over {zones} zones"
-    assert f"Test mIoU {metrics['challenge']['miou']:.4f} 95% interval {interval}" in words
-    assert f"Accuracy {metrics['main']['accuracy']:.4f} 5 patches" in words
-    assert "Validation loss 1.8125 the lowest, in epoch 2" in words
+    interval = f"{low:.3f} to {high:.3f}, by a bootstrap over {zones} zones"
+    miou = f"Test mIoU {metrics['challenge']['miou']:.4f}"
+    assert f"{miou} challenge definition; 95% interval {interval}" in words
+    confusion = np.array(metrics["confusion_matrix"])
+    right = confusion.trace() / confusion.sum()
+    assert (
+        f"Test accuracy {right:.4f} the share of all 20,480 labelled pixels that are right; "
+        "5 patches"
+    ) in words
+    assert f"{metrics['main']['accuracy']:.4f}" not in words
+    assert "Lowest validation loss 1.8125 after epoch 2" in words
     assert "Epochs 2 finished" in words
-    assert "Training time 1 h 1 min" in words
-    for text in ("a U-Net", "16 train", "8 x TPU v5p", "2026-01-02 03:04 UTC", "8 of 10 patches"):
+    assert "Training time 1 h 1 min the steps of all epochs, without validation" in words
+    for text in (
+        "a U-Net", "16 train", "8 x TPU v5p", "2026-01-02 03:04 UTC",
+        "8 steps, each of a batch of 10 patches", "Scored weights of step 0",
+    ):  # fmt: skip
         assert text in words
     assert "cannot be compared with these 5" in words
-    for key in ("challenge", "main", "open_vocabulary"):
-        assert f"{metrics[key]['miou']:.3f}" in words[words.index("mean of the scored classes") :]
     for name, iou in metrics["challenge"]["iou"].items():
         shown = "–" if iou is None else f"{iou:.3f}"
         assert re.search(rf"{name}( \(not scored\))? {shown} ", words), name
@@ -147,6 +156,102 @@ def test_numbers_of_the_run_are_on_the_page(page, metrics):
     assert "What differs from the defaults" in words
     assert "data_dir" in words
     assert f"jax {jax.__version__}" in words
+
+
+def test_a_table_of_scores_has_one_definition(page, workdir, metrics):
+    """IoU, precision and recall of a row are of the same pixels."""
+    run = collect.read_runs([workdir], "test")[0]
+    made = definitions.score_tables(run)
+    assert [table["key"] for table in made] == ["challenge", "main", "open_vocabulary"]
+    for table in made:
+        of = metrics[table["key"]]
+        assert table["mean"]["iou"] == of["miou"]
+        assert table["same"] == (table["key"] == "challenge")
+        for row in table["rows"]:
+            assert row["iou"] == of["iou"][row["name"]]
+            if row["iou"] and row["precision"] and row["recall"]:
+                from_both = 1 / (1 / row["precision"] + 1 / row["recall"] - 1)
+                assert from_both == pytest.approx(row["iou"], rel=1e-9)
+        assert sum(row["share"] for row in table["rows"]) == pytest.approx(1)
+    assert [len(table["rows"]) for table in made] == [13, 12, 12]
+    # The first table's recall is the diagonal of the confusion matrix on the page.
+    for row, of_matrix in zip(made[0]["rows"], tables.confusion_rows(run), strict=True):
+        if of_matrix["recall"] is None:
+            assert np.isnan(row["recall"])  # both are shown as a dash
+        else:
+            assert row["recall"] == pytest.approx(of_matrix["recall"])
+    confusion = np.array(metrics["confusion_matrix"])
+    left_out = 1 - confusion[:12, :12].sum() / confusion.sum()
+    assert f"{100 * left_out:.1f}% of the labelled pixels here" in made[1]["meaning"]
+    unscored_truth = confusion[12].sum() / confusion.sum()
+    assert f"{100 * unscored_truth:.1f}% of the labelled pixels here" in made[2]["meaning"]
+    words = Reader(page).words
+    assert "Challenge definition: scores by class, test split" in words
+    assert f"“Main” definition: mIoU {metrics['main']['miou']:.4f}" in words
+    assert f"Open-vocabulary definition: mIoU {metrics['open_vocabulary']['miou']:.4f}" in words
+    visible = page.split("<details>")[0]
+    assert "“Main”" not in visible
+
+
+def test_numbers_come_before_images_and_the_legend_among_these(page):
+    order = [
+        "glance",
+        "classes",
+        "confusion",
+        "places",
+        "curves",
+        "pictures",
+        "sources",
+        "settings",
+    ]
+    positions = [page.index(f'id="{name}-1"') for name in order]
+    assert positions == sorted(positions)
+    assert positions[5] < page.index('class="legend"') < page.index('class="patch"')
+
+
+def test_commands_hosts_and_files(workdir, tmp_path, metrics):
+    """Of an earlier version's training, and of one as it is logged now, which was resumed."""
+    run = copy(workdir, tmp_path / "a b")
+    (run / "tensorboard").mkdir()
+    page = write_report([run], gallery=0)
+    of = metrics["provenance"]
+    trained, scored = origins.origins(collect.read_runs([run], "test")[0])
+    assert trained["what"] == "Training, 2026-01-02 03:04 UTC"
+    assert {trained[key] for key in ("command", "commit", "host")} == {"not recorded"}
+    assert f"jax {jax.__version__}" in trained["versions"]
+    assert (scored["command"], scored["host"]) == (of["command"], platform.node())
+    words = Reader(page.read_text()).words
+    assert "Training, 2026-01-02 03:04 UTC not recorded not recorded not recorded" in words
+    assert of["command"] in words
+    links = [a["href"] for a in Reader(page.read_text()).all("a") if a["href"][0] != "#"]
+    assert links == [
+        "./evaluation/test/metrics.json", "./evaluation/test/patches.json",
+        "./evaluation/test/confusion_matrix.png", "./metrics.jsonl", "./config.json",
+        "./checkpoints/model.json", "./tensorboard/",
+    ]  # fmt: skip
+    assert f"tensorboard --logdir='{run.resolve()}/tensorboard'" in words
+    start = {
+        "command": "flair-jax train --config=toy", "host": "node-1", "versions": {"jax": "0.10.2"},
+    }  # fmt: skip
+    starts = [
+        LOG[0] | start | {"git_commit": "abc-dirty"},
+        LOG[0] | start | {"git_commit": None, "host": "node-2", "step": 4},
+    ]
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, [*starts, *LOG[1:]])))
+    elsewhere = write_report([run], tmp_path / "pages/page.html", gallery=0)
+    reader = Reader(elsewhere.read_text())
+    assert "./../a%20b/evaluation/test/metrics.json" in [a.get("href") for a in reader.all("a")]
+    assert (
+        "Training, 2026-01-02 03:04 UTC flair-jax train --config=toy abc, with uncommitted changes "
+        "node-1 jax 0.10.2 Training resumed, 2026-01-02 03:04 UTC, at step 4 flair-jax train "
+        "--config=toy none: not run from a git checkout node-2 jax 0.10.2 Scores of the test split"
+    ) in reader.words
+    assert "what was lost by a stop is not in it" in reader.words
+
+
+def test_a_run_in_a_bucket_has_no_links():
+    path = epath.Path("gs://bucket/run/metrics.jsonl")
+    assert origins._link(path, epath.Path("page.html"), "metrics.jsonl") == ""
 
 
 def test_a_model_of_synthetic_data_is_shown_as_one(page, workdir, tmp_path):
@@ -177,9 +282,11 @@ def test_the_page_is_whole_in_itself_and_well_formed(page):
     reader = Reader(page)
     assert not reader.open
     assert not reader.all("script")
-    for _, attributes in reader.tags:
+    for tag, attributes in reader.tags:
         for key in ("src", "href"):
-            assert attributes.get(key, "#").startswith(("#", "data:")), attributes
+            # Links lead to the run's files; nothing of them is loaded.
+            allowed = ("#", "./../") if tag == "a" else ("data:",)
+            assert attributes.get(key, allowed[0]).startswith(allowed), attributes
     assert "url(" not in page
     assert "@import" not in page
     images = reader.all("img")
@@ -193,7 +300,8 @@ def test_the_page_is_whole_in_itself_and_well_formed(page):
     assert len(set(ids)) == len(ids)
     for _, attributes in reader.tags:
         assert attributes.get("aria-labelledby", ids[0]) in ids
-        assert attributes.get("href", "data:")[1:] in [*ids, "ata:,", "ata:"]
+        if attributes.get("href", "").startswith("#"):
+            assert attributes["href"][1:] in ids
     levels = [int(tag[1]) for tag, _ in reader.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
@@ -220,6 +328,11 @@ def test_the_gallery_shows_what_the_model_predicts(workdir, data_dir, metrics):
     assert len(names) == shown.patch["classes"]
     assert shown.thumbnails[2].note.split(",")[0].rsplit(" ", 1)[0] in names
     assert {int(i) for i in np.unique(predicted)} <= set(made.present)
+    # Every pixel has a class here, and each counts in the accuracy that is shown.
+    assert shown.labelled == 1
+    assert shown.accuracy == pytest.approx((truth == predicted).mean())
+    assert scored.mean() < 1
+    assert not made.has_unlabelled
 
 
 def copy(workdir, to, *, without=()):
@@ -233,7 +346,10 @@ def copy(workdir, to, *, without=()):
 @pytest.mark.parametrize(
     ("without", "expected"),
     [
-        (["evaluation"], ["There are no scores of the test split", "Test mIoU – not scored"]),
+        (
+            ["evaluation"],
+            ["There are no scores of the test split", "Test mIoU – not scored on this split"],
+        ),
         (["evaluation/test/patches.json"], ["No images: there are no scores of single patches"]),
         (["checkpoints"], ["No images: the scored checkpoint is not available"]),
         (["metrics.jsonl"], ["Nothing has been logged yet", "Epochs 0 not finished: 2 epochs"]),
@@ -263,10 +379,10 @@ def test_a_run_that_is_still_being_written(workdir, tmp_path):
     page = write_report([run]).read_text()
     words = Reader(page).words
     assert "Epochs 1 not finished: 2 epochs asked for" in words
-    assert "Validation loss 2.1250 the lowest, in epoch 1" in words
+    assert "Lowest validation loss 2.1250 after epoch 1" in words
     assert "nan" not in page.lower().split("<main>")[1]
     (run / "metrics.jsonl").write_text("\n".join(lines[:3]))  # within the first epoch
-    assert "each step" in Reader(write_report([run]).read_text()).words
+    assert "one step" in Reader(write_report([run]).read_text()).words
 
 
 def test_ema_and_scores_of_an_earlier_version(workdir, tmp_path, metrics):
@@ -280,8 +396,11 @@ def test_ema_and_scores_of_an_earlier_version(workdir, tmp_path, metrics):
     old = {k: v for k, v in metrics.items() if k != "intervals" and not k.startswith("by_")}
     (run / "evaluation/test/metrics.json").write_text(json.dumps(old))
     reader = Reader(write_report([run], gallery=0).read_text())
-    assert "EMA of the weights mIoU 0.4321" in reader.words
-    assert "EMA: 1.9 at epoch 1" in reader.words
+    assert "mIoU, test split 0.4321 by the averaged (EMA) weights of step 0" in reader.words
+    assert "averaged: 1.9 at epoch 1" in reader.words
+    assert "Averaged: validation with the exponential moving average (EMA)" in reader.words
+    assert "validation loss, averaged validation mIoU, averaged" in reader.words
+    assert "no interval: an earlier version wrote the scores" in reader.words
     assert "without scores by group: score the run again" in reader.words
     assert not reader.all("img")
 
@@ -307,6 +426,17 @@ def test_several_runs_side_by_side(workdir, tmp_path, metrics):
     assert "learning_rate 0.02 0.5" in reader.words
     assert "seed 2022 7" in reader.words
     assert re.search(rf"water {metrics['challenge']['iou']['water']:.3f} 0.987", reader.words)
+    assert "Scores of the test split, challenge definition run mIoU" in reader.words
+    assert "cannot be compared:" not in reader.words
+    labels = [a["aria-label"] for _, a in reader.tags if a.get("role") == "region"]
+    assert len(set(labels)) == len(labels)
+    assert f"Confusion matrix, test split , {other}" in reader.words  # landmarks have unique names
+    scores["provenance"] = {"data": {"splits": {"test": {"sample": "another"}}}}
+    (other / "evaluation/test/metrics.json").write_text(json.dumps(scores))
+    page = write_report([workdir, other], tmp_path / "page.html", gallery=0).read_text()
+    assert (
+        "These scores cannot be compared: they are not of the same patches." in Reader(page).words
+    )
     assert len(reader.all("img")) == 2 * 3 * 5
     assert len(reader.all("svg")) == 3 + 2 * 3
     assert len({a["id"] for _, a in reader.tags if "id" in a}) == len(
@@ -361,7 +491,8 @@ def test_command(workdir, tmp_path):
 
 def test_curves_lie_where_they_belong(workdir):
     loss, miou, rate = figures.curves(collect.read_runs([workdir], "test"))
-    assert [line.name for line in loss.lines] == ["each step", "training", "validation"]
+    assert [line.name for line in loss.lines] == ["one step", "training", "validation"]
+    assert [line.name for line in miou.lines] == ["validation"]
     bottom, top = figures.HEIGHT - figures.BOTTOM, figures.TOP
     height = {text: y for y, text in loss.y_ticks}
     assert height["0"] == bottom

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flair_jax.report import figures, gallery, tables
+from flair_jax.report import figures, formats, gallery, tables
 
 STYLE = Path(gallery.__file__).with_name("templates").joinpath("style.css").read_text()
 
@@ -59,6 +59,34 @@ def test_labels_do_not_cover_each_other():
     assert figures.spread([31, 20, 100, 22], 10) == pytest.approx(
         [34 + 1 / 3, 14 + 1 / 3, 100, 24 + 1 / 3]
     )
+
+
+def test_what_earlier_versions_logged_is_put_into_words():
+    logged = "1 x cpu (cpu), 1 host(s), global batch 8, 24 steps an epoch"
+    assert formats.in_words(logged) == (
+        "1 device (CPU) on 1 host; 24 steps an epoch, each of a batch of 8 patches"
+    )
+    logged = "16 x NVIDIA H100 80GB HBM3 (gpu), 2 host(s), global batch 128, 1 steps an epoch"
+    assert formats.in_words(logged) == (
+        "16 devices (NVIDIA H100 80GB HBM3) on 2 hosts; 1 step an epoch, each of a batch of "
+        "128 patches"
+    )
+    old, new = (
+        "192 train, 32 val patches of 96 x 96",
+        "192 train and 32 val patches of 96 x 96 pixels",
+    )
+    assert formats.in_words(f"/data: {old}") == formats.in_words(f"/data: {new}") == f"/data: {new}"
+    old, new = f"{old}, crops of 64", f"{new}, in crops of 64 x 64"
+    assert formats.in_words(old) == formats.in_words(new) == new
+
+
+def test_the_style_of_tables_and_print():
+    """The legend and the first columns stay in sight; no table is split between pages."""
+    screen, paper = STYLE.split("@media print {")[0], STYLE.split("@media print {")[-1]
+    assert re.search(r"\.legend \{ position: sticky; top: 0;", screen)
+    assert re.search(r"\.wide tbody th[^{]*\{ position: sticky; left: 0;", screen)
+    assert re.search(r"\.wide \{[^}]*break-inside: avoid", paper)
+    assert "break-after: avoid" in paper
 
 
 def luminance(colour):

@@ -1,6 +1,7 @@
 """Runs with a tiny model: what is best, divergence, scores of other data, profiles."""
 
 import json
+import platform
 import shlex
 import shutil
 import sys
@@ -158,7 +159,7 @@ def test_what_makes_a_result_another(scored, change):
     now = scored["provenance"]
     saved = json.loads(json.dumps(now))
     assert evaluate.provenance.is_current(saved, now)
-    saved["command"] = "another"
+    saved["command"] = saved["host"] = "another"
     assert evaluate.provenance.is_current(saved, now)
     change(saved)
     assert not evaluate.provenance.is_current(saved, now)
@@ -173,6 +174,10 @@ def test_metrics_name_where_they_come_from(config, tmp_path, data_dir):
     assert of["command"] == shlex.join(sys.orig_argv)
     written = json.loads((tmp_path / "evaluation/test/patches.json").read_text())
     assert written["provenance"] == of
+    start = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    for key in ("command", "host", "versions", "git_commit"):
+        assert start[key] == of[key]
+    assert start["host"] == platform.node()
 
 
 @pytest.fixture

@@ -184,7 +184,9 @@ def test_scores_on_flair_2_are_compared_with_its_own(flair_2, small_network, tmp
     path = tmp_path / "run/evaluation/test/metrics.json"
     path.write_text(json.dumps(metrics | {"num_patches": 16_050, "synthetic": False}))
     page = words().replace("&#39;", "'")
-    assert "The published baseline has 0.5470 on these patches, FLAIR #2's test split (PyTorch); " \
-        "with metadata and augmentation 0.5593." in page  # fmt: skip
+    assert (
+        "The published baseline has a mIoU of 0.5470 on these patches, FLAIR #2's test split "
+        "(challenge definition; PyTorch); with metadata and augmentation 0.5593."
+    ) in page
     assert "0.5443" not in page
     assert "published for the baseline beside" not in page  # its recall is not published

@@ -224,9 +224,10 @@ def test_ema_timings_a_profile_and_a_report(config, tmp_path):
     scores = json.loads((tmp_path / "evaluation/test_ema/metrics.json").read_text())
     assert scores["num_patches"] == 5
     page = (tmp_path / "index.html").read_text()
-    assert f"<dd>mIoU {scores['challenge']['miou']:.4f}</dd>" in page
+    assert f"{scores['challenge']['miou']:.4f} by the averaged (EMA) weights of step 4" in page
     assert page.count("<img ") == 3 * 5
-    assert written[0].keys() == {"step", "started", "data", "model", "devices"}
+    described = {"step", "started", "data", "model", "devices"}
+    assert written[0].keys() == {*described, "command", "host", "versions", "git_commit"}
     assert validated["epoch_seconds"] > 0
 
 

@@ -48,9 +48,11 @@ def test_what_an_experiment_is(config, tmp_path):
     experiment = make_experiment(config, tmp_path / "run")
     assert (experiment.steps_per_epoch, len(experiment.train), len(experiment.val)) == (4, 16, 4)
     described = setup.describe(experiment)
-    assert described["data"].endswith("16 train, 4 val patches of 64 x 64")
+    assert described["data"].endswith("16 train and 4 val patches of 64 x 64 pixels")
     assert "24,444,381 parameters" in described["model"]
-    assert described["devices"].endswith("1 host(s), global batch 4, 4 steps an epoch")
+    assert described["devices"].endswith(
+        "on 1 host; 4 steps an epoch, each of a batch of 4 patches"
+    )
     assert not (tmp_path / "run").exists()  # nothing is written before all is checked
 
 

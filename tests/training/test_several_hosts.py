@@ -115,7 +115,7 @@ def compare(workdir, alone):
 
 def check_several(data_dir, alone, tmp_path, count, **options):
     first, *others = finish(*start_several(data_dir, tmp_path, count=count, **options))
-    assert f"{count} host(s), global batch 4" in first
+    assert f"on {count} host" in first
     assert not any("epoch" in output for output in others)  # only the first process prints
     assert len(numbers(tmp_path, "loss")) == 8
     compare(tmp_path, alone)
