@@ -89,7 +89,7 @@ def commands() -> str:
     ]
     for name, text in COMMANDS.items():
         parser = parser_of(name)
-        examples = [line.strip() for line in parser.epilog.split("\n")[1:]]
+        examples = [line.strip() for line in str(parser.epilog).split("\n")[1:]]
         parts += [f"\n## flair-jax {name}\n", f"{text}\n", "```bash", *examples, "```\n"]
         parts += ["| flag | meaning |", "|---|---|"]
         parts += [_flag(action) for action in parser._actions if action.dest != "help"]
@@ -230,7 +230,8 @@ def _nodata() -> int:
 def _attributes(kind: type) -> list[tuple[str, str]]:
     """Names and meanings in the section Attributes of a docstring, which has to be complete."""
     text = inspect.getdoc(kind).split("Attributes:\n")[1]  # type: ignore[union-attr]
-    found, named = [], []
+    found: list[tuple[str, str]] = []
+    named: list[str] = []
     for entry in re.split(r"\n(?=    \w)", text.rstrip()):
         names, meaning = entry.strip().split(": ", 1)
         named += names.split(", ")
