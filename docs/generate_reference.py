@@ -15,19 +15,27 @@ from pathlib import Path
 
 import numpy as np
 
-from flair_jax import config, inference
+from flair_jax import config
 from flair_jax.cli.commands import COMMANDS
 from flair_jax.cli.parser import Parser
 from flair_jax.config_keys import SECTIONS
 from flair_jax.data.nomenclature import nomenclature
 from flair_jax.evaluation import evaluate, metrics
+from flair_jax.inference import detection
 from flair_jax.models.spec import ModelSpec
 from tfds_builder.flair import records
 
 FOLDER = Path(__file__).with_name("reference")
 NOTE = "<!-- Written by docs/generate_reference.py: change the code, and run it again. -->\n\n"
 
-TAGS = {  # of the GeoTIFF of detect: what `detection` writes them for
+TAGS = {  # of the GeoTIFF of detect
+    "AREA_OF_INTEREST": "the vector file or the bounds (`--aoi`, `--bounds` only)",
+    "ENGINE": "what computed the network, with its version, and the precision",
+    "INPUTS": "the input files, the first ones",
+    "LICENSE": "licence of the map (`--license` only)",
+    "TIFFTAG_COPYRIGHT": "the same, where image viewers look for it",
+    "TIFFTAG_DATETIME": "when the detection was begun",
+    "TIFFTAG_SOFTWARE": "this package and its version",
     "MODEL": "network and nomenclature",
     "MODEL_CHECKPOINT": "folder of the checkpoint",
     "MODEL_STEP": "its step",
@@ -149,7 +157,7 @@ def files() -> str:
         "Scores of a split. A number that is not defined is null.\n",
         "| key | content |",
         "|---|---|",
-        *(_row(f"`{key}`", METRICS[key]) for key in _metrics_keys()),
+        *(_row(f"`{key}`", _meaning(METRICS, key)) for key in _metrics_keys()),
         "\n`patches.json` has `step`, `split`, `provenance` and, in `patches`, for each patch "
         "`id`, `domain`, `zone`, `camera`, `date`, `place` (its index in the split), `classes` "
         "(scored classes in its mask), `pixels` (of these classes), `miou` (over these classes) "
@@ -167,10 +175,13 @@ def files() -> str:
         "them; `OUT.qml` is a QGIS style, `OUT.png` a preview with legend. Its tags:\n",
         "| tag | content |",
         "|---|---|",
-        *(_row(f"`{tag}`", TAGS[tag]) for tag in _tags()),
+        *(_row(f"`{tag}`", _meaning(TAGS, tag)) for tag in _tags()),
         "\n`OUT_probabilities.tif` (`--probabilities`) has one uint8 band for each class, "
-        "`OUT_confidence.tif` (`--confidence`) the margin between the two most probable classes "
-        "and the entropy. Both have a scale of 1/255 and a mask of valid pixels.\n",
+        "`OUT_confidence.tif` (`--confidence`) the probability of the class, its margin to the "
+        "second most probable one, and the entropy. Both have a scale of 1/255 and a mask of valid "
+        "pixels. `OUT.json` has pixels, hectares and share of each class, and what the map was "
+        "made of and how; `OUT.stac.json` is a STAC item; a GeoPackage (`--polygons`) has the "
+        "fields `class`, `name` and `area_m2`.\n",
         "## Data set\n",
         "TFDS data sets in ArrayRecord files, `<data_dir>/<name>/<config>/<version>`; layout and "
         "fingerprint are described in "
@@ -215,10 +226,14 @@ def _metrics_keys() -> list[str]:
 
 
 def _tags() -> list[str]:
-    """The tags that `inference` writes; each needs its meaning in TAGS."""
-    modules = sorted(Path(inference.__file__).parent.glob("*.py"))
-    source = "\n".join(path.read_text() for path in modules)
+    source = inspect.getsource(detection)
     return sorted(set(re.findall(r'"([A-Z][A-Z0-9_]+)"(?:: |\] = )', source)))
+
+
+def _meaning(of: dict[str, str], key: str) -> str:
+    if key not in of:
+        raise SystemExit(f"docs/generate_reference.py: write down what {key!r} holds, in the table")
+    return of[key]
 
 
 def _nodata() -> int:

@@ -75,6 +75,8 @@ def parse(words):
     name, *flags = words[1:]
     if name == "--version":
         return None
+    if name not in COMMANDS:
+        raise UserError(f"there is no command {name}")
     module = importlib.import_module(f"flair_jax.cli.{name.replace('-', '_')}")
     parser = Parser(f"flair-jax {name}", COMMANDS[name], module.EXAMPLES)
     module.add_flags(parser)
