@@ -32,7 +32,8 @@ def _printed(notebook):
 def _kinds(cell):
     """What a code cell shows: names of streams, and whether there are images."""
     return [
-        output.get("name") or ("image" if "image/png" in output["data"] else "data")
+        output.get("name")
+        or ("image" if {"image/png", "image/jpeg"} & {*output["data"]} else "data")
         for output in cell["outputs"]
     ]
 
@@ -73,6 +74,14 @@ def test_notebooks_are_installed_and_opened_from_the_repository(name):
     path = repository.removeprefix("https://github.com/")
     colab = f"https://colab.research.google.com/github/{path}/blob/main/notebooks/{name}.ipynb"
     assert f"({colab})" in sources[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_linked_files_exist(name):
+    cells = [cell for cell in _stored(name)["cells"] if cell["cell_type"] == "markdown"]
+    links = re.findall(r"\]\((?!https:)([^)#]+)", "".join("".join(c["source"]) for c in cells))
+    assert all((FOLDER / link).is_file() for link in links)
+    assert links or name != "own_images"
 
 
 @pytest.mark.slow
