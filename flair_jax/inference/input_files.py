@@ -87,10 +87,15 @@ class UnreadableError(UserError):
 
 
 @contextlib.contextmanager
-def reading(path: str, window: Window) -> Iterator[None]:
+def reading(path: str, window: Window, of: str = "") -> Iterator[None]:
     """Explains a failure to read a window of a raster.
 
     A damaged JPEG stream is a warning for GDAL, and the pixels after the damage are wrong.
+
+    Args:
+        path: of the raster.
+        window: that is read.
+        of: whose pixels the window counts, if not the raster's.
 
     Raises:
         UnreadableError: by the block, in place of rasterio's errors.
@@ -107,8 +112,8 @@ def reading(path: str, window: Window) -> Iterator[None]:
         raise UnreadableError(
             f"{path} cannot be read at columns {window.col_off} to "
             f"{window.col_off + window.width - 1}, rows {window.row_off} to "
-            f"{window.row_off + window.height - 1}: {error.__cause__ or error}. Is the file "
-            "complete?"
+            f"{window.row_off + window.height - 1}{of and f' of {of}'}: "
+            f"{error.__cause__ or error}. Is the file complete?"
         ) from error
     finally:
         logger.removeHandler(damage)

@@ -157,7 +157,8 @@ class Source:
     @property
     def validity(self) -> str:
         """Where the valid pixels are known from."""
-        return self._by_input(lambda item: item.validity(self._mosaic.selections[item.layout]))
+        text = self._by_input(lambda item: item.validity(self._mosaic.selections[item.layout]))
+        return text + "; where the other files have data too" * bool(self._stacked)
 
     def _by_input(self, describe: Callable[[RasterInput], str]) -> str:
         """A description of the inputs; if they differ, with the files that each applies to."""

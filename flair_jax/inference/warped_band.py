@@ -7,6 +7,7 @@ weight.
 
 import dataclasses
 import os
+import weakref
 from xml.etree import ElementTree as xml
 
 import numpy as np
@@ -64,7 +65,7 @@ class WarpedBand:
     def __init__(
         self, file: BandFile, item: RasterInput, number: int, alpha: int, target: PixelGrid
     ) -> None:
-        self._path = item.path
+        self._path, self._target = item.path, target.name
         self.notes: list[str] = []
         placement = self._place(file, item, target)
         self._report_coverage(file, item, placement, target)
@@ -74,6 +75,8 @@ class WarpedBand:
             width=target.width, height=target.height, resampling=Resampling.bilinear,
             tolerance=_TOLERANCE,
         )  # fmt: skip
+        # Not left to the end of the program, where rasterio fails to close them.
+        weakref.finalize(self, _close, self._warped, self._source)
 
     def read(self, top: int, left: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Reads a window of the grid.
@@ -86,7 +89,7 @@ class WarpedBand:
             UnreadableError: GDAL cannot read it.
         """
         window = Window(left, top, width, height)
-        with reading(self._path, window):
+        with reading(self._path, window, self._target):
             values, validity = self._warped.read(window=window)
         return values, (validity > _HALF) & np.isfinite(values)
 
@@ -96,6 +99,11 @@ class WarpedBand:
             raise UserError(
                 f"{item.path} ({file.flag}) has {here.description} instead of a geotransform: warp "
                 f"it first, such as\n  gdalwarp -t_srs EPSG:CODE -r bilinear {item.path} warped.tif"
+            )
+        if is_located(here) and not is_located(there) and there.description != short_name(None):
+            raise UserError(
+                f"{item.path} ({file.flag}) cannot be aligned to {target.name}, which has "
+                f"{there.description} instead of a geotransform: warp that first with gdalwarp"
             )
         if not (is_located(here) and is_located(there)):
             if (item.width, item.height) != target.base:
@@ -160,10 +168,16 @@ class WarpedBand:
             )
         if p.crs != p.target_crs or not p.transform.almost_equals(p.target_transform):
             size = item.georeference.pixel_size(item.width / 2, item.height / 2)
-            pixels = f"pixels of {size[0]:.3g} m" if size else "its pixels"
+            sides = " x ".join(dict.fromkeys(f"{side:.3g}" for side in size or ()))
+            pixels = f"pixels of {sides} m" if size else "its pixels"
             self.notes.append(
                 f"{item.path}: {pixels} in {short_name(p.crs)} are resampled to those of the input"
             )
+
+
+def _close(*rasters: rasterio.DatasetReader) -> None:
+    for raster in rasters:
+        raster.close()
 
 
 def _share_within(

@@ -409,10 +409,29 @@ def test_files_that_do_not_lie_there(tmp_path):
         raster.gcps = points, rasterio.crs.CRS.from_epsg(2154)
     with pytest.raises(UserError, match=r"3 ground control points in EPSG:2154 instead of a geotr"):
         source(tmp_path, RGBN, nir=path)
+    found = write(tmp_path / "found.tif", noise(1))
+    image = write(tmp_path / "image.tif", noise(3), transform=Affine.identity(), crs=None)
+    with rasterio.open(image, "r+") as raster:
+        raster.gcps = points, rasterio.crs.CRS.from_epsg(2154)
+    with pytest.raises(
+        UserError, match=r"found.tif \(--nir\) cannot be aligned to .*, which has 3 gr"
+    ):
+        source(tmp_path, RGBN, image=image, nir=found)
     engineering = 'LOCAL_CS["site",UNIT["metre",1]]'
     path = write(tmp_path / "site.tif", noise(1), crs=engineering)
     with pytest.raises(UserError, match=r"GDAL cannot transform between them: "):
         source(tmp_path, RGBN, nir=path)
+
+
+def test_a_damaged_file_is_reported_by_the_pixels_of_the_input(tmp_path):
+    path = tmp_path / "n.tif"
+    write(path, noise(1, 200, 300))
+    path.write_bytes(path.read_bytes()[:20_000])
+    image = write(tmp_path / "image.tif", noise(3, 200, 300))
+    found = source(tmp_path, RGBN, image=image, nir=path)
+    message = rf"n.tif cannot be read at columns 0 to 29, rows 90 to 199 of {tmp_path}/image.tif: "
+    with pytest.raises(UserError, match=message):
+        found.read(np.arange(90, 200), np.arange(30))
 
 
 # Wrong uses.
