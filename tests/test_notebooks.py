@@ -30,11 +30,12 @@ def _printed(notebook):
 
 
 def _kinds(cell):
-    """What a code cell shows: names of streams, and whether there are images."""
+    """What a code cell shows, without warnings, which differ between versions of libraries."""
     return [
         output.get("name")
         or ("image" if {"image/png", "image/jpeg"} & {*output["data"]} else "data")
         for output in cell["outputs"]
+        if output.get("name") != "stderr"
     ]
 
 
