@@ -30,23 +30,24 @@ def _printed(notebook):
 
 
 def _kinds(cell):
-    """What a code cell shows: names of streams, and whether there are images."""
+    """What a code cell shows, without warnings, which differ between versions of libraries."""
     return [
         output.get("name")
         or ("image" if {"image/png", "image/jpeg"} & {*output["data"]} else "data")
         for output in cell["outputs"]
+        if output.get("name") != "stderr"
     ]
 
 
 def test_every_notebook_is_tested():
-    execute = pytest.importorskip("notebooks.execute", exc_type=ImportError)
+    execute = pytest.importorskip("notebooks.execute")
     assert set(NAMES) == {path.stem for path in FOLDER.glob("*.ipynb")}
     assert execute.NAMES == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_stored_outputs_are_of_the_present_cells(name):
-    execute = pytest.importorskip("notebooks.execute", exc_type=ImportError)
+    execute = pytest.importorskip("notebooks.execute")
     notebook = _stored(name)
     assert notebook["metadata"][execute.DIGEST] == execute.digest(notebook), AGAIN
     counts = [cell["execution_count"] for cell in _code(notebook)]
