@@ -42,6 +42,5 @@ def copy(whole, tmp_path):
 @pytest.fixture(scope="module")
 def tiny_model():
     """Has every spec build a network of two convolutions in place of the U-Net."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny.ModelSpec, "build_model", tiny.build_model)
+    with tiny.installed():
         yield

@@ -1,9 +1,12 @@
 """A network of two convolutions in place of the U-Net: for tests of what is around it."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from flair_jax.models import functional
 from flair_jax.models.ops import plain
 from flair_jax.models.spec import ModelSpec
 
@@ -29,3 +32,16 @@ def build_model(spec, seed=0):
 def install():
     """Has every spec build it, in this process."""
     ModelSpec.build_model = build_model
+    functional.abstract_model.cache_clear()
+
+
+@contextlib.contextmanager
+def installed():
+    """Has every spec build it within the context."""
+    before = ModelSpec.build_model
+    install()
+    try:
+        yield
+    finally:
+        ModelSpec.build_model = before
+        functional.abstract_model.cache_clear()

@@ -5,10 +5,11 @@ import argparse
 from flair_jax.cli.parser import one_of
 
 EXAMPLES = (
-    "flair-jax export --checkpoint=runs/baseline --format=torch --output=baseline.safetensors",
-    "flair-jax export --checkpoint=runs/baseline --format=onnx --output=baseline.onnx",
-    "flair-jax export --checkpoint=runs/baseline --format=onnx --deepness --output=for_qgis.onnx",
-    "flair-jax export --checkpoint=runs/baseline --format=stablehlo --output=baseline_program",
+    "flair-jax export --checkpoint=runs/baseline --format=torch --output=unet.pth",
+    "flair-jax export --checkpoint=runs/baseline --format=onnx --output=unet.onnx",
+    "flair-jax export --checkpoint=runs/baseline --format=onnx --deepness \\\n"
+    "      --output=for_qgis.onnx",
+    "flair-jax export --checkpoint=runs/baseline --format=stablehlo --output=program",
     "flair-jax export --checkpoint=runs/baseline --format=hub --license=etalab-2.0 \\\n"
     "      --output=flair-baseline",
 )

@@ -41,8 +41,7 @@ def data_dir(hub, tmp_path_factory):
 @pytest.fixture(scope="module")
 def small_network():
     """Training is the recipe's; the network compiles in seconds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ModelSpec, "build_model", tiny_model.build_model)
+    with tiny_model.installed():
         yield
 
 
