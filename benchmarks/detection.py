@@ -10,8 +10,9 @@ process, timed from its start to the written file; the variants alternate for `-
 Memory is the peak resident set size of the process.
 
 Classes near the ends of tiles depend on the tiles, which are not the same: the peer's overlap the
-raster's edges by a margin of zeros, and flair_jax's end at them. If other programs run on the machine, set OMP_WAIT_POLICY=PASSIVE: otherwise the
-processor time of PyTorch includes the time its threads spend waiting for each other.
+raster's edges by a margin of zeros, and flair_jax's end at them. If other programs run on the
+machine, set OMP_WAIT_POLICY=PASSIVE: otherwise the processor time of PyTorch includes the time its
+threads spend waiting for each other.
 """
 
 import argparse

@@ -9,7 +9,7 @@ EXAMPLES = (
     "flair-jax export --checkpoint=runs/baseline --format=onnx --output=unet.onnx",
     "flair-jax export --checkpoint=runs/baseline --format=onnx --deepness \\\n"
     "      --output=for_qgis.onnx",
-    "flair-jax export --checkpoint=runs/baseline --format=stablehlo --output=program",
+    "flair-jax export --checkpoint=runs/baseline --format=stablehlo --output=unet",
     "flair-jax export --checkpoint=runs/baseline --format=hub --license=etalab-2.0 \\\n"
     "      --output=flair-baseline",
 )
