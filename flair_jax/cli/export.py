@@ -10,8 +10,8 @@ EXAMPLES = (
     "flair-jax export --checkpoint=runs/baseline --format=onnx --deepness \\\n"
     "      --output=for_qgis.onnx",
     "flair-jax export --checkpoint=runs/baseline --format=stablehlo --output=unet",
-    "flair-jax export --checkpoint=runs/baseline --format=hub --license=etalab-2.0 \\\n"
-    "      --output=flair-baseline",
+    "flair-jax export --checkpoint=runs/baseline --format=hub --output=unet_hub \\\n"
+    "      --license=etalab-2.0",
 )
 
 
