@@ -5,13 +5,8 @@ import argparse
 from flair_jax.cli.parser import one_of
 
 EXAMPLES = (
-    "flair-jax export --checkpoint=runs/baseline --format=torch --output=unet.pth",
     "flair-jax export --checkpoint=runs/baseline --format=onnx --output=unet.onnx",
-    "flair-jax export --checkpoint=runs/baseline --format=onnx --deepness \\\n"
-    "      --output=for_qgis.onnx",
-    "flair-jax export --checkpoint=runs/baseline --format=stablehlo --output=unet",
-    "flair-jax export --checkpoint=runs/baseline --format=hub --output=unet_hub \\\n"
-    "      --license=etalab-2.0",
+    "flair-jax export --checkpoint=runs/baseline --format=hub --output=unet_hub",
 )
 
 

@@ -99,7 +99,7 @@ def build(weights: Weights, spec: ModelSpec, *, takes_uint8: bool, result: str) 
     """
     graph = Graph(weights)
     image_type = TensorProto.UINT8 if takes_uint8 else TensorProto.FLOAT
-    size = ["batch", len(spec.bands), "height", "width"]
+    size: list[str | int | None] = ["batch", len(spec.bands), "height", "width"]
     inputs = [helper.make_tensor_value_info("image", image_type, size)]
     x = _normalised(graph, spec) if takes_uint8 else "image"
     *skips, x = _encoder(graph, x)
@@ -110,12 +110,12 @@ def build(weights: Weights, spec: ModelSpec, *, takes_uint8: bool, result: str) 
         )
         x = graph.node("Add", [x, _metadata_code(graph, spec)])
     x = graph.convolution(_decoder(graph, skips, x), "segmentation_head.0")
-    shape = ["batch", len(spec.nomenclature), "height", "width"]
+    shape: list[str | int | None] = ["batch", len(spec.nomenclature), "height", "width"]
     result_type = TensorProto.FLOAT
     if result == "classes":
         x = graph.node("ArgMax", [x], axis=1, keepdims=0)
         shape, result_type = ["batch", "height", "width"], TensorProto.UINT8
-    last = {
+    last: dict[str, tuple[str, dict[str, Any]]] = {
         "logits": ("Identity", {}),
         "probabilities": ("Softmax", {"axis": 1}),
         "classes": ("Cast", {"to": result_type}),
