@@ -217,7 +217,7 @@ def _turned(x: Any, view: Any) -> Any:
 
     Of an array of NumPy's, with a view that is an int, an array of NumPy's.
     """
-    select = np.where if isinstance(x, np.ndarray) else jnp.where
+    select: Any = np.where if isinstance(x, np.ndarray) else jnp.where
     x = select(view & 4, x.swapaxes(1, 2), x)
     x = select(view & 2, x[:, ::-1], x)
     return select(view & 1, x[:, :, ::-1], x)

@@ -45,7 +45,7 @@ def score_tables(run: RunFacts) -> list[dict[str, Any]]:
             {
                 "key": key,
                 "name": name,
-                "meaning": _meaning(run, key, 1 - part.sum() / max(confusion.sum(), 1)),
+                "meaning": _meaning(run, key, 1 - int(part.sum()) / max(int(confusion.sum()), 1)),
                 "rows": _class_rows(run, key, part),
                 "mean": {
                     "iou": run.metrics[key]["miou"],
