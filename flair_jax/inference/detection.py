@@ -359,7 +359,7 @@ class _Job:
                 f"area     {source.area.description}; the map is {width:,} x {height:,} pixels "
                 f"from column {left:,}, row {top:,}"
             ]
-            tiles = f"at most {source.area.tiles(self.grid):,} of {tiles}"
+            tiles = f"at most {source.area.tiles(self.grid):,} of the {tiles}"
         lines = [
             f"raster   {source.name}: {source.width:,} x {source.height:,} pixels"
             + (f" of {size}" if size else "")
@@ -371,8 +371,9 @@ class _Job:
             f"-> {len(self.spec.nomenclature)} classes",
             f"tiles    {tiles} of {self.prepared.tiling}; {self.grid.repeated:.0%} of the computed "
             "pixels are margin",
-            f"engine   {self.prepared.computation}; {self.prepared.batch_size} tiles at a time on "
-            f"{self.prepared.mesh.size} x {jax.devices()[0].device_kind}",
+            f"engine   {self.prepared.computation}; "
+            f"{console.counted(self.prepared.batch_size, 'tile')} at a time on "
+            f"{console.counted(self.prepared.mesh.size, 'device')} ({jax.devices()[0].device_kind})",
         ]
         if self.prepared.engine_note:
             lines.append(f"         {self.prepared.engine_note}")

@@ -3,8 +3,10 @@
 They compute the same network, as the ONNX graph of `models.onnx_graph`, with kernels of their own.
 """
 
+import importlib
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -114,13 +116,27 @@ def make(name: str, model: Model, precision: str, result: str) -> Engine:
     return _onnx_runtime(content)
 
 
+def _openvino() -> Any:
+    """The package openvino, without the message that its import sends to its makers.
+
+    That message comes from a copy of this process, which JAX's threads do not survive.
+    """
+    telemetry = "openvino_telemetry"
+    hidden = telemetry not in sys.modules
+    if hidden:
+        sys.modules[telemetry] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        if hidden:
+            del sys.modules[telemetry]
+
+
 class _OpenVino:
     """The graph compiled for the shape of the images, which is one for each raster."""
 
     def __init__(self, content: bytes, precision: str) -> None:
-        import openvino
-
-        self._core = openvino.Core()
+        self._core = _openvino().Core()
         self._content = content
         self._settings = {
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],

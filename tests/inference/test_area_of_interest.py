@@ -99,7 +99,7 @@ def test_only_tiles_that_touch_it_are_read_and_computed(tmp_path, model, monkeyp
     assert tags["AREA_OF_INTEREST"] == "--bounds=900015,6499987.4,900017,6499991"
     printed = capsys.readouterr().out
     assert "the map is 10 x 18 pixels from column 75, row 45" in printed
-    assert "at most 1 of 24 of 64 x 64 pixels" in printed
+    assert "at most 1 of the 24 of 64 x 64 pixels" in printed
 
 
 def test_the_area_is_one_of_the_settings(tmp_path, model):

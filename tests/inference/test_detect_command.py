@@ -33,7 +33,7 @@ def test_the_command_on_several_devices(checkpoint, scene, detected, tmp_path):
     printed, _ = run.communicate()
     assert run.returncode == 0, printed
     assert "3 of 64 x 64 pixels, margin 16, blend crop; " in printed
-    assert "4 tiles at a time on 2 x cpu" in printed
+    assert "4 tiles at a time on 2 devices (cpu)" in printed
     assert f"written  {tmp_path / 'map.tif'}" in printed
     np.testing.assert_array_equal(read(tmp_path / "map.tif"), read(detected[0]))
 

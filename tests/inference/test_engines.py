@@ -1,5 +1,8 @@
 """OpenVINO and ONNX Runtime give what JAX gives, with all that detection does around them."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -97,6 +100,18 @@ def test_an_interrupted_detection_resumes_to_the_same_bytes(
     detect(model, path, output, engine=engine, batch_size=1, resume=True)
     assert len(calls) - before == 12  # the finished row is not computed again
     np.testing.assert_array_equal(read(output), read(whole))
+
+
+@pytest.mark.skipif("openvino" not in INSTALLED, reason="openvino is not installed")
+def test_openvino_sends_no_telemetry():
+    code = """
+import multiprocessing, sys
+multiprocessing.Process.start = None  # what it would call
+from flair_jax.inference import engines
+engines._openvino().Core()
+assert not any("openvino_telemetry" in name for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-W", "error::RuntimeWarning", "-c", code], check=True)
 
 
 def test_choice(monkeypatch):
