@@ -352,6 +352,9 @@ class _Job:
         trained_at = (
             f" at {getattr(self.spec, 'pixel_size', 0.0):g} m" if self.spec.pixel_size else ""
         )
+        together = console.counted(self.prepared.batch_size, "tile")
+        devices = console.counted(self.prepared.mesh.size, "device")
+        devices += f" ({jax.devices()[0].device_kind})"
         area = []
         if source.area:
             top, left, height, width = source.area.window
@@ -371,9 +374,7 @@ class _Job:
             f"-> {len(self.spec.nomenclature)} classes",
             f"tiles    {tiles} of {self.prepared.tiling}; {self.grid.repeated:.0%} of the computed "
             "pixels are margin",
-            f"engine   {self.prepared.computation}; "
-            f"{console.counted(self.prepared.batch_size, 'tile')} at a time on "
-            f"{console.counted(self.prepared.mesh.size, 'device')} ({jax.devices()[0].device_kind})",
+            f"engine   {self.prepared.computation}; {together} at a time on {devices}",
         ]
         if self.prepared.engine_note:
             lines.append(f"         {self.prepared.engine_note}")
