@@ -23,15 +23,17 @@ PRECISIONS = ("float32", "bfloat16")
 Engine = Callable[[np.ndarray], np.ndarray]
 
 
-def choose(name: str, mesh: Mesh) -> tuple[str, str]:
+def choose(name: str, mesh: Mesh, precision: str) -> tuple[str, str]:
     """The engine to take, and a note to print.
 
     Args:
         name: of `ENGINES`. "auto" is OpenVINO on a CPU if it is installed, and JAX otherwise.
         mesh: the devices.
+        precision: of `PRECISIONS`.
 
     Raises:
-        UserError: the engine is not installed, or the devices are no CPU.
+        UserError: the engine is not installed, or does not have this precision, or the devices are
+            no CPU.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     if name == "auto":
@@ -50,6 +52,11 @@ def choose(name: str, mesh: Mesh) -> tuple[str, str]:
             raise UserError(
                 f"--engine={name} is not installed: pip install 'flair-jax[cpu]', or leave it out"
             )
+    if name == "onnxruntime" and precision != "float32":
+        raise UserError(
+            f"--engine=onnxruntime computes in float32 only, not in {precision}: give "
+            "--precision=float32, or another --engine"
+        )
     return name, ""
 
 
@@ -94,9 +101,6 @@ def make(name: str, model: Model, precision: str, result: str) -> Engine:
         model: without metadata.
         precision: of `PRECISIONS`.
         result: "logits", or "classes", which take less memory.
-
-    Raises:
-        UserError: the engine does not have this precision.
     """
     from flair_jax.models import onnx_graph
 
@@ -108,11 +112,6 @@ def make(name: str, model: Model, precision: str, result: str) -> Engine:
     content = graph.SerializeToString()
     if name == "openvino":
         return _OpenVino(content, precision)
-    if precision != "float32":
-        raise UserError(
-            f"--precision={precision}: ONNX Runtime computes in float32 only; take "
-            "--engine=openvino or --engine=jax"
-        )
     return _onnx_runtime(content)
 
 

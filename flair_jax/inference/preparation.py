@@ -103,8 +103,8 @@ def prepare(spec: ModelSpec, paths: Sequence[str], options: Options) -> Preparat
         )
     source = open_source(spec, paths, options)
     mesh = make_mesh()
-    engine, engine_note = engines.choose(options.engine, mesh)
     precision = options.precision or spec.dtype
+    engine, engine_note = engines.choose(options.engine, mesh, precision)
     batch_size = options.batch_size or mesh.size
     check_batch_size(batch_size, mesh, "--batch_size")
     if mesh.devices.flat[0].platform == "cpu":

@@ -117,21 +117,23 @@ assert not any("openvino_telemetry" in name for name in sys.modules)
 def test_choice(monkeypatch):
     mesh = make_mesh(jax.devices("cpu")[:1])
     monkeypatch.setattr(engines, "is_installed", lambda name: name == "openvino")
-    assert engines.choose("auto", mesh) == ("openvino", "")
-    assert engines.choose("jax", mesh) == ("jax", "")
+    assert engines.choose("auto", mesh, "float32") == ("openvino", "")
+    assert engines.choose("jax", mesh, "float32") == ("jax", "")
     with pytest.raises(UserError, match=r"--engine=onnxruntime is not installed: pip install"):
-        engines.choose("onnxruntime", mesh)
+        engines.choose("onnxruntime", mesh, "float32")
     monkeypatch.setattr(engines, "is_installed", lambda name: False)
-    name, note = engines.choose("auto", mesh)
+    name, note = engines.choose("auto", mesh, "float32")
     assert name == "jax"
     assert "pip install 'flair-jax[cpu]'" in note
 
 
-def test_onnx_runtime_has_float32_only(model):
+def test_onnx_runtime_has_float32_only(model, by_jax, tmp_path):
     if "onnxruntime" not in INSTALLED:
         pytest.skip("onnxruntime is not installed")
-    with pytest.raises(UserError, match=r"--precision=bfloat16: ONNX Runtime computes in float32"):
-        engines.make("onnxruntime", model, "bfloat16", "classes")
+    options = {"engine": "onnxruntime", "precision": "bfloat16"}
+    with pytest.raises(UserError, match="float32 only, not in bfloat16: give --precision=float32"):
+        detect(model, by_jax[0], tmp_path / "map.tif", **options)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["jax", "openvino", "onnxruntime"])
