@@ -109,8 +109,8 @@ def prepare(spec: ModelSpec, paths: Sequence[str], options: Options) -> Preparat
     check_batch_size(batch_size, mesh, "--batch_size")
     if mesh.devices.flat[0].platform == "cpu":
         memory = options.memory or tile_size.MEMORY
-        # Four bytes each: the logits of this batch and of the last one, their probabilities, sums.
-        of_classes = 0 if options.only_classes else 16 * len(spec.nomenclature)
+        # Of each class four bytes for logits, probabilities, sums, of this batch and the last one.
+        of_classes = 0 if options.only_classes else 28 * len(spec.nomenclature)
         pixels = engines.pixels_within(memory, engine, precision, of_classes)
     else:
         pixels = tile_size.on_accelerator(mesh, options.memory) * mesh.size

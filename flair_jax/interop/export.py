@@ -60,6 +60,12 @@ def export(
     if path.exists():
         raise UserError(f"{path} exists: give another --output, or remove it")
     hub_folder.check_license(license)
+    if format != "onnx" and (input != "uint8" or result != "logits" or deepness):
+        raise UserError(
+            f"--input, --result and --deepness are of --format=onnx, and not of --format={format}"
+        )
+    if deepness and result == "classes":
+        raise UserError("--deepness writes probabilities, which the plug-in takes: omit --result")
     if license and format != "hub":
         raise UserError(f"--license is of --format=hub, and not of --format={format}")
     suffixes = SUFFIXES[format]

@@ -144,3 +144,44 @@ def test_stablehlo_runs_without_this_package(model, tmp_path):
     found, expected = np.load(folder / "found.npy"), np.asarray(model(*given))
     np.testing.assert_allclose(found, expected, atol=2e-5)
     assert ModelSpec.load(folder) == model.spec
+
+
+@pytest.mark.parametrize(
+    ("format", "output", "options", "message"),
+    [
+        (
+            "torch",
+            "a.pth",
+            {"deepness": True},
+            "--deepness are of --format=onnx, and not of --form",
+        ),
+        (
+            "stablehlo",
+            "a",
+            {"input": "float32"},
+            "are of --format=onnx, and not of --format=stable",
+        ),
+        ("hub", "a", {"result": "classes"}, "are of --format=onnx, and not of --format=hub"),
+        ("onnx", "a.onnx", {"deepness": True, "result": "classes"}, "--deepness writes probabilit"),
+        (
+            "onnx",
+            "a.onnx",
+            {"license": "MIT"},
+            "--license is of --format=hub, and not of --format=",
+        ),
+        ("onnx", "a.pth", {}, r"--output=.*a.pth: --format=onnx expects .onnx"),
+        ("stablehlo", "a.mlir", {}, "expects no suffix, as of a folder"),
+        ("onnx", "there.onnx", {}, r"there.onnx exists: give another --output, or remove it"),
+    ],
+)
+def test_what_is_refused_before_the_weights_are_read(tmp_path, format, output, options, message):
+    (tmp_path / "there.onnx").write_text("")
+    with pytest.raises(UserError, match=message):
+        export.export("no/checkpoint", str(tmp_path / output), format, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.onnx"]
+
+
+def test_a_failure_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="no/checkpoint"):
+        export.export("no/checkpoint", str(tmp_path / "a.onnx"), "onnx")
+    assert list(tmp_path.iterdir()) == []
