@@ -72,7 +72,6 @@ def lower_predict_step(
 def lower_tiles(
     config: ml_collections.ConfigDict,
     tile: int,
-    margin: int,
     mesh: Mesh,
     *,
     batch_size: int,
@@ -85,14 +84,13 @@ def lower_tiles(
     Args:
         config: of the model, which takes no metadata.
         tile: side of the tiles in pixels.
-        margin: pixels that are cut off on every side.
         mesh: over the devices to compile for.
         batch_size: tiles of a batch, over all devices.
         views: 1, or 8: one of the views of an average over the symmetries of the square.
         probabilities, confidence: what is wanted beside the classes.
     """
     spec, _, arrays = _model(config, tile, mesh)
-    programs = tile_programs(spec, mesh, margin, views, probabilities, confidence)
+    programs = tile_programs(spec, mesh, views, probabilities, confidence)
     image = _on(batch_sharding(mesh), _batch(spec, batch_size, tile)["image"])
     if views == 1:
         return programs.plain.lower(*arrays, image)

@@ -23,10 +23,10 @@ PROGRAMS = {
     "evaluation": lambda config, mesh: programs.lower_eval_step(config, SIZE, mesh),
     "prediction": lambda config, mesh: programs.lower_predict_step(config, SIZE, mesh),
     "detection": lambda config, mesh: programs.lower_tiles(
-        config, SIZE, 32, mesh, batch_size=config.batch_size
+        config, SIZE, mesh, batch_size=config.batch_size
     ),
     "detection, one of eight views": lambda config, mesh: programs.lower_tiles(
-        config, SIZE, 32, mesh, batch_size=config.batch_size, views=8
+        config, SIZE, mesh, batch_size=config.batch_size, views=8
     ),
 }
 
