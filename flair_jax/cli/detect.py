@@ -52,14 +52,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="numbers of the raster's bands from 1, in the order of the model's, without those of "
         "other files",
     )
-    for band, what in (("nir", "near infrared"), ("height", "height above ground")):
-        add(
-            f"--{band}", default="", metavar="FILE[:N]",
-            help=f"take the {what} from (band N of) another file, of any resolution and system; "
-            "NoData in it is NoData in the map"
-            if band == "nir"
-            else "the same; floats are metres, bytes as in training",
-        )  # fmt: skip
+    add(
+        "--nir", default="", metavar="FILE[:N]",
+        help="take the near infrared from (band N of) another file, of any resolution and system; "
+        "NoData in it is NoData in the map",
+    )  # fmt: skip
+    add(
+        "--height", default="", metavar="FILE[:N]",
+        help="the same; floats are metres, bytes as in training",
+    )  # fmt: skip
     add(
         "--surface", default="", metavar="FILE[:N]",
         help="with --terrain, in place of --height: altitudes in metres, whose difference is the "

@@ -79,6 +79,24 @@ def precision_and_recall(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return precision, recall
 
 
+def counted_pixels(confusion: np.ndarray, weights: np.ndarray, definition: str) -> np.ndarray:
+    """The pixels that a definition of the scores counts, 0 in place of the others.
+
+    Args:
+        confusion: (classes, classes) counts, rows are the truth.
+        weights: (classes,) weights of the classes in the loss.
+        definition: of `DEFINITIONS`.
+
+    Returns:
+        (classes, classes), of the type of `confusion`.
+    """
+    scored = np.asarray(weights) > 0
+    if definition == "challenge":
+        return confusion
+    counted = scored[:, None] & scored if definition == "main" else scored[:, None]
+    return np.where(counted, confusion, 0)
+
+
 def challenge_scores(confusion: np.ndarray, weights: np.ndarray) -> dict:
     """Scores by the definition of FLAIR's challenge, and of the published 0.5443.
 
@@ -153,8 +171,7 @@ def open_vocabulary_scores(confusion: np.ndarray, weights: np.ndarray) -> dict:
         ignored ones.
     """
     scored = np.asarray(weights) > 0
-    kept = np.where(scored[:, None], confusion, 0)
-    scores = challenge_scores(kept, weights)
+    scores = challenge_scores(counted_pixels(confusion, weights, "open_vocabulary"), weights)
     return scores | {"iou": np.where(scored, scores["iou"], np.nan)}
 
 

@@ -6,7 +6,6 @@ the extra `vector`; bounds need neither.
 
 import dataclasses
 import hashlib
-import importlib.util
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
 from flair_jax.errors import UserError
+from flair_jax.inference import vector
 from flair_jax.inference.areas import Feature
 from flair_jax.inference.georeference import short_name
 from flair_jax.inference.input_files import is_remote
@@ -211,11 +211,7 @@ def read_polygons(
     Raises:
         UserError: it cannot be read, or has no polygons or no coordinate system.
     """
-    if not all(map(importlib.util.find_spec, ("pyogrio", "shapely"))):
-        raise UserError(f"{flag} needs pyogrio and shapely: pip install 'flair-jax[vector]'")
-    import pyogrio
-    import shapely
-
+    pyogrio, shapely = vector.packages(flag)
     if not is_remote(path) and not os.path.exists(path):
         raise UserError(f"there is no file {path} ({flag})")
     try:

@@ -24,6 +24,7 @@ from flair_jax.inference import (
     provenance,
     stac,
     summary,
+    vector,
 )
 from flair_jax.inference.areas import Areas
 from flair_jax.inference.input_files import (
@@ -100,7 +101,7 @@ class _Job:
         self.products = outputs.products(self.output, options)
         self.sidecars = outputs.sidecars(self.products)
         if options.polygons:
-            polygons.require()
+            vector.packages("--polygons")
         names = [path.name for path in self.products.values()]
         self.partial = PartialJob(self.output, names)
         self.partial.check_directory()
@@ -188,9 +189,9 @@ class _Job:
             [self.partial.row_path(row) for row in range(count)],
             [self._height(row) for row in range(count)],
             self.source.width,
-            self.source.georeference,
+            self.source.map_georeference,
             tags | provenance.tags(begun, self.source.paths, self.options.license),
-            self.source.area.window if self.source.area else None,
+            self.source.window,
         )
         built = {name: self.partial.directory / path.name for name, path in self.products.items()}
         made = outputs.build(
@@ -357,7 +358,7 @@ class _Job:
         devices += f" ({jax.devices()[0].device_kind})"
         area = []
         if source.area:
-            top, left, height, width = source.area.window
+            top, left, height, width = source.window
             area = [
                 f"area     {source.area.description}; the map is {width:,} x {height:,} pixels "
                 f"from column {left:,}, row {top:,}"
@@ -397,8 +398,7 @@ class _Job:
         seconds = time.monotonic() - self.started
         total = max(int(pixels.sum()), 1)
         in_all = f"{pixels.sum():,} pixels" if areas is None else f"{areas.sum() / 1e4:,.2f} ha"
-        area = self.source.area
-        height, width = area.window[2:] if area else (self.source.height, self.source.width)
+        *_, height, width = self.source.window
         lines = [
             f"finished in {duration(seconds)}: {width:,} x {height:,} pixels, "
             f"{in_all} with a class; {self.output.stat().length / 1e6:,.1f} MB"

@@ -42,7 +42,7 @@ def footprint(
         if part.shape[1] and np.ptp(part[0]) > 0:
             parts.append(part - [[turn], [0]])
     south, north = ring[1].min(), ring[1].max()
-    # The main part reaches the antimeridian on one side, where the other part goes on.
+    # The main part reaches the antimeridian on one side, where the other part continues.
     west, east = parts[0][0].min(), parts[0][0].max()
     if len(parts) == 2 and parts[1][0].max() == 180:
         west = parts[1][0].min()

@@ -33,7 +33,7 @@ class Rows:
         paths: the files, see `resume.PartialJob`.
         heights: the height of each, in pixels.
         width: the width of all, in pixels.
-        georeference: of the whole raster.
+        georeference: of what is written.
         tags: the TIFF tags of the outputs.
         window: (top, left, height, width) of the raster that is written; None: all of it.
     """
@@ -49,7 +49,7 @@ class Rows:
         """A VRT without bands."""
         height, width = self.map_size
         root = xml.Element("VRTDataset", rasterXSize=str(width), rasterYSize=str(height))
-        self.map_georeference.add_to_vrt(root)
+        self.georeference.add_to_vrt(root)
         metadata = xml.SubElement(root, "Metadata")
         for key, value in self.tags.items():
             xml.SubElement(metadata, "MDI", key=key).text = value
@@ -78,12 +78,6 @@ class Rows:
     def map_size(self) -> tuple[int, int]:
         """Height and width of what is written."""
         return self._written[2:]
-
-    @property
-    def map_georeference(self) -> Georeference:
-        """Of what is written."""
-        top, left, *_ = self._written
-        return self.georeference.cropped(left, top) if self.window else self.georeference
 
     @property
     def _written(self) -> tuple[int, int, int, int]:

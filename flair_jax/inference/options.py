@@ -134,7 +134,6 @@ class Options:
             raise UserError(
                 f"--resolution={self.resolution} is not a ground sample distance: give metres"
             )
-
         self._check_products()
 
     def _check_products(self) -> None:
@@ -166,17 +165,15 @@ class Options:
             return ()
         dates = self.acquired.split("/")
         try:
-            first, last = dates[0], dates[-1]
-            if len(dates) > 2 or datetime.date.fromisoformat(first) > datetime.date.fromisoformat(
-                last
-            ):
-                raise ValueError
+            parsed = [datetime.date.fromisoformat(date) for date in dates]
         except ValueError:
+            parsed = []
+        if len(parsed) not in (1, 2) or parsed != sorted(parsed):
             raise UserError(
                 f"--acquired={self.acquired}: expected a date such as 2021-06-30, or the first and "
                 "the last one, such as 2021-06-01/2021-07-31"
-            ) from None
-        return first, last
+            )
+        return dates[0], dates[-1]
 
     @property
     def only_classes(self) -> bool:

@@ -105,12 +105,14 @@ def build(
     """
     first_class, folder = options.first_class, built["classes"].parent
     source, merged, count = rows, None, None
-    located, (height, width) = rows.map_georeference, rows.map_size
+    height, width = rows.map_size
     if options.min_area:
         plain, target = folder / "rows.vrt", folder / "merged.tif"
         geotiff.write_virtual(plain, rows)
-        merged = mapping_unit.merge_small_patches(plain, target, options.min_area, located)
-        source = geotiff.Rows([target], [height], width, located, rows.tags)
+        merged = mapping_unit.merge_small_patches(
+            plain, target, options.min_area, rows.georeference
+        )
+        source = geotiff.Rows([target], [height], width, rows.georeference, rows.tags)
     of_raster = source if options.min_area_raster else rows
     geotiff.write_classes(built["classes"], of_raster, nomenclature, first_class)
     band = 2
@@ -130,7 +132,7 @@ def build(
         plain = folder / "rows.vrt"
         geotiff.write_virtual(plain, source)
         count = polygons.write_polygons(
-            plain, built["polygons"], located, nomenclature, first_class,
+            plain, built["polygons"], rows.georeference, nomenclature, first_class,
             simplify=options.simplify, layer=built["classes"].stem, date=date,
         )  # fmt: skip
     areas, of_features = class_areas(built["classes"], len(nomenclature), first_class, features)

@@ -1,6 +1,5 @@
 """Polygons of a class raster in a GeoPackage: class, name, area on the ground (extra `vector`)."""
 
-import importlib
 import os
 from collections.abc import Iterator
 from types import ModuleType
@@ -9,13 +8,13 @@ import numpy as np
 import rasterio
 from etils import epath
 from rasterio.features import shapes
-from rasterio.transform import Affine
 from rasterio.warp import transform as transform_points
 
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.errors import UserError
-from flair_jax.inference import qgis_style
+from flair_jax.inference import qgis_style, vector
 from flair_jax.inference.georeference import Georeference
+from flair_jax.inference.pixel_grid import is_located
 
 _CHUNK = 20_000  # polygons written at a time
 _EDGE = 100.0  # metres: longer edges are divided for their area
@@ -24,23 +23,9 @@ MOST_CORNERS = 100_000_000
 _NOTHING = 0  # the value of pixels without a class
 
 
-def require() -> tuple[ModuleType, ModuleType]:
-    """The modules pyogrio and shapely.
-
-    Raises:
-        UserError: they are not installed.
-    """
-    try:
-        return importlib.import_module("pyogrio"), importlib.import_module("shapely")
-    except ImportError as error:
-        raise UserError(
-            f"polygons need pyogrio and shapely ({error}): pip install 'flair-jax[vector]'"
-        ) from error
-
-
 def check(georeference: Georeference) -> None:
     """Raises a UserError for a raster whose pixels have no place in a coordinate system."""
-    if georeference.crs is None or georeference.transform == Affine.identity():
+    if georeference.crs is None or not is_located(georeference):
         raise UserError(
             f"--polygons needs a raster with a coordinate system and a geotransform, and this has "
             f"{georeference.description}: warp or georeference it first, or omit --polygons"
@@ -83,7 +68,7 @@ def write_polygons(
     Raises:
         UserError: they have more than `MOST_CORNERS` corners; or the extra is not installed.
     """
-    pyogrio, shapely = require()
+    pyogrio, shapely = vector.packages("--polygons")
     with rasterio.open(source) as raster:
         values, geometries = _polygonised(raster, shapely)
         middle = raster.width / 2, raster.height / 2

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
-from rasterio.transform import Affine
 
 import flair_jax
 from flair_jax.data.nomenclature import Nomenclature
 from flair_jax.inference.footprint import footprint
 from flair_jax.inference.georeference import Georeference
 from flair_jax.inference.geotiff import NODATA
+from flair_jax.inference.pixel_grid import is_located
 
 _EXTENSIONS = (
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
@@ -38,7 +38,7 @@ _ASSETS = {
 
 def is_possible(georeference: Georeference, width: int, height: int) -> bool:
     """Whether a raster has the coordinates that an item needs; its size is in pixels."""
-    if georeference.crs is None or georeference.transform == Affine.identity():
+    if georeference.crs is None or not is_located(georeference):
         return False
     return footprint(georeference, width, height) is not None
 

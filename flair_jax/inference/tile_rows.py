@@ -75,9 +75,7 @@ def predict_rows(
             ):
                 write = RowOfTiles(grid, row, predictor, blender, file)
                 pending: collections.deque[Future] = collections.deque()
-                for batch in _batches(tiles, columns, batch_size):
-                    used = [column for column, image, _ in batch if image is not None]
-                    results = predictor(_stack(batch, batch_size), row, used) if used else {}
+                for batch, results in _computed(tiles, predictor, row, columns, batch_size):
                     pending.append(pool.submit(write, batch, results))
                     if len(pending) > 1:
                         pending.popleft().result()
@@ -118,10 +116,8 @@ def predicted_parts(
             parts = _Parts()
             write = RowOfTiles(grid, row, predictor, blender, parts)
             pending: collections.deque[tuple] = collections.deque()
-            for batch in _batches(t, columns, batch_size):
-                used = [column for column, image, _ in batch if image is not None]
-                results = predictor(_stack(batch, batch_size), row, used) if used else {}
-                pending.append((batch, results))
+            for of_batch in _computed(t, predictor, row, columns, batch_size):
+                pending.append(of_batch)
                 if len(pending) > 1:  # the devices compute the next one meanwhile
                     write(*pending.popleft())
                     for part in parts.taken():
@@ -247,6 +243,15 @@ def _ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def _computed(
+    tiles: Iterator[Tile], predictor: TilePredictor, row: int, columns: int, batch_size: int
+) -> Iterator[tuple[list[Tile], Made]]:
+    """The batches of a row, and what the predictor has begun to make of their images."""
+    for batch in _batches(tiles, columns, batch_size):
+        used = [column for column, image, _ in batch if image is not None]
+        yield batch, predictor(_stack(batch, batch_size), row, used) if used else {}
 
 
 def _batches(tiles: Iterator[Tile], columns: int, batch_size: int) -> Iterator[list[Tile]]:

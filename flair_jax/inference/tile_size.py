@@ -6,6 +6,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from flair_jax.errors import UserError
+from flair_jax.inference.tiles import Axis
 from flair_jax.models.choices import STRIDE
 
 MEMORY = 2.0  # GB of the process on a CPU
@@ -37,7 +38,9 @@ def choose(
     least = max(SMALLEST, _multiple((4 if blended else 3) * margin))
     heights, widths = _sides(height, margin, least), _sides(width, margin, least)
     if square:
-        heights = widths = np.union1d(heights, widths)
+        sides = np.union1d(heights, widths)
+        # One that is a single tile along the shorter axis may be too small along the other.
+        heights = widths = sides[(sides >= least) | (sides >= max(height, width))]
     tile = heights[:, None] * widths
     fits = tile <= pixels
     if square:
@@ -47,7 +50,10 @@ def choose(
             f"--memory is too small for the smallest tile, {heights.min()} x {widths.min()} pixels "
             f"with a margin of {margin}: raise it, or lower --margin"
         )
-    rows, columns = _count(height, heights, margin), _count(width, widths, margin)
+    rows, columns = (
+        np.array([Axis.over(length, side, margin, blended).count for side in sides.tolist()])
+        for length, sides in ((height, heights), (width, widths))
+    )
     computed = rows[:, None] * _multiple(columns, batch) * tile
     # Of equal ones the larger tile: fewer of its pixels are near an end of it.
     best = np.lexsort((-tile.ravel(), computed.ravel(), ~fits.ravel()))[0]
@@ -60,13 +66,6 @@ def _sides(length: int, margin: int, least: int) -> np.ndarray:
     counts = np.arange(2, (length - 2 * margin) // max(least - 2 * margin, STRIDE) + 2)
     several = _multiple(-(-(length - 2 * margin) // counts) + 2 * margin)
     return np.unique([max(SMALLEST, _multiple(length)), *np.maximum(several, least)])
-
-
-def _count(length: int, tiles: np.ndarray, margin: int) -> np.ndarray:
-    """As `tiles.Axis.count`."""
-    return np.where(
-        tiles >= length, 1, -(-(length - 2 * margin) // np.maximum(tiles - 2 * margin, 1))
-    )
 
 
 def _multiple(pixels: Any, of: int = STRIDE) -> Any:

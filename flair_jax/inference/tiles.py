@@ -27,6 +27,11 @@ class Axis:
     margin: int
     blended: bool
 
+    @classmethod
+    def over(cls, length: int, tile: int, margin: int, blended: bool) -> "Axis":
+        """The tiles along an axis of this length; a single one needs no margin."""
+        return cls(length, tile, margin if tile < length else 0, blended)
+
     @property
     def core(self) -> int:
         """The distance from tile to tile: a tile without two margins."""
@@ -88,9 +93,9 @@ class Grid:
     def over(
         cls, height: int, width: int, tile: tuple[int, int], margin: int, blended: bool
     ) -> "Grid":
-        """The tiles, of this height and width, of a raster; a single one needs no margin."""
+        """The tiles, of this height and width, of a raster."""
         vertical, horizontal = (
-            Axis(length, side, margin if side < length else 0, blended)
+            Axis.over(length, side, margin, blended)
             for length, side in zip((height, width), tile, strict=True)
         )
         return cls(vertical, horizontal)

@@ -23,7 +23,6 @@ OPSET = 17  # ONNX 1.12 of 2022: what ONNX Runtime 1.12, OpenVINO 2022.3 and QGI
 IR_VERSION = 8  # the format of that version
 DEEPNESS_TILE = 512  # pixels, where the size of the training patches is not known
 DEEPNESS_OVERLAP = 25  # per cent of a tile: 128 of 512 pixels
-RESULTS = ("logits", "probabilities", "classes")
 Weights = Mapping[str, np.ndarray]
 
 

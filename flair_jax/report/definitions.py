@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from flair_jax.evaluation.metrics import precision_and_recall
+from flair_jax.evaluation.metrics import counted_pixels, precision_and_recall
 from flair_jax.report.collect import RunFacts
 from flair_jax.report.formats import percent
 
@@ -30,16 +30,9 @@ def score_tables(run: RunFacts) -> list[dict[str, Any]]:
     """
     assert run.metrics is not None
     confusion = np.array(run.metrics["confusion_matrix"], np.int64)
-    scored = run.nomenclature.weights > 0
-    # What each definition counts: every row and column, or those of the scored classes alone.
-    counted_pixels = {
-        "challenge": confusion,
-        "main": np.where(scored[:, None] & scored, confusion, 0),
-        "open_vocabulary": np.where(scored[:, None], confusion, 0),
-    }
     tables: list[dict[str, Any]] = []
     for key, name in DEFINITIONS.items():
-        part = counted_pixels[key]
+        part = counted_pixels(confusion, run.nomenclature.weights, key)
         iou = run.metrics[key]["iou"]
         tables.append(
             {

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from flair_jax.errors import UserError
-from flair_jax.models.functional import Arrays, split_model
+from flair_jax.models.functional import Arrays, abstract_model
 from flair_jax.models.spec import FILE, ModelSpec
 from flair_jax.runtime import checksums
 from flair_jax.runtime.storage import is_remote
@@ -90,7 +90,7 @@ def load(path: str | os.PathLike[str]) -> tuple[ModelSpec, Arrays, Arrays, int]:
     """
     published = read(path)
     spec = _known(published)
-    _, params, batch_stats = split_model(spec.abstract_model())
+    _, params, batch_stats = abstract_model(spec)
     like = {**params, **batch_stats}
     arrays = torch_weights.match(published.state_dict, like, published.source)
     expected = published.record.get("arrays_crc32")

@@ -12,7 +12,7 @@ from rasterio.warp import transform as transform_points
 from rasters import PLACE, noise, write
 
 from flair_jax.errors import UserError
-from flair_jax.inference import area_of_interest
+from flair_jax.inference import vector
 from flair_jax.inference.area_of_interest import OutsideError, of_file, within_bounds
 from flair_jax.inference.georeference import Georeference
 from flair_jax.inference.pixel_grid import PixelGrid
@@ -290,7 +290,7 @@ def test_rasters_on_which_nothing_can_be_placed(tmp_path):
 
 
 def test_without_the_extra(tmp_path, monkeypatch):
-    monkeypatch.setattr(area_of_interest.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(vector.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
         UserError, match=r"--aoi needs pyogrio and shapely: pip install 'flair-jax\["
     ):

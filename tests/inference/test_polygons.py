@@ -19,7 +19,7 @@ from rasterio.transform import Affine, from_origin
 
 from flair_jax.data.nomenclature import BASELINE
 from flair_jax.errors import UserError
-from flair_jax.inference import polygons
+from flair_jax.inference import polygons, vector
 from flair_jax.inference.areas import class_areas
 from flair_jax.inference.georeference import Georeference
 
@@ -169,7 +169,7 @@ def test_the_same_map_gives_the_same_bytes(tmp_path):
 def test_the_extra_is_named_where_it_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyogrio", None)
     with pytest.raises(UserError, match=r"pip install 'flair-jax\[vector\]'"):
-        polygons.require()
+        vector.packages("--polygons")
 
 
 @pytest.mark.parametrize(

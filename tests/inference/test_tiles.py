@@ -128,6 +128,8 @@ def test_chosen_tiles_fit_and_are_the_best(size, margin, batch, flags):
     assert tile[0] % 32 == tile[1] % 32 == 0
     assert tile[0] * tile[1] <= limit
     assert not square or tile[0] == tile[1]
+    for side, length in zip(tile, size, strict=True):
+        assert side >= length or side >= (4 if blended else 3) * margin
     of_height, of_width = (
         [side for side in range(256, 2400, 32) if side >= min(least, max(256, length))]
         for length in size
