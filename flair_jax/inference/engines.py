@@ -68,11 +68,11 @@ def is_installed(name: str) -> bool:
 # Of a process that detects on two cores: GB without tiles, and bytes for each pixel of a batch that
 # the network takes.
 _MEMORY = {
-    (JAX, "float32"): (0.75, 300),
-    (JAX, "bfloat16"): (0.75, 300),
-    ("openvino", "float32"): (0.95, 315),
-    ("openvino", "bfloat16"): (0.95, 165),
-    ("onnxruntime", "float32"): (0.95, 600),
+    (JAX, "float32"): (0.8, 335),
+    (JAX, "bfloat16"): (0.8, 335),
+    ("openvino", "float32"): (1.0, 360),
+    ("openvino", "bfloat16"): (1.0, 195),
+    ("onnxruntime", "float32"): (1.0, 645),
 }
 
 

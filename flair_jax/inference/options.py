@@ -176,9 +176,21 @@ class Options:
         return dates[0], dates[-1]
 
     @property
+    def blended(self) -> bool:
+        """Whether overlapping tiles are averaged."""
+        return self.blend == "hann"
+
+    @property
+    def context(self) -> int:
+        """Pixels of context between neighbouring tiles: the margin, or its default."""
+        if self.margin >= 0:
+            return self.margin
+        return min(MARGIN, self.tile // 4) if self.tile else MARGIN
+
+    @property
     def only_classes(self) -> bool:
         """Whether a tile's classes are all that is wanted of it."""
-        averaged = self.tta or self.blend == "hann"
+        averaged = self.tta or self.blended
         return not (averaged or self.probabilities or self.confidence)
 
     def tiles(
@@ -194,10 +206,7 @@ class Options:
         Raises:
             UserError: the margin is too large for the tile, or the memory too small for any.
         """
-        blended = self.blend == "hann"
-        margin = self.margin
-        if margin < 0:
-            margin = min(MARGIN, self.tile // 4) if self.tile else MARGIN
+        blended, margin = self.blended, self.context
         if not self.tile:
             return tile_size.choose(
                 height, width, margin, pixels=pixels, batch=batch, blended=blended, square=self.tta

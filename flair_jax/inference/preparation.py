@@ -107,19 +107,30 @@ def prepare(spec: ModelSpec, paths: Sequence[str], options: Options) -> Preparat
     engine, engine_note = engines.choose(options.engine, mesh, precision)
     batch_size = options.batch_size or mesh.size
     check_batch_size(batch_size, mesh, "--batch_size")
+    height, width = source.height, source.width
     if mesh.devices.flat[0].platform == "cpu":
-        memory = options.memory or tile_size.MEMORY
-        # Of each class four bytes for logits, probabilities, sums, of this batch and the last one.
-        of_classes = 0 if options.only_classes else 28 * len(spec.nomenclature)
-        pixels = engines.pixels_within(memory, engine, precision, of_classes)
+        pixels = _pixels_on_cpu(engine, precision, options, len(spec.nomenclature), width)
     else:
         pixels = tile_size.on_accelerator(mesh, options.memory) * mesh.size
-    height, width = source.height, source.width
     tile, margin = options.tiles(height, width, pixels=pixels // batch_size, batch=batch_size)
-    grid = Grid.over(height, width, tile, margin, options.blend == "hann")
+    grid = Grid.over(height, width, tile, margin, options.blended)
     return Preparation(
         source, grid, margin, mesh, engine, engine_note, precision, batch_size, options
     )
+
+
+def _pixels_on_cpu(engine: str, precision: str, options: Options, classes: int, width: int) -> int:
+    """Pixels of a batch of tiles that keep within the memory; see `engines.pixels_within`."""
+    # Of each class four bytes for logits, probabilities, sums, of this batch and the last one.
+    of_classes = 0 if options.only_classes else 28 * classes
+    # The overlap with the row of tiles above, of int32, see `tiles.Blender`; it takes twice its
+    # size, as measured on a raster of 30,000 pixels.
+    above = 2 * (2 * options.context * width * classes * 4) if options.blended else 0
+    memory = (options.memory or tile_size.MEMORY) - above / 1e9
+    pixels = engines.pixels_within(memory, engine, precision, of_classes)
+    # A limit that was not asked for does not forbid to detect on a wide raster.
+    smallest = tile_size.shortest(options.context, options.blended) ** 2
+    return pixels if options.memory else max(pixels, smallest)
 
 
 def open_source(spec: ModelSpec, paths: Sequence[str], options: Options) -> Source:

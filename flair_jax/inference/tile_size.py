@@ -35,7 +35,7 @@ def choose(
     Raises:
         UserError: no tile is small enough.
     """
-    least = max(SMALLEST, _multiple((4 if blended else 3) * margin))
+    least = shortest(margin, blended)
     heights, widths = _sides(height, margin, least), _sides(width, margin, least)
     if square:
         sides = np.union1d(heights, widths)
@@ -59,6 +59,11 @@ def choose(
     best = np.lexsort((-tile.ravel(), computed.ravel(), ~fits.ravel()))[0]
     i, j = np.unravel_index(best, tile.shape)
     return int(heights[i]), int(widths[j])
+
+
+def shortest(margin: int, blended: bool) -> int:
+    """The shortest side of a tile that has neighbours."""
+    return max(SMALLEST, _multiple((4 if blended else 3) * margin))
 
 
 def _sides(length: int, margin: int, least: int) -> np.ndarray:

@@ -118,7 +118,7 @@ def test_a_huge_raster_needs_little_memory(checkpoint, tmp_path, blend):
             raster.write(patches(1000, 1000, side=16), window=window)
     output = tmp_path / "map.tif"
     flags = ["flair-jax", "detect", f"--checkpoint={checkpoint}", f"--input={path}",
-             f"--output={output}", f"--blend={blend}", "--memory=1.5"]  # fmt: skip
+             f"--output={output}", f"--blend={blend}"]  # fmt: skip
     run = subprocess.run(
         [sys.executable, "-c", MEASURED, json.dumps(flags)], capture_output=True, text=True
     )

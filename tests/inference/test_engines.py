@@ -11,6 +11,8 @@ from detecting import detect, patches, read, write
 
 from flair_jax.errors import UserError
 from flair_jax.inference import engines, preparation
+from flair_jax.inference.options import Options
+from flair_jax.inference.preparation import _pixels_on_cpu
 from flair_jax.runtime.preemption import Preempted
 from flair_jax.runtime.sharding import make_mesh
 
@@ -143,3 +145,13 @@ def test_more_memory_gives_larger_tiles(name):
     assert pixels[1] > 1 << 20
     assert engines.pixels_within(0.5, name, "float32", 0) == 0
     assert engines.pixels_within(2, name, "float32", 208) < pixels[1]
+
+
+def test_what_is_kept_of_wide_blended_rasters_counts():
+    def pixels(width, **options):
+        return _pixels_on_cpu("jax", "float32", Options(blend="hann", **options), 13, width)
+
+    assert pixels(30_000) < pixels(3_000)
+    assert pixels(150_000) == 512**2  # the smallest tile, though it takes more than the default
+    assert pixels(150_000, memory=2.0) < 512**2  # an error, as the limit was asked for
+    assert pixels(30_000, memory=2.0) == pixels(30_000)
